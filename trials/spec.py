@@ -1,0 +1,146 @@
+"""The words that trials and the farm share: parameter, spec, row, context.
+
+Importing this module costs nothing (no torch), so configuration and planning can use it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib
+import json
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+Scalar = bool | int | float | str | None
+Row = dict[str, Scalar]
+State = dict[str, Any]
+
+
+def parameter(
+    default: Scalar,
+    help: str,
+    *,
+    unit: str = "",
+    minimum: float | None = None,
+    maximum: float | None = None,
+    choices: Sequence[Scalar] | None = None,
+) -> Any:
+    """Declare one parameter of a trial module's `Parameters` dataclass.
+
+    `default` is the value the parameter was introduced with and never changes afterwards: a parameter
+    that stands at it stays out of the spec's hash, so adding a parameter does not re-key old results.
+    A study that wants another value says so in its YAML file. Bounds are inclusive.
+    """
+    metadata = {"help": help, "unit": unit, "minimum": minimum, "maximum": maximum, "choices": choices}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One point of a study's grid: all that determines a trial's results, and nothing else.
+
+    `parameters` holds every parameter of the trial module, defaults included. `dataset` is the name and
+    `fingerprint` the content hash of the data. `revision` is the trial module's `REVISION`. `hardware` is
+    the GPU's model (or "cpu") for a timed trial and None otherwise.
+    """
+
+    module: str
+    parameters: Mapping[str, Scalar]
+    seed: int
+    threads: int
+    dataset: str
+    fingerprint: str
+    revision: int
+    timed: bool
+    hardware: str | None
+
+    def canonical(self) -> dict[str, Any]:
+        """The content that is hashed: parameters at their introduced default are left out."""
+        defaults = parameter_defaults(self.module)
+        moved = {k: v for k, v in self.parameters.items() if k not in defaults or not _same(defaults[k], v)}
+        return {**dataclasses.asdict(self), "parameters": moved}
+
+    @property
+    def id(self) -> str:
+        """Twelve hexadecimal digits (48 bits) of the SHA-256 of the canonical JSON."""
+        text = json.dumps(self.canonical(), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _same(a: Scalar, b: Scalar) -> bool:
+    return a == b and isinstance(a, bool) == isinstance(b, bool)
+
+
+def trial_module(name: str) -> Any:
+    """Import a trial module, e.g. "trials.problem4". It imports torch only inside `run`.
+
+    A trial module has `REVISION: int` (raised when old results stop being comparable), a dataclass
+    `Parameters` whose fields are made by `parameter`, and `run(spec, context)`, a `TrialRun` generator.
+    It may have `TABLE`, the name of its row table (else "epochs"), and `COLUMNS`, columns of its own.
+    """
+    return importlib.import_module(name)
+
+
+def parameter_defaults(module: str) -> dict[str, Scalar]:
+    """Name and introduced default of every parameter of a trial module."""
+    return {f.name: f.default for f in dataclasses.fields(trial_module(module).Parameters)}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial that ran to its end ended.
+
+    `status` is "completed" or "diverged" (a NaN or infinite loss, a result like any other). `summary` holds
+    further columns of the trial's one row in trials.parquet, for example `weights_sha256`.
+    """
+
+    status: str
+    summary: Row
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a row table: its name, type, unit, and what it means.
+
+    `measured` columns come from clocks or hardware; two runs of one spec are equal in all others.
+    `better` is "lower", "higher" or "" where neither direction is.
+    """
+
+    name: str
+    type: Literal["int", "float", "str", "bool"]
+    unit: str = ""
+    measured: bool = False
+    better: Literal["lower", "higher", ""] = ""
+    help: str = ""
+
+
+class Context(Protocol):
+    """What a running trial is given. `dataset` is loaded when it is first asked for."""
+
+    device: str
+    """"cpu" or "cuda": the trial's GPUs are the visible ones, numbered from 0."""
+    state: State | None
+    """The state of the last commit of any earlier attempt (loaded to the CPU), or None."""
+    rows: list[Row]
+    """The rows of that commit."""
+
+    @property
+    def dataset(self) -> Any:
+        """The `trials.data.Dataset` that the spec names."""
+
+    def check_stop(self) -> None:
+        """Raise `Drained` when the trial should end now. Cheap: call it between steps."""
+
+
+class Drained(Exception):
+    """The trial was asked to stop; what it committed stays."""
+
+
+Epoch = tuple[list[Row], Callable[[], State] | None]
+"""What a trial yields at each boundary where it could be resumed: the rows since the last boundary, and a
+function that returns the state to resume from (CPU tensors, numbers, strings, dicts and lists only, so that
+`torch.load(weights_only=True)` reads it). The caller commits when it is time. None: cannot be resumed here."""
+
+TrialRun = Generator[Epoch, None, Outcome]
