@@ -1,0 +1,383 @@
+"""The training engine of problems 1 and 4.
+
+The data lives on the device as uint8 and every step is made of device operations only, so that a step can run
+eagerly, captured in a CUDA graph, or compiled, and does the same in each.
+
+The seam between those: a *step* is a function without arguments, built by a `StepMaker` from the trainer.
+It reads its place in the epoch from `trainer.position`, takes that row of `trainer.table` (draws) and
+`trainer.rates` (learning rates), updates weights, optimizer state, `trainer.loss_sum` and `trainer.wrong`, and
+adds one to `trainer.position`. `eager_step` is the definition; `trials.cuda_step` builds faster ones.
+An *evaluation step* does the same for one batch of an `Evaluation`. All tensors named here keep their memory
+for the trainer's life (they are filled in place), as a CUDA graph needs. A maker may run steps to warm up, but
+must leave weights, buffers, optimizer state (zeros where there was none), counters and position as it found
+them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import resource
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from trials.augment import ROWS, augment, epoch_table, pad_images
+from trials.seeding import derived_seed
+from trials.spec import Context, Outcome, Row, State, TrialRun
+
+Step = Callable[[], None]
+StepMaker = Callable[["Trainer"], Step]
+EvaluationMaker = Callable[["Trainer", "Evaluation"], Step]
+CheckStop = Callable[[], None]
+
+STOP_EVERY = {"cpu": 1, "cuda": 50}
+"""Steps between two looks at whether the trial should end: a step takes about 0.1 s on a CPU, 1 ms on a GPU."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """Labelled images on the host: uint8 (N, 32, 32, 3) and int64 (N,)."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def first(self, n: int) -> Images:
+        """The first n of them; all for n = 0."""
+        return Images(self.images[:n], self.labels[:n]) if n else self
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the engine needs to know beside model, optimizer and data. `copies` is Hoffer et al.'s M."""
+
+    batch_size: int
+    seed: int
+    mean: Sequence[float]
+    std: Sequence[float]
+    augmentation: str = "none"
+    copies: int = 1
+    cutout_length: int = 16
+    precision: str = "fp32"
+    compile: bool = False
+    deterministic: bool = False
+
+
+def eager_step(trainer: Trainer) -> Step:
+    """The training step, operation by operation: the definition that faster ones are held against."""
+
+    def step() -> None:
+        images, labels = trainer.next_batch()
+        trainer.optimizer.zero_grad(set_to_none=True)
+        logits = trainer.forward(images)
+        loss = nn.functional.cross_entropy(logits.float(), labels)
+        loss.backward()
+        trainer.optimizer.step()
+        trainer.count(loss.detach(), logits.detach(), labels)
+
+    return step
+
+
+def eager_evaluation(trainer: Trainer, evaluation: Evaluation) -> Step:
+    """One batch of an evaluation: sums of loss and errors over its real samples."""
+
+    @torch.no_grad()
+    def step() -> None:
+        index, real = evaluation.next_indices()
+        images = trainer.images_of(evaluation.images, index[None])
+        labels = evaluation.labels.index_select(0, index)
+        logits = trainer.forward(images).float()
+        losses = nn.functional.cross_entropy(logits, labels, reduction="none")
+        evaluation.loss_sum += (losses * real).sum()
+        evaluation.wrong += ((logits.argmax(1) != labels) & real).sum()
+
+    return step
+
+
+class Trainer:
+    """Model, optimizer, data on the device, and the counters of the epoch under way.
+
+    `make_optimizer` gets the model on its device; the learning rate of its groups is replaced by the tensor
+    `learning_rate` (0-dim, float32, on the device). `evaluations` maps the prefix of the columns to be
+    reported ("validation" gives validation_loss and validation_error) to the images.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        make_optimizer: Callable[[nn.Module], torch.optim.Optimizer],
+        train: Images,
+        evaluations: Mapping[str, Images],
+        recipe: Recipe,
+        device: str,
+        make_step: StepMaker = eager_step,
+        make_evaluation: EvaluationMaker = eager_evaluation,
+    ) -> None:
+        self.recipe = recipe
+        self.device = torch.device(device)
+        self.model = model.to(self.device, memory_format=torch.channels_last)  # matters to 4-d weights only
+        self.optimizer = make_optimizer(self.model)
+        self.steps = len(train.images) // recipe.batch_size
+        self.samples = recipe.batch_size * recipe.copies
+        self.images = self._resident(train.images)
+        if recipe.augmentation != "none":
+            self.images = pad_images(self.images)
+        self.labels = self._resident(train.labels)
+        self.mean, self.std = (torch.tensor(v, device=self.device) for v in (recipe.mean, recipe.std))
+        table_shape = (self.steps, ROWS[recipe.augmentation], self.samples)
+        self.table = torch.zeros(table_shape, dtype=torch.int32, device=self.device)
+        self.rates = torch.zeros(self.steps, device=self.device)
+        self.learning_rate = torch.zeros((), device=self.device)
+        self.position = torch.zeros(1, dtype=torch.int64, device=self.device)
+        self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
+        self.wrong = torch.zeros((), dtype=torch.int64, device=self.device)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate
+        size = 1000 if self.device.type == "cuda" else 250
+        self.evaluations = {
+            name: Evaluation(self._resident(split.images), self._resident(split.labels), size)
+            for name, split in evaluations.items()
+        }
+        self.make_step, self.make_evaluation = make_step, make_evaluation
+        self.epochs_done = 0
+        self.wall_seconds = 0.0
+        self.startup_seconds = 0.0
+
+    def _resident(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.array(array)).to(self.device)  # a copy: memory maps are read-only
+
+    # What a step is made of. Nothing here waits for the device.
+
+    def next_batch(self) -> tuple[Tensor, Tensor]:
+        """This step's images (samples, 3, 32, 32) and labels; sets its learning rate and moves on."""
+        rows = self.table.index_select(0, self.position)[0]
+        self.learning_rate.copy_(self.rates.index_select(0, self.position)[0])
+        self.position += 1
+        return self.images_of(self.images, rows), self.labels.index_select(0, rows[0])
+
+    def images_of(self, images: Tensor, rows: Tensor) -> Tensor:
+        """The normalised batch that one step of the table names."""
+        return augment(images, rows, self.mean, self.std, self.recipe.cutout_length, self.dtype)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the model's input is made in."""
+        return torch.bfloat16 if self.recipe.precision == "bf16" else torch.float32
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The model's logits; bf16 by autocast, with weights and batch-norm statistics kept in fp32."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
+            logits: Tensor = self.model(images)
+        return logits
+
+    def count(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Add a step's mean loss and number of errors to the epoch's sums."""
+        self.loss_sum += loss
+        self.wrong += (logits.argmax(1) != labels).sum()
+
+    # An epoch.
+
+    def prepare(self) -> None:
+        """Build the steps (on a GPU this warms up, compiles and captures); seconds go to startup_seconds."""
+        started = time.perf_counter()
+        self.model.train()
+        self.step = self.make_step(self)
+        self.model.eval()
+        for evaluation in self.evaluations.values():
+            evaluation.step = self.make_evaluation(self, evaluation)
+        self.synchronize()
+        self.startup_seconds = time.perf_counter() - started
+
+    def train_epoch(self, epoch: int, rates: Sequence[float], check_stop: CheckStop) -> Row:
+        """Train epoch `epoch` (from 0) with one learning rate a step; its columns.
+
+        Loss and error are running means over the epoch, with the weights as they were at each step. The seconds
+        include drawing the epoch's table and exclude evaluation.
+        """
+        self.synchronize()
+        started = time.perf_counter()
+        recipe = self.recipe
+        table = epoch_table(
+            recipe.seed, epoch, len(self.labels), recipe.batch_size, recipe.copies, recipe.augmentation
+        )
+        self.table.copy_(table)
+        self.rates.copy_(torch.tensor(rates))
+        for counter in (self.position, self.loss_sum, self.wrong):
+            counter.zero_()
+        torch.manual_seed(
+            derived_seed(recipe.seed, "model", epoch)
+        )  # dropout draws from the default generator
+        self.model.train()
+        self._repeat(self.step, self.steps, check_stop)
+        self.synchronize()
+        seconds = time.perf_counter() - started
+        self.epochs_done = epoch + 1
+        self.wall_seconds += seconds
+        return {
+            "epoch": epoch + 1,
+            "learning_rate": rates[0],
+            "train_loss": self.loss_sum.item() / self.steps,
+            "train_error": self.wrong.item() / (self.steps * self.samples),
+            "steps": self.steps,
+            "samples": self.steps * self.samples,
+            "train_seconds": seconds,
+        }
+
+    def evaluate(self, check_stop: CheckStop) -> Row:
+        """Loss and error in eval mode on each of the evaluations' original images; their columns."""
+        started = time.perf_counter()
+        self.model.eval()
+        row: Row = {}
+        for name, evaluation in self.evaluations.items():
+            evaluation.reset()
+            self._repeat(evaluation.step, evaluation.steps, check_stop)
+            row[f"{name}_loss"] = evaluation.loss_sum.item() / evaluation.examples
+            row[f"{name}_error"] = evaluation.wrong.item() / evaluation.examples
+        seconds = time.perf_counter() - started
+        self.wall_seconds += seconds
+        return row | {
+            "evaluation_seconds": seconds,
+            "wall_seconds": self.wall_seconds,
+            "peak_memory_bytes": self.peak_memory_bytes(),
+        }
+
+    def _repeat(self, step: Step, times: int, check_stop: CheckStop) -> None:
+        every = STOP_EVERY[self.device.type]
+        for i in range(times):
+            if i % every == 0:
+                check_stop()
+            step()
+
+    def synchronize(self) -> None:
+        """Wait until the device has done all that it was given."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def peak_memory_bytes(self) -> int:
+        """Most memory held so far: tensors on the GPU, or the process's resident set on the CPU."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated()
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+    # What outlives the process.
+
+    def state(self) -> State:
+        """All that training goes on from, as CPU tensors in plain dicts."""
+        return {
+            "epochs_done": self.epochs_done,
+            "wall_seconds": self.wall_seconds,
+            "model": {name: _to_host(value) for name, value in self.model.state_dict().items()},
+            "optimizer": _to_host(self.optimizer.state_dict()["state"]),
+        }
+
+    def load_state(self, state: State) -> None:
+        """Go on from `state`; before `prepare`, since the optimizer's tensors are replaced."""
+        self.epochs_done, self.wall_seconds = state["epochs_done"], state["wall_seconds"]
+        self.model.load_state_dict(state["model"])
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state["optimizer"], "param_groups": groups})
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate  # load_state_dict has put a copy there
+
+    def weights_sha256(self) -> str:
+        """SHA-256 over name, dtype, shape and bytes of every parameter and buffer, in state_dict order."""
+        digest = hashlib.sha256()
+        for name, value in self.model.state_dict().items():
+            host = value.detach().cpu().contiguous()
+            digest.update(f"{name} {host.dtype} {tuple(host.shape)}\n".encode())
+            digest.update(host.view(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+
+class Evaluation:
+    """A split on the device, gone through in batches of `batch` in its own order."""
+
+    def __init__(self, images: Tensor, labels: Tensor, batch: int) -> None:
+        self.images, self.labels = images, labels
+        self.examples = len(labels)
+        self.batch = min(batch, self.examples)
+        self.steps = math.ceil(self.examples / self.batch)
+        self.lanes = torch.arange(self.batch, device=images.device)
+        self.position = torch.zeros(1, dtype=torch.int64, device=images.device)
+        self.loss_sum = torch.zeros((), dtype=torch.float64, device=images.device)
+        self.wrong = torch.zeros((), dtype=torch.int64, device=images.device)
+        self.step: Step
+
+    def reset(self) -> None:
+        """Back to the first batch, with empty sums."""
+        for counter in (self.position, self.loss_sum, self.wrong):
+            counter.zero_()
+
+    def next_indices(self) -> tuple[Tensor, Tensor]:
+        """The next batch's indices, and which are real: the last batch is filled up with its last image."""
+        index = self.position * self.batch + self.lanes
+        self.position += 1
+        return index.clamp(max=self.examples - 1), index < self.examples
+
+
+def run_epochs(
+    trainer: Trainer, context: Context, epochs: int, rates: Callable[[int], Sequence[float]]
+) -> TrialRun:
+    """Train from the context's state up to `epochs` epochs, yielding a row at the end of each.
+
+    `rates(epoch)` gives the learning rate of each of the epoch's steps (epochs from 0). A loss that is NaN or
+    infinite ends the trial as "diverged"; that epoch has no row.
+    """
+    if context.state is not None:
+        trainer.load_state(context.state)
+    trainer.prepare()
+    for epoch in range(trainer.epochs_done, epochs):
+        row = trainer.train_epoch(epoch, rates(epoch), context.check_stop)
+        row |= trainer.evaluate(context.check_stop)
+        if not all(math.isfinite(v) for k, v in row.items() if k.endswith("_loss") and isinstance(v, float)):
+            return Outcome("diverged", {"diverged_epoch": epoch + 1, **trainer_summary(trainer)})
+        yield [row], trainer.state
+    return Outcome("completed", {"weights_sha256": trainer.weights_sha256(), **trainer_summary(trainer)})
+
+
+def trainer_summary(trainer: Trainer) -> Row:
+    """Columns of a trial's one row that any end has."""
+    return {"startup_seconds": trainer.startup_seconds, "model_parameters": count_parameters(trainer.model)}
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Trainable numbers in a model."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def configure(device: str, threads: int, precision: str, deterministic: bool) -> None:
+    """Set what torch keeps for the whole process, before a trial's first tensor.
+
+    tf32 lets matrix products and convolutions of fp32 tensors round their inputs to 10 bits of mantissa;
+    torch's own default (convolutions only) is never used.
+    """
+    torch.set_num_threads(threads)
+    tf32 = "tf32" if precision == "tf32" else "ieee"
+    torch.backends.cuda.matmul.fp32_precision = tf32
+    torch.backends.cudnn.conv.fp32_precision = tf32
+    torch.backends.cudnn.benchmark = device == "cuda" and not deterministic
+    if deterministic:
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # cuBLAS reads it when its handle is made
+    torch.use_deterministic_algorithms(deterministic)
+
+
+def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """Parameter groups with weight decay on weights only: none on biases and batch norm (1-d parameters)."""
+    parameters = list(model.parameters())
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def _to_host(value: object) -> object:
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {k: _to_host(v) for k, v in value.items()}
+    return value
