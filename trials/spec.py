@@ -6,6 +6,7 @@ Importing this module costs nothing (no torch), so configuration and planning ca
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import importlib
 import json
@@ -60,9 +61,14 @@ class Spec:
         """The content that is hashed: parameters at their introduced default are left out."""
         defaults = parameter_defaults(self.module)
         moved = {k: v for k, v in self.parameters.items() if k not in defaults or not _same(defaults[k], v)}
-        return {**dataclasses.asdict(self), "parameters": moved}
+        return {**self.as_dict(), "parameters": moved}
 
-    @property
+    def as_dict(self) -> dict[str, Any]:
+        """All fields, for JSON; `Spec(**spec.as_dict())` is the spec again."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {**values, "parameters": dict(self.parameters)}
+
+    @functools.cached_property
     def id(self) -> str:
         """Twelve hexadecimal digits (48 bits) of the SHA-256 of the canonical JSON."""
         text = json.dumps(self.canonical(), sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -83,6 +89,7 @@ def trial_module(name: str) -> Any:
     return importlib.import_module(name)
 
 
+@functools.cache
 def parameter_defaults(module: str) -> dict[str, Scalar]:
     """Name and introduced default of every parameter of a trial module."""
     return {f.name: f.default for f in dataclasses.fields(trial_module(module).Parameters)}

@@ -1,0 +1,297 @@
+"""One attempt at one trial, start to end: claim, resume, run, commit, finish.
+
+The same function runs in a child of the fork server (under Ray) and in the driver (`executor=inline`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import io
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from farm import provenance
+from farm.ledger.scan import attempt_records, progress
+from farm.ledger.store import Attempt, now, tidy
+from trials.spec import Drained, Epoch, Outcome, Row, Spec, State, trial_module
+
+ERROR_LINES = 12
+STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT)
+Report = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """All that an attempt needs to know, as plain values that travel as JSON."""
+
+    ledger: str
+    spec: dict[str, Any]
+    device: str
+    data_root: str | None
+    cache: str
+    commit_seconds: float = 30.0
+    drain_seconds: float = 5.0
+    keep: str = "none"
+    info: dict[str, Any] = field(default_factory=dict)
+    """Further columns of attempt.json: GPU ids, driver, node."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class End:
+    """How an attempt ended: completed, diverged, oom, failed, interrupted or drained.
+
+    `interrupted` is an infrastructure failure: it is tried again. `failed` is the trial's own, it is not.
+    """
+
+    how: str
+    epoch: int
+    error_class: str = ""
+    error: str = ""
+    log_path: str = ""
+
+
+class StopFlag:
+    """Set by a signal; read by the trial between steps."""
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+
+    def set(self) -> None:
+        """Ask the attempt to drain."""
+        self.event.set()
+
+
+def run_attempt(request: Request, stop: StopFlag, report: Report, on_claim: Callable[[Attempt], Any]) -> End:
+    """Run one attempt. Ends in a record in the ledger whatever the trial does, short of the process's death.
+
+    `on_claim` is called with the attempt as soon as it has a directory (the child sends its output there).
+    """
+    spec = Spec(**request.spec)
+    attempt = Attempt.claim(Path(request.ledger), spec, _info(request))
+    log = str(on_claim(attempt) or "")
+    run = _Run(request, spec, attempt, stop, report)
+    try:
+        end = run.to_end()
+    except Drained:
+        end = End("drained", progress(attempt.trial).epoch)
+    except Exception as error:  # the one place where a trial's error becomes a record
+        traceback.print_exc()
+        end = _ended_by(error, run)
+    attempt.end(end.how, {"epoch": end.epoch, "error_class": end.error_class, "error": end.error, "log_path": log})
+    return dataclasses.replace(end, log_path=log)
+
+
+class Infrastructure(Exception):
+    """A failure of the machine and not of the trial; the attempt is tried again."""
+
+
+class _Run:
+    """The attempt's `Context`, and the loop over the trial's epochs."""
+
+    def __init__(self, request: Request, spec: Spec, attempt: Attempt, stop: StopFlag, report: Report) -> None:
+        self.request, self.spec, self.attempt, self.report = request, spec, attempt, report
+        self._stop = stop.event
+        self.module = trial_module(spec.module)
+        self.device = request.device
+        self.state: State | None = None
+        self.rows: list[Row] = []
+        self.epoch = 0
+        self._dataset: Any = None
+        self._epoch_began = time.monotonic()
+        self._epoch_seconds = float("inf")
+
+    @property
+    def dataset(self) -> Any:
+        if self._dataset is None:
+            from trials import data
+
+            self._dataset = data.load(self.spec.dataset, self.request.data_root, self.request.cache)
+            if self._dataset.fingerprint != self.spec.fingerprint:
+                raise Infrastructure(f"dataset {self.spec.dataset} is not the one that was planned")
+        return self._dataset
+
+    def check_stop(self) -> None:
+        """An epoch that is nearly over is finished; any other is abandoned (what was committed stays)."""
+        if self._stop.is_set():
+            left = self._epoch_seconds - (time.monotonic() - self._epoch_began)
+            if left > self.request.drain_seconds:
+                raise Drained
+
+    def to_end(self) -> End:
+        """Run the trial from the newest commit to its end and write `done`."""
+        _prepare_torch(self.spec, self.request.device)
+        if (commit := self.attempt.newest_commit()) is not None:
+            self.state, self.rows = _load_state(commit.state), list(commit.rows)
+            self.epoch = commit.epoch
+        with _WriteBehind(self.attempt) as writer:
+            outcome, state = self._epochs(writer)
+        return self._finish(outcome, state)
+
+    def _epochs(self, writer: _WriteBehind) -> tuple[Outcome, Callable[[], State] | None]:
+        trial = self.module.run(self.spec, self)
+        state = None
+        last_commit = time.monotonic()
+        while True:
+            self._epoch_began = time.monotonic()
+            try:
+                rows, state = self._next(trial)
+            except StopIteration as end:
+                return end.value, state
+            self._epoch_seconds = time.monotonic() - self._epoch_began
+            due = time.monotonic() - last_commit >= self.request.commit_seconds
+            if state is not None and (due or self._stop.is_set()):
+                writer.submit(self.epoch, _dump_state(state()), list(self.rows))
+                last_commit = time.monotonic()
+            if self._stop.is_set():
+                writer.wait()
+                raise Drained
+            self.report({"epoch": self.epoch} | (rows[-1] if rows else {}))
+
+    def _next(self, trial: Any) -> Epoch:
+        rows, state = next(trial)
+        self.epoch += 1
+        self.rows.extend({**row, "attempt": self.attempt.number} for row in rows)
+        return rows, state
+
+    def _finish(self, outcome: Outcome, state: Callable[[], State] | None) -> End:
+        self._write_done(outcome, _dump_state(state()) if state is not None and self.request.keep == "weights" else None)
+        return End(outcome.status, self.epoch)
+
+    def _write_done(self, outcome: Outcome, state: bytes | None) -> None:
+        row = self._trial_row() | outcome.summary
+        self.attempt.finish(outcome.status, self.epoch, self.rows, row, state)
+        tidy(self.attempt.trial)
+
+    def finish_oom(self, message: str) -> None:
+        """Out of device memory is a result: the rows so far, the peak and the message."""
+        peak = _peak_memory_bytes(self.device)
+        self._write_done(Outcome("oom", {"peak_memory_bytes": peak, "error": message}), None)
+
+    def _trial_row(self) -> Row:
+        records = [r for r in attempt_records(self.attempt.root, self.attempt.trial)]
+        seconds = sum(float(r.get("seconds") or 0) for r in records) + self.attempt.seconds
+        devices = sorted({str(r.get("device")) for r in records if r.get("device")})
+        device = device_name(self.device)
+        row: Row = {
+            "attempts": self.attempt.number,
+            "seconds": seconds,
+            "device": device,
+            "devices": ", ".join(sorted({*devices, device})),
+            "host": str(records[-1].get("host")),
+            "finished_at": now(),
+            "farm_commit": provenance.farm_commit(),
+            "source_digest": provenance.source_digest(self.spec.module),
+        }
+        return row | provenance.versions()
+
+
+class _WriteBehind:
+    """Writes commits from a thread, one at a time, so that training does not wait for the disk.
+
+    A commit counts only once it is durable; an error in the thread surfaces at the next call.
+    """
+
+    def __init__(self, attempt: Attempt) -> None:
+        self._attempt = attempt
+        self._pool = ThreadPoolExecutor(1, "commit")
+        self._pending: Future[None] | None = None
+
+    def submit(self, epoch: int, state: bytes, rows: list[Row]) -> None:
+        """Write a commit behind; waits for the one before it."""
+        self.wait()
+        self._pending = self._pool.submit(self._attempt.commit, epoch, state, rows)
+
+    def wait(self) -> None:
+        """Return when the last commit is durable."""
+        if self._pending is not None:
+            self._pending.result()
+            self._pending = None
+
+    def __enter__(self) -> _WriteBehind:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._pool.shutdown(wait=True)
+        if error[0] is None:
+            self.wait()
+
+
+def _info(request: Request) -> dict[str, Any]:
+    from farm.ledger.lock import identity
+
+    return identity() | request.info | {"device": device_name(request.device)}
+
+
+def device_name(device: str) -> str:
+    """The GPU's model as CUDA names it, or "cpu"."""
+    if device == "cpu":
+        return "cpu"
+    import torch
+
+    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
+
+
+def _prepare_torch(spec: Spec, device: str) -> None:
+    """Threads and device as the spec says; raises where they cannot be had."""
+    import torch
+
+    torch.set_num_threads(spec.threads)
+    if device == "cuda" and not torch.cuda.is_available():
+        raise Infrastructure("the trial asks for a GPU and CUDA is absent; device=cpu runs without")
+    if device == "cuda" and spec.timed and spec.hardware != (found := torch.cuda.get_device_name(0)):
+        raise Infrastructure(f"the trial is timed on {spec.hardware}, and this GPU is {found}")
+
+
+def _load_state(content: bytes) -> State:
+    import torch
+
+    state: State = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    return state
+
+
+def _dump_state(state: State) -> bytes:
+    import torch
+
+    sink = io.BytesIO()
+    torch.save(state, sink)
+    return sink.getvalue()
+
+
+def _peak_memory_bytes(device: str) -> int | None:
+    if device == "cpu":
+        return None
+    import torch
+
+    return int(torch.cuda.max_memory_allocated())
+
+
+def _ended_by(error: Exception, run: _Run) -> End:
+    """Classify an exception: oom is a result, infrastructure is tried again, the rest is the trial's failure."""
+    kind = type(error).__name__
+    text = "".join(traceback.format_exception(error))
+    last = "\n".join(text.strip().splitlines()[-ERROR_LINES:])
+    if kind == "OutOfMemoryError":
+        run.finish_oom(str(error).splitlines()[0])
+        return End("oom", run.epoch, kind, last)
+    return End("interrupted" if infrastructure(error) else "failed", run.epoch, kind, last)
+
+
+def infrastructure(error: Exception) -> bool:
+    """Whether the machine failed rather than the trial: storage, NCCL, a lost or wrong device, host memory."""
+    if isinstance(error, (Infrastructure, MemoryError)):
+        return True
+    if isinstance(error, OSError):
+        return error.errno in STORAGE_ERRORS
+    kind, text = type(error).__name__, str(error)
+    return kind.startswith("Dist") or "NCCL" in text or "CUDA error: unspecified launch failure" in text

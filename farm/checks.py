@@ -1,0 +1,93 @@
+"""Checks that types alone do not make: ranges, choices, axis values, and the nearest right name."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from farm.errors import UsageError
+from trials.spec import Scalar
+
+
+def nearest(name: str, names: Iterable[str], prefix: str = "nearest is ") -> str:
+    """`prefix` and the most similar of `names`, or nothing when none is similar."""
+    found = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
+    return f"{prefix}{found[0]}{'; ' if prefix == 'nearest is ' else ''}" if found else ""
+
+
+def short_path(path: Path) -> str:
+    """The path as the user would type it: relative where that is shorter."""
+    return min(str(path), os.path.relpath(path), key=len)
+
+
+def check_ranges(values: Any, prefix: str) -> None:
+    """Hold a dataclass instance against its fields' `choices`, `minimum` and `maximum`; NaN and infinity fail."""
+    for f in dataclasses.fields(values):
+        check_value(f"{prefix}{f.name}", getattr(values, f.name), f.metadata)
+
+
+def check_value(key: str, value: Any, metadata: Any) -> None:
+    """Raise `UsageError` naming the key and its range or choices when the value is outside them."""
+    choices = metadata.get("choices")
+    if choices is not None and value not in choices:
+        raise UsageError(f"{key}={value}: one of {', '.join(map(str, choices))} is expected")
+    low, high = metadata.get("minimum"), metadata.get("maximum")
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        outside = (low is not None and value < low) or (high is not None and value > high)
+        if outside or not math.isfinite(value):
+            raise UsageError(f"{key}={value}: {range_text(metadata)} is expected")
+
+
+def range_text(metadata: Any) -> str:
+    """The allowed values of a field, for messages and help."""
+    if metadata.get("choices") is not None:
+        return " | ".join(str(c) or "''" for c in metadata["choices"])
+    low, high = metadata.get("minimum"), metadata.get("maximum")
+    if low is not None and high is not None:
+        return f"a number from {low} to {high}"
+    if low is not None:
+        return f"a number of at least {low}"
+    return f"a number of at most {high}" if high is not None else "a finite number"
+
+
+def axis_values(axes: Any, schema: Any, prefix: str) -> dict[str, list[Scalar]]:
+    """Axes with every value converted to its parameter's type and checked against its range.
+
+    Raises `UsageError` for an axis that is no parameter, is not a list, is empty, repeats a value, or holds
+    a value of the wrong type or out of range.
+    """
+    if not isinstance(axes, dict):
+        raise UsageError(f"{prefix}: a mapping of parameters to lists is expected")
+    fields = {f.name: f for f in dataclasses.fields(schema)}
+    checked: dict[str, list[Scalar]] = {}
+    for name, values in axes.items():
+        key = f"{prefix}.{name}"
+        if name not in fields:
+            raise UsageError(f"{key}: no such parameter{nearest(str(name), fields, prefix='; nearest is ')}")
+        if not isinstance(values, list) or not values:
+            raise UsageError(f"{key}={values}: a list of at least one value is expected, as {key}=[…]")
+        holder = OmegaConf.structured(schema)
+        converted = [_converted(key, name, value, holder) for value in values]
+        for value in converted:
+            check_value(key, value, fields[name].metadata)
+        if len({(type(v), v) for v in converted}) < len(converted):
+            raise UsageError(f"{key}={values}: a value stands there twice")
+        checked[str(name)] = converted
+    return checked
+
+
+def _converted(key: str, name: str, value: Any, holder: DictConfig) -> Scalar:
+    try:
+        holder[name] = value
+    except (OmegaConfBaseException, ValueError, TypeError) as error:
+        raise UsageError(f"{key}: {str(error).splitlines()[0]}") from None
+    scalar: Scalar = holder[name]
+    return scalar

@@ -1,0 +1,282 @@
+"""From the command line and a study's YAML file to one resolved, checked configuration.
+
+Selectors (`problem`, `study`, `profile`, `site`, `trial=ID`) are taken from the command line first, because
+they decide which files are read; then defaults, site, study, profile and overrides merge in that order.
+Imports neither torch nor Ray.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, GrammarParseError, OmegaConfBaseException, ValidationError
+from yaml import YAMLError
+
+from farm.checks import axis_values, check_ranges, nearest, short_path
+from farm.errors import UsageError
+from trials.spec import Scalar, parameter, trial_module
+
+ROOT = Path(__file__).resolve().parent.parent
+CONF = Path(__file__).resolve().parent / "conf"
+SELECTORS = ("problem", "study", "profile", "site", "trial")
+
+
+@dataclass
+class Resources:
+    """What one trial holds while it runs. `cpu` and `gpu` are numbers or the name of a parameter."""
+
+    cpu: Any = parameter(1, "CPUs of one trial, a number or a parameter's name", unit="CPUs", minimum=0)
+    gpu: Any = parameter(0, "GPUs of one trial, fractions allowed, or a parameter's name", unit="GPUs", minimum=0)
+    exclusive: str = parameter("", "`node` keeps every other trial off the node", choices=("", "node"))
+
+
+@dataclass
+class Settings:
+    """Every key of a study file and of the command line, except the trial module's own parameters."""
+
+    problem: str = parameter("", "problem of the homework sheet that the study answers")
+    title: str = parameter("", "one line for reports")
+    module: str = parameter("", "trial module that runs a spec, e.g. trials.problem4")
+    data: str = parameter("cifar10", "dataset", choices=("cifar10", "synthetic", "none"))
+    data_root: str | None = parameter(None, "directory of CIFAR-10: torchvision's batches or Parquet shards")
+    results: str | None = parameter(None, "directory of results (else $FARM_RESULTS, the site's, ./results)")
+    device: str = parameter("auto", "device of a trial", choices=("auto", "cpu", "cuda"))
+    timed: bool = parameter(False, "the wall-clock is a result: a trial has its GPUs to itself")
+    hardware: str | None = parameter(None, "GPU model of timed trials (else read from this machine)")
+    threads: int = parameter(1, "CPU threads of a trial", unit="threads", minimum=1, maximum=1024)
+    seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "seeds; each repeats the whole grid"})
+    trial: Any = field(default_factory=dict, metadata={"help": "values of the trial module's parameters"})
+    sweep: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "axes of the grid: a list of values for each parameter"}
+    )
+    zip: list[Any] = field(default_factory=list, metadata={"help": "groups of axes that move together"})
+    extra: list[Any] = field(default_factory=list, metadata={"help": "points outside the product"})
+    resources: Resources = field(default_factory=Resources)
+    executor: str = parameter("ray", "`inline` runs in this process, without Ray", choices=("ray", "inline"))
+    ray_address: str | None = parameter(None, "Ray cluster to join (else $RAY_ADDRESS, else a local Ray)")
+    cpus: int | None = parameter(None, "CPUs of the local Ray (else all)", unit="CPUs", minimum=1)
+    gpus: int | None = parameter(None, "GPUs of the local Ray (else all; may be logical)", unit="GPUs", minimum=0)
+    commit_seconds: float = parameter(30.0, "least time between two commits of a trial", unit="s", minimum=0)
+    drain_seconds: float = parameter(
+        5.0, "on a stop, an epoch that ends within this time is finished", unit="s", minimum=0
+    )
+    retries: int = parameter(3, "times that a trial is tried again after an infrastructure failure", minimum=0)
+    retry: str = parameter("none", "`failed` runs trials again that failed", choices=("none", "failed"))
+    keep: str = parameter("none", "`weights` keeps the final state of each trial", choices=("none", "weights"))
+    view: str = parameter("auto", "live table or plain lines", choices=("auto", "live", "plain"))
+
+
+@dataclass(frozen=True)
+class Config:
+    """The resolved configuration of one run of a study."""
+
+    study: str
+    study_file: Path
+    profile: str | None
+    site: str
+    trial_id: str | None
+    settings: Settings
+    parameters: dict[str, Scalar]
+    sweep: dict[str, list[Scalar]]
+    zip: list[dict[str, list[Scalar]]]
+    extra: list[dict[str, Scalar]]
+    results: Path
+    tree: DictConfig
+
+    @property
+    def ledger(self) -> Path:
+        """Directory of the study's results."""
+        return self.results / self.study
+
+    @property
+    def cache(self) -> Path:
+        """Directory of decoded datasets, beside the ledgers so that all nodes see it."""
+        return self.results / ".cache"
+
+    def yaml(self) -> str:
+        """The resolved configuration as YAML, study and selectors first."""
+        head = {"study": self.study, "profile": self.profile, "site": self.site, "results": str(self.results)}
+        tree = OmegaConf.to_container(self.tree)
+        assert isinstance(tree, dict)
+        return OmegaConf.to_yaml(OmegaConf.create({**head, **{k: v for k, v in tree.items() if k != "results"}}))
+
+
+def load(arguments: list[str]) -> Config:
+    """Resolve `key=value` arguments into a configuration. Raises `UsageError` with the nearest key or range."""
+    selectors, overrides = _split(arguments)
+    study_file = _study_file(selectors)
+    study = _read(study_file)
+    name = str(study.pop("study", study_file.stem))
+    profiles = study.pop("profiles", {}) or {}
+    layers = [(f"study {name}", study)]
+    if profile := selectors.get("profile"):
+        if profile not in profiles:
+            raise UsageError(f"profile={profile}: study {name} has {_listing(profiles)}")
+        layers.append((f"profile {profile}", profiles[profile]))
+    site = selectors.get("site", "local")
+    layers.insert(0, (f"site {site}", _read(_named_file("site", site, CONF / "site"))))
+    layers.append(("the command line", overrides))
+    tree = _merge(layers, study_file)
+    return _checked(name, study_file, selectors, tree)
+
+
+def studies() -> list[str]:
+    """Names of the studies that come with the farm."""
+    return sorted(p.stem for p in (CONF / "study").glob("*.yaml"))
+
+
+def results_directory(value: str | None) -> Path:
+    """`results=`, else $FARM_RESULTS, else <checkout>/results, made absolute."""
+    chosen = value or os.environ.get("FARM_RESULTS")
+    return Path(chosen).expanduser().absolute() if chosen else ROOT / "results"
+
+
+def _split(arguments: list[str]) -> tuple[dict[str, str], DictConfig]:
+    selectors: dict[str, str] = {}
+    rest: list[str] = []
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals or not key:
+            hint = f" (did you mean {argument}=…?)" if argument in SELECTORS else ""
+            raise UsageError(f"{argument!r} is not key=value{hint}; see --help")
+        if key in SELECTORS:
+            selectors[key] = value
+        else:
+            rest.append(argument)
+    try:
+        return selectors, OmegaConf.from_dotlist(rest)
+    except (YAMLError, GrammarParseError) as error:
+        reason = str(error).splitlines()[0]
+        wrong = next((a for a in rest if not _parses(a)), " ".join(rest))
+        raise UsageError(f"{wrong}: the value is not valid YAML ({reason})") from None
+    except (OmegaConfBaseException, ValueError, TypeError, IndexError) as error:
+        raise UsageError(f"{' '.join(rest)}: {str(error).splitlines()[0]}") from None
+
+
+def _parses(argument: str) -> bool:
+    try:
+        OmegaConf.from_dotlist([argument])
+    except (YAMLError, GrammarParseError):
+        return False
+    return True
+
+
+def _study_file(selectors: dict[str, str]) -> Path:
+    if "study" in selectors:
+        chosen = selectors["study"]
+        if chosen.endswith((".yaml", ".yml")):
+            path = Path(chosen).expanduser().absolute()
+            if not path.is_file():
+                raise UsageError(f"study={chosen}: no such file")
+            return path
+        return _named_file("study", chosen, CONF / "study")
+    if "problem" in selectors:
+        name = f"problem{selectors['problem']}"
+        if name in studies():
+            return CONF / "study" / f"{name}.yaml"
+        numbers = [s.removeprefix("problem") for s in studies() if s.removeprefix("problem").isdigit()]
+        raise UsageError(f"problem={selectors['problem']}: the problems are {', '.join(numbers)}")
+    raise UsageError("say which study: problem=4, study=NAME or study=FILE.yaml; see --help")
+
+
+def _named_file(kind: str, name: str, directory: Path) -> Path:
+    names = sorted(p.stem for p in directory.glob("*.yaml"))
+    if name not in names:
+        raise UsageError(f"{kind}={name}: {nearest(name, names)}{kind} files are {', '.join(names)}")
+    return directory / f"{name}.yaml"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        tree = OmegaConf.to_container(OmegaConf.load(path))
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
+        raise UsageError(f"{short_path(path)}: {error}") from None
+    if not isinstance(tree, dict):
+        raise UsageError(f"{short_path(path)}: a mapping of keys to values is expected")
+    return {str(k): v for k, v in tree.items()}
+
+
+def _merge(layers: list[tuple[str, Any]], study_file: Path) -> DictConfig:
+    """Merge layers onto the typed defaults; a wrong key or type names the layer it came from."""
+    tree = OmegaConf.structured(Settings)
+    module = next((layer["module"] for _, layer in reversed(layers) if "module" in layer), None)
+    if not module:
+        raise UsageError(f"{short_path(study_file)}: `module` is missing (a trial module, e.g. trials.problem4)")
+    tree.trial = OmegaConf.structured(_parameters(str(module), study_file))
+    for origin, layer in layers:
+        try:
+            tree = OmegaConf.merge(tree, layer)
+        except ConfigKeyError as error:
+            raise UsageError(f"{_unknown_key(error, tree)} (in {origin})") from None
+        except (ValidationError, OmegaConfBaseException, ValueError, TypeError) as error:
+            key = getattr(error, "full_key", "") or ""
+            raise UsageError(f"{key}: {str(error).splitlines()[0]} (in {origin})") from None
+    assert isinstance(tree, DictConfig)
+    return tree
+
+
+def _parameters(module: str, study_file: Path) -> Any:
+    """The module's `Parameters`; a module that lies beside its study file is found too."""
+    if not study_file.is_relative_to(CONF) and str(study_file.parent) not in sys.path:
+        sys.path.append(str(study_file.parent))
+    try:
+        return trial_module(module).Parameters
+    except (ImportError, AttributeError) as error:
+        raise UsageError(f"module: {module}: {error}") from None
+
+
+def _unknown_key(error: ConfigKeyError, tree: Any) -> str:
+    full = str(getattr(error, "full_key", "") or getattr(error, "key", ""))
+    parent, _, _ = full.rpartition(".")
+    node = OmegaConf.select(tree, parent) if parent else tree
+    names = [f"{parent}.{k}" if parent else str(k) for k in (node or {})]
+    if not parent:
+        names += [*SELECTORS, *(f"trial.{k}" for k in tree.trial)]
+    return f"{full}: no such key{nearest(full, names, prefix='; nearest is ')}"
+
+
+def _listing(names: Any) -> str:
+    return f"profiles {', '.join(sorted(names))}" if names else "no profiles"
+
+
+def _checked(name: str, study_file: Path, selectors: dict[str, str], tree: DictConfig) -> Config:
+    if not name.replace("-", "").replace("_", "").isalnum():
+        raise UsageError(f"study: {name!r} may hold letters, digits, - and _ only (it names a directory)")
+    settings = OmegaConf.to_object(tree)
+    assert isinstance(settings, Settings)
+    check_ranges(settings, "")
+    check_ranges(settings.resources, "resources.")
+    check_ranges(settings.trial, "trial.")
+    schema = type(settings.trial)
+    if not settings.seeds or min(settings.seeds) < 0 or max(settings.seeds) >= 2**32:
+        raise UsageError(f"seeds: at least one, each from 0 to {2**32 - 1}; here {settings.seeds}")
+    groups = [axis_values(group, schema, f"zip.{i}") for i, group in enumerate(settings.zip)]
+    for i, group in enumerate(groups):
+        if len({len(values) for values in group.values()}) != 1:
+            raise UsageError(f"zip.{i}: lists of equal length are expected, they move together")
+    points = []
+    for i, point in enumerate(settings.extra):
+        if not isinstance(point, dict):
+            raise UsageError(f"extra.{i}: a mapping of parameters to values is expected")
+        single = axis_values({k: [v] for k, v in point.items()}, schema, f"extra.{i}")
+        points.append({key: values[0] for key, values in single.items()})
+    return Config(
+        study=name,
+        study_file=study_file,
+        profile=selectors.get("profile"),
+        site=selectors.get("site", "local"),
+        trial_id=selectors.get("trial"),
+        settings=settings,
+        parameters=dataclasses.asdict(settings.trial),
+        sweep=axis_values(settings.sweep, schema, "sweep"),
+        zip=groups,
+        extra=points,
+        results=results_directory(settings.results),
+        tree=tree,
+    )

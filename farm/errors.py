@@ -1,0 +1,28 @@
+"""Exit codes of the `farm` command, and the errors that carry them to the user without a traceback."""
+
+from __future__ import annotations
+
+COMPLETE = 0
+FAILED = 1
+USAGE = 2
+PREFLIGHT = 3
+RESUMABLE = 75  # EX_TEMPFAIL: stopped by SIGTERM or SIGUSR1; the same command goes on
+INTERRUPTED = 130
+
+
+class FarmError(Exception):
+    """A problem that the user can mend; its text is the whole message."""
+
+    exit_code = FAILED
+
+
+class UsageError(FarmError):
+    """A wrong word on the command line or in a study file."""
+
+    exit_code = USAGE
+
+
+class PreflightError(FarmError):
+    """Something the run needs is not there: data, a lock, a writable results directory."""
+
+    exit_code = PREFLIGHT

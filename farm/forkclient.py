@@ -1,0 +1,125 @@
+"""The actor's side of the fork server: find or start the node's server, start attempts, hear from them."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from farm.attempt import Request
+from farm.ledger.lock import process_start
+
+PRELOAD = ("farm.attempt", "trials.preload")
+START_SECONDS = 180.0
+ROOT = Path(__file__).resolve().parent.parent
+_started: list[subprocess.Popen[bytes]] = []
+"""Servers that this process started: kept, since they outlive the variable that held them."""
+
+
+def socket_path(run: str) -> Path:
+    """Socket of a run's server on this node, in a directory that only this user can enter."""
+    directory = Path(f"/tmp/farm-{os.getuid()}")  # not $TMPDIR: a socket path holds 107 bytes
+    directory.mkdir(mode=0o700, exist_ok=True)
+    if directory.stat().st_uid != os.getuid():
+        raise PermissionError(f"{directory} belongs to another user")
+    return directory / f"{run}.sock"
+
+
+def start_server(run: str, modules: tuple[str, ...] = ()) -> Path:
+    """Start the node's server unless it runs already; does not wait until it is ready."""
+    path = socket_path(run)
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        record = path.with_suffix(".pid")
+        if not _runs(record):
+            path.unlink(missing_ok=True)
+            command = [sys.executable, "-m", "farm.forkserver", str(path), *PRELOAD, *modules]
+            with path.with_suffix(".log").open("ab") as log:
+                server = subprocess.Popen(
+                    command,
+                    env=os.environ | {"PYTHONPATH": _python_path()},
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
+            _started.append(server)
+            record.write_text(f"{server.pid} {process_start(server.pid)}")
+    return path
+
+
+def _runs(record: Path) -> bool:
+    """Whether the process that a .pid file names still lives (a pid alone may have been given to another)."""
+    if not record.exists():
+        return False
+    pid, _, start = record.read_text().partition(" ")
+    return process_start(int(pid or -1)) is not None and str(process_start(int(pid))) == start
+
+
+def remove_files(run: str) -> None:
+    """Remove what a run's server left under /tmp."""
+    for path in socket_path(run).parent.glob(f"{run}.*"):
+        path.unlink(missing_ok=True)
+
+
+class ForkClient:
+    """A connection to the node's fork server; one attempt at a time runs on it."""
+
+    def __init__(self, run: str, modules: tuple[str, ...] = ()) -> None:
+        self._stream = _connect(run, modules)
+        self._buffer = b""
+
+    def start(self, request: Request, environment: Mapping[str, str]) -> None:
+        """Fork a child that runs the attempt."""
+        self._send({"request": request.as_dict(), "environment": dict(environment)})
+
+    def stop(self) -> None:
+        """Ask the attempt to drain."""
+        self._send({"stop": True})
+
+    def messages(self, seconds: float) -> list[dict[str, Any]]:
+        """What has arrived, after waiting at most `seconds` for something. Raises ConnectionError when lost."""
+        if not select.select([self._stream], [], [], max(seconds, 0))[0]:
+            return []
+        chunk = self._stream.recv(1 << 16)
+        if not chunk:
+            raise ConnectionError("the node's fork server has gone")
+        *whole, self._buffer = (self._buffer + chunk).split(b"\n")
+        return [json.loads(line) for line in whole]
+
+    def close(self) -> None:
+        """End the connection; a child that still runs on it is killed."""
+        self._stream.close()
+
+    def _send(self, message: dict[str, Any]) -> None:
+        self._stream.sendall(json.dumps(message).encode() + b"\n")
+
+
+def _connect(run: str, modules: tuple[str, ...]) -> socket.socket:
+    path = start_server(run, modules)
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        stream = socket.socket(socket.AF_UNIX)
+        try:
+            stream.connect(str(path))
+            return stream
+        except (FileNotFoundError, ConnectionRefusedError):
+            stream.close()
+        if time.monotonic() > deadline:
+            log = path.with_suffix(".log")
+            raise ConnectionError(f"the fork server does not answer; see {log}")
+        time.sleep(0.05)
+        start_server(run, modules)
+
+
+def _python_path() -> str:
+    """The farm's own root, then what this process can import (a study's module may lie beside its YAML)."""
+    return os.pathsep.join(dict.fromkeys([str(ROOT), *filter(None, sys.path)]))

@@ -1,0 +1,121 @@
+"""Writing so that a reader sees the whole or nothing, also after a power cut.
+
+Every write of the ledger goes through this module: a temporary name on the same file system, fsync of files
+and directory, rename, fsync of the parent. A directory written here carries `manifest.json`, the size and
+SHA-256 of each file, so that a torn or rotten one is recognised.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+MANIFEST = "manifest.json"
+TEMPORARY = ".tmp-"
+
+
+class Damaged(Exception):
+    """A directory does not hold what its manifest says."""
+
+
+def write_directory(target: Path, files: Mapping[str, bytes], meta: Mapping[str, Any] | None = None) -> bool:
+    """Create directory `target` with `files` and a manifest, in one step.
+
+    Returns False, and leaves what is there, when `target` exists already. Raises `OSError` (disk full,
+    read-only file system) with nothing left behind but a temporary directory.
+    """
+    temporary = target.with_name(f"{TEMPORARY}{target.name}-{os.getpid()}-{secrets.token_hex(4)}")
+    os.mkdir(temporary)
+    try:
+        for name, content in files.items():
+            _write(temporary / name, content)
+        digests = {n: {"bytes": len(c), "sha256": hashlib.sha256(c).hexdigest()} for n, c in files.items()}
+        _write(temporary / MANIFEST, json.dumps({"files": digests, **(meta or {})}, indent=1).encode())
+        sync_directory(temporary)
+        os.rename(temporary, target)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+            return False
+        raise
+    sync_directory(target.parent)
+    return True
+
+
+def write_file(target: Path, content: bytes) -> None:
+    """Create or replace one file in one step."""
+    temporary = target.with_name(f"{TEMPORARY}{target.name}-{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        _write(temporary, content)
+        os.replace(temporary, target)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_directory(target.parent)
+
+
+def write_json(target: Path, value: Mapping[str, Any]) -> None:
+    """Create or replace one JSON file in one step."""
+    write_file(target, (json.dumps(value, indent=1, default=str) + "\n").encode())
+
+
+def create_directory(path: Path) -> bool:
+    """Make one directory durably; False when it was there already. The maker owns it."""
+    try:
+        os.mkdir(path)
+    except FileExistsError:
+        return False
+    sync_directory(path.parent)
+    return True
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file; None where the file is missing or holds something else."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def read_verified(directory: Path, name: str) -> bytes:
+    """One file of a directory made by `write_directory`, held against its manifest. Raises `Damaged`."""
+    manifest = read_json(directory / MANIFEST)
+    try:
+        expected = (manifest or {})["files"][name]["sha256"]
+        content = (directory / name).read_bytes()
+    except (KeyError, TypeError, OSError) as error:
+        raise Damaged(f"{directory / name}: {error!r}") from None
+    if hashlib.sha256(content).hexdigest() != expected:
+        raise Damaged(f"{directory / name}: its SHA-256 is not the manifest's")
+    return content
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:  # some network file systems have no fsync of directories
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _write(path: Path, content: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    try:
+        view = memoryview(content)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

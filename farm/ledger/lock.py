@@ -1,0 +1,158 @@
+"""One driver for each ledger, also across hosts on shared storage, and after a holder's death.
+
+The lock is a directory of numbered files. To take it is to create the next number with O_EXCL, which the
+file system grants once; the holder is whoever made the highest number. Nobody ever removes the highest, so
+two that find the same dead holder cannot both succeed, and a holder that was presumed dead finds a higher
+number at its next heartbeat and stops.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from farm.errors import PreflightError
+from farm.ledger.durable import read_json, write_file
+from farm.ledger.store import now
+
+HEARTBEAT_SECONDS = 5.0
+UNCHANGED_HEARTBEATS = 3
+
+
+class LedgerLock:
+    """Context manager that holds a ledger's lock and refreshes its heartbeat from a thread.
+
+    Raises `PreflightError` naming host and pid when another driver holds it. `on_lost` is called, once, when
+    another driver has taken the lock over (this one was suspended so long that it was presumed dead).
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        heartbeat_seconds: float = HEARTBEAT_SECONDS,
+        on_lost: Callable[[], None] = lambda: None,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.directory = root / "lock"
+        self.heartbeat_seconds = heartbeat_seconds
+        self.lost = False
+        self._on_lost = on_lost
+        self._say = say
+        self._me = identity()
+        self._beats = 0
+        self._path: Path | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="ledger-lock", daemon=True)
+
+    def __enter__(self) -> LedgerLock:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        while self._path is None:
+            number, holder = self._highest()
+            if holder is not None and not holder.get("released") and self._alive(number, holder):
+                raise PreflightError(
+                    f"another driver works on {self.directory.parent}: pid {holder.get('pid')} on host "
+                    f"{holder.get('host')}, since {holder.get('since')}"
+                )
+            self._path = self._create(number + 1)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        if not self.lost and self._path is not None:
+            self._write(released=True)
+
+    def _highest(self) -> tuple[int, dict[str, Any] | None]:
+        numbers = [int(p.stem) for p in self.directory.glob("*.json") if p.stem.isdigit()]
+        if not numbers:
+            return 0, None
+        number = max(numbers)
+        return number, read_json(self.directory / f"{number}.json") or {}
+
+    def _create(self, number: int) -> Path | None:
+        """The file of `number`, whole from the first moment (a hard link to a finished file), or None."""
+        path = self.directory / f"{number}.json"
+        draft = self.directory / f"draft-{socket.gethostname()}-{os.getpid()}-{number}"
+        draft.write_text(json.dumps(self._content()))
+        try:
+            os.link(draft, path)
+        except FileExistsError:
+            return None
+        finally:
+            draft.unlink(missing_ok=True)
+        for old in self.directory.glob("*.json"):
+            if old.stem.isdigit() and int(old.stem) < number:
+                old.unlink(missing_ok=True)
+        return path
+
+    def _alive(self, number: int, holder: dict[str, Any]) -> bool:
+        """On the same boot the process table decides; from elsewhere, whether the heartbeat still changes."""
+        if holder.get("boot_id") == self._me["boot_id"] and holder.get("pid_space") == self._me["pid_space"]:
+            return process_start(int(holder.get("pid", -1))) == holder.get("pid_start")
+        seconds = UNCHANGED_HEARTBEATS * float(holder.get("heartbeat_seconds", self.heartbeat_seconds))
+        self._say(f"watching the heartbeat of pid {holder.get('pid')} on {holder.get('host')} for {seconds:g} s")
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            time.sleep(min(0.2, seconds / 10))
+            if self._highest() != (number, holder):
+                return not (self._highest()[1] or {}).get("released")
+        return False
+
+    def _beat(self) -> None:
+        while not self._stop.wait(self.heartbeat_seconds):
+            if not self._held():
+                self.lost = True
+                self._on_lost()
+                return
+            self._beats += 1
+            try:
+                self._write()
+            except OSError as error:  # a full disk must not look like a dead driver for long; try again
+                self._say(f"heartbeat not written: {error}")
+
+    def _held(self) -> bool:
+        assert self._path is not None
+        return self._highest()[0] == int(self._path.stem)
+
+    def _content(self, released: bool = False) -> dict[str, Any]:
+        return self._me | {
+            "heartbeat": self._beats,
+            "heartbeat_seconds": self.heartbeat_seconds,
+            "released": released,
+        }
+
+    def _write(self, released: bool = False) -> None:
+        assert self._path is not None
+        write_file(self._path, json.dumps(self._content(released)).encode())
+
+
+def identity() -> dict[str, Any]:
+    """Who this process is, so that others can tell whether it still lives."""
+    return {
+        "host": socket.gethostname(),
+        "boot_id": Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+        "pid_space": os.readlink("/proc/self/ns/pid"),
+        "pid": os.getpid(),
+        "pid_start": process_start(os.getpid()),
+        "since": now(),
+    }
+
+
+def process_start(pid: int) -> int | None:
+    """Start time of a living process in clock ticks since boot (/proc/PID/stat, field 22); None if there is none."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else int(fields[19])

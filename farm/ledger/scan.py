@@ -1,0 +1,103 @@
+"""Reading a ledger's states: which trials are done, partial, failed. No Parquet, no lock; safe beside a run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from farm.ledger.durable import MANIFEST, read_json
+
+TRIALS = "trials"
+ATTEMPTS = "attempts"
+DONE = "done"
+COMMIT = "commit-"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What the ledger holds of a trial: `epoch` of the newest commit, `status` when done, `error` when failed.
+
+    `source_digest` is that of the code which produced a done trial.
+    """
+
+    state: Literal["done", "partial", "new", "failed"]
+    epoch: int = 0
+    status: str = ""
+    error: str = ""
+    log: str = ""
+    source_digest: str = ""
+
+
+def scan(root: Path) -> dict[str, Progress]:
+    """State of every trial in a ledger by id; an absent ledger is an empty one."""
+    return {trial_id(path): progress(path) for path in trial_directories(root)}
+
+
+def trial_directories(root: Path) -> list[Path]:
+    """Directories of all trials, in order of their names."""
+    try:
+        with os.scandir(root / TRIALS) as entries:
+            return sorted(Path(e.path) for e in entries if not e.name.startswith("."))
+    except FileNotFoundError:
+        return []
+
+
+def trial_id(path: Path) -> str:
+    """The id at the end of a trial directory's name."""
+    return path.name.rpartition("-")[2]
+
+
+def progress(path: Path) -> Progress:
+    """State of the trial in one directory."""
+    if (manifest := read_json(path / DONE / MANIFEST)) is not None:
+        return Progress(
+            "done",
+            epoch=int(manifest.get("epoch") or 0),
+            status=str(manifest.get("status", "")),
+            source_digest=str(manifest.get("source_digest", "")),
+        )
+    attempts = attempt_directories(path)
+    epoch = max((commit_epoch(c) for a in attempts for c in commits(a)), default=0)
+    end = read_json(attempts[-1] / "end.json") if attempts else None
+    if end is not None and end.get("how") == "failed":
+        error = f"{end.get('error_class', '')}: {end.get('error', '')}".strip(": ")
+        return Progress("failed", epoch=epoch, error=error, log=str(end.get("log_path", "")))
+    return Progress("partial" if epoch else "new", epoch=epoch)
+
+
+def attempt_directories(path: Path) -> list[Path]:
+    """Attempts of a trial, in the order of their numbers."""
+    try:
+        names = [n for n in os.listdir(path / ATTEMPTS) if n.isdigit()]
+    except FileNotFoundError:
+        return []
+    return [path / ATTEMPTS / n for n in sorted(names, key=int)]
+
+
+def commits(attempt: Path) -> list[Path]:
+    """Commits of an attempt, oldest first. Whether one is whole, only its manifest tells."""
+    try:
+        names = [n for n in os.listdir(attempt) if n.startswith(COMMIT) and n[len(COMMIT) :].isdigit()]
+    except FileNotFoundError:
+        return []
+    return [attempt / n for n in sorted(names, key=lambda n: int(n[len(COMMIT) :]))]
+
+
+def commit_epoch(commit: Path) -> int:
+    """The epoch in a commit's name."""
+    return int(commit.name[len(COMMIT) :])
+
+
+def attempt_records(root: Path, *trials: Path) -> Iterator[dict[str, Any]]:
+    """attempt.json and end.json of every attempt (of the given trials, else of all), merged.
+
+    `how` is "lost" where no end was written.
+    """
+    for path in trials or trial_directories(root):
+        for attempt in attempt_directories(path):
+            begun = read_json(attempt / "attempt.json") or {}
+            ended = read_json(attempt / "end.json") or {"how": "lost"}
+            yield {"trial_id": trial_id(path), "name": path.name, "attempt": int(attempt.name)} | begun | ended

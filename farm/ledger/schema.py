@@ -1,0 +1,162 @@
+"""Every column of every table: name, type, unit, measured or not, direction of better. Nowhere else.
+
+A trial module may add columns of its own rows (`COLUMNS`) and name its row table (`TABLE`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from trials.spec import Column, Row, Scalar, Spec, trial_module
+
+ROWS: tuple[Column, ...] = (
+    Column("trial_id", "str", help="the spec's id"),
+    Column("name", "str", help="readable name of the trial"),
+    Column("attempt", "int", measured=True, help="attempt that produced the row"),
+    Column("epoch", "int", "epochs", help="epochs trained, from 1"),
+    Column("learning_rate", "float", help="learning rate at the end of the epoch"),
+    Column("train_loss", "float", "nats", better="lower", help="mean loss over the epoch's batches, while training"),
+    Column("train_error", "float", "fraction", better="lower", help="training error over the epoch, while training"),
+    Column("train_eval_loss", "float", "nats", better="lower", help="training loss in eval mode after the epoch"),
+    Column("train_eval_error", "float", "fraction", better="lower", help="training error in eval mode"),
+    Column("validation_loss", "float", "nats", better="lower", help="validation loss on original images"),
+    Column("validation_error", "float", "fraction", better="lower", help="validation error on original images"),
+    Column("test_loss", "float", "nats", better="lower", help="test loss"),
+    Column("test_error", "float", "fraction", better="lower", help="test error"),
+    Column("steps", "int", "steps", help="optimizer steps of the epoch"),
+    Column("samples", "int", "images", help="images processed in the epoch, copies counted"),
+    Column("train_seconds", "float", "s", True, "lower", "training time of the epoch, without evaluation"),
+    Column("evaluation_seconds", "float", "s", True, "lower", "evaluation time of the epoch"),
+    Column("wall_seconds", "float", "s", True, "lower", "time since training began, over all attempts"),
+    Column("peak_memory_bytes", "int", "bytes", True, "lower", "peak memory allocated on the device"),
+)
+
+TRIALS: tuple[Column, ...] = (
+    Column("trial_id", "str", help="the spec's id"),
+    Column("name", "str", help="readable name of the trial"),
+    Column("study", "str"),
+    Column("status", "str", help="completed, oom or diverged"),
+    Column("attempts", "int", measured=True, help="attempts it took"),
+    Column("seconds", "float", "s", True, "lower", "wall-clock over all attempts whose end is known"),
+    Column("device", "str", measured=True, help="device of the last attempt"),
+    Column("devices", "str", measured=True, help="devices of all attempts; several mean pieced-together times"),
+    Column("host", "str", measured=True),
+    Column("finished_at", "str", "UTC", True, help="ISO 8601"),
+    Column("weights_sha256", "str", help="SHA-256 of parameters and buffers in state_dict order"),
+    Column("peak_memory_bytes", "int", "bytes", True, "lower"),
+    Column("diverged_epoch", "int", "epochs", help="epoch whose loss was not finite"),
+    Column("error", "str", measured=True, help="message of an oom"),
+    Column("farm_commit", "str", measured=True, help="git commit of the farm, + where the tree was changed"),
+    Column("source_digest", "str", measured=True, help="SHA-256 of the sources that decide results"),
+    Column("torch_version", "str", measured=True),
+    Column("python_version", "str", measured=True),
+    Column("image", "str", measured=True, help="container image, where one is in use"),
+    Column("rows_sha256", "str", measured=True, help="digest of the trial's own row file"),
+)
+
+ATTEMPTS: tuple[Column, ...] = (
+    Column("trial_id", "str"),
+    Column("name", "str"),
+    Column("attempt", "int", measured=True),
+    Column("how", "str", measured=True, help="completed, diverged, oom, failed, interrupted, drained, killed or lost"),
+    Column("host", "str", measured=True),
+    Column("device", "str", measured=True),
+    Column("gpu_ids", "str", measured=True, help="ids that Ray assigned"),
+    Column("visible_devices", "str", measured=True, help="CUDA_VISIBLE_DEVICES of the trial"),
+    Column("started_at", "str", "UTC", True),
+    Column("ended_at", "str", "UTC", True),
+    Column("seconds", "float", "s", True),
+    Column("from_epoch", "int", "epochs", True, help="epoch of the commit it started from, 0 for none"),
+    Column("error_class", "str", measured=True),
+    Column("error", "str", measured=True),
+    Column("log_path", "str", measured=True),
+)
+
+PLAN: tuple[Column, ...] = (
+    Column("trial_id", "str"),
+    Column("name", "str"),
+    Column("label", "str", help="the parameters that vary in this grid"),
+    Column("state", "str", help="done, partial, new, failed or unschedulable"),
+    Column("status", "str", help="of a done trial: completed, oom or diverged"),
+    Column("epoch", "int", "epochs", help="epoch of the newest commit"),
+    Column("reason", "str", help="why failed or unschedulable"),
+    Column("cpus", "float", "CPUs"),
+    Column("gpus", "float", "GPUs"),
+)
+
+SPEC_COLUMNS = ("seed", "threads", "dataset", "fingerprint", "revision", "timed", "hardware", "module")
+ARROW = {"int": pa.int64(), "float": pa.float64(), "str": pa.string(), "bool": pa.bool_()}
+
+
+class SchemaError(Exception):
+    """A row does not fit its table."""
+
+
+def row_table(module: str) -> str:
+    """Name of the table that a trial module's rows go to."""
+    return str(getattr(trial_module(module), "TABLE", "epochs"))
+
+
+def row_columns(module: str) -> tuple[Column, ...]:
+    """Columns that rows of a trial module may have: the standard ones and its own."""
+    own: tuple[Column, ...] = tuple(getattr(trial_module(module), "COLUMNS", ()))
+    names = {c.name for c in own}
+    return tuple(c for c in ROWS if c.name not in names) + own
+
+
+def column(name: str, module: str | None = None) -> Column:
+    """The description of a column by its name; raises KeyError for one that no table has."""
+    tables: list[Sequence[Column]] = [row_columns(module) if module else ROWS, TRIALS, ATTEMPTS, PLAN]
+    return next((c for table in tables for c in table if c.name == name), None) or _missing(name)
+
+
+def _missing(name: str) -> Column:
+    raise KeyError(f"{name}: no such column in farm/ledger/schema.py")
+
+
+def config_columns(spec: Spec) -> Row:
+    """The spec as columns: config_<parameter> for every parameter, config_seed and the rest."""
+    values: Row = {f"config_{k}": v for k, v in spec.parameters.items()}
+    return values | {f"config_{k}": getattr(spec, k) for k in SPEC_COLUMNS}
+
+
+def config_schema(module: str) -> list[pa.Field]:
+    """Arrow fields of `config_columns`, by the types of the module's parameters."""
+    fields = dataclasses.fields(trial_module(module).Parameters)
+    kinds = {f.name: _arrow_type(str(f.type)) for f in fields}
+    own: dict[str, pa.DataType] = {"seed": pa.int64(), "threads": pa.int64(), "revision": pa.int64(), "timed": pa.bool_()}
+    kinds |= {k: own.get(k, pa.string()) for k in SPEC_COLUMNS}
+    return [pa.field(f"config_{k}", kind) for k, kind in kinds.items()]
+
+
+def _arrow_type(annotation: str) -> pa.DataType:
+    for name, kind in ARROW.items():
+        if annotation.replace("<class '", "").startswith(name):
+            return kind
+    return pa.string()
+
+
+def table(rows: Sequence[Mapping[str, Any]], columns: Iterable[Column], extra: Sequence[pa.Field] = ()) -> pa.Table:
+    """Rows as an Arrow table with exactly the declared columns. Raises `SchemaError` naming a misfit."""
+    declared = {c.name: c for c in columns}
+    extra_names = {f.name for f in extra}
+    for row in rows:
+        if unknown := [k for k in row if k not in declared and k not in extra_names]:
+            raise SchemaError(
+                f"row column {unknown[0]!r} is declared neither in farm/ledger/schema.py nor in the module's COLUMNS"
+            )
+    schema = pa.schema([pa.field(c.name, ARROW[c.type]) for c in declared.values()] + list(extra))
+    try:
+        return pa.table({f.name: pa.array([_plain(r.get(f.name)) for r in rows], f.type) for f in schema}, schema)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise SchemaError(f"a row does not fit the table's types: {error}") from None
+
+
+def _plain(value: Any) -> Scalar:
+    """NumPy and torch scalars as Python's own."""
+    scalar: Scalar = value.item() if hasattr(value, "item") else value
+    return scalar

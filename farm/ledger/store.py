@@ -1,0 +1,180 @@
+"""Writing a ledger: claim an attempt, commit progress, finish. An attempt writes in its own directory only."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from farm.ledger import schema
+from farm.ledger.durable import (
+    TEMPORARY,
+    Damaged,
+    create_directory,
+    read_json,
+    read_verified,
+    write_directory,
+    write_json,
+)
+from farm.ledger.scan import ATTEMPTS, COMMIT, DONE, TRIALS, attempt_directories, commit_epoch, commits, trial_id
+from farm.plan import readable
+from trials.spec import Row, Spec
+
+KEPT_COMMITS = 2
+
+
+@dataclass(frozen=True)
+class Commit:
+    """The progress that an attempt starts from: state as bytes (torch.save), and all rows so far."""
+
+    epoch: int
+    state: bytes
+    rows: list[Row]
+
+
+def trial_path(root: Path, spec: Spec) -> Path:
+    """Directory of a spec's trial: trials/<readable>-<id>."""
+    return root / TRIALS / f"{readable(spec)}-{spec.id}"
+
+
+class Attempt:
+    """One try at a trial. Only it writes in its directory; only the first to rename writes `done`."""
+
+    def __init__(self, root: Path, spec: Spec, number: int) -> None:
+        self.root = root
+        self.spec = spec
+        self.number = number
+        self.trial = trial_path(root, spec)
+        self.path = self.trial / ATTEMPTS / str(number)
+        self._begun = time.monotonic()
+
+    @classmethod
+    def claim(cls, root: Path, spec: Spec, info: Mapping[str, Any]) -> Attempt:
+        """Take the next number by mkdir, which one process alone can win, and record who runs it."""
+        trial = trial_path(root, spec)
+        (trial / ATTEMPTS).mkdir(parents=True, exist_ok=True)
+        if read_json(trial / "spec.json") is None:
+            write_json(trial / "spec.json", {"id": spec.id, **spec.as_dict()})
+        number = max((int(a.name) for a in attempt_directories(trial)), default=0) + 1
+        while not create_directory(trial / ATTEMPTS / str(number)):
+            number += 1
+        attempt = cls(root, spec, number)
+        write_json(attempt.path / "attempt.json", {"started_at": now(), "host": socket.gethostname(), **info})
+        return attempt
+
+    def newest_commit(self) -> Commit | None:
+        """The newest commit of any earlier attempt that is whole; a damaged one is passed over."""
+        found = [c for a in attempt_directories(self.trial) if int(a.name) < self.number for c in commits(a)]
+        for path in sorted(found, key=lambda c: (commit_epoch(c), int(c.parent.name)), reverse=True):
+            try:
+                rows = pq.read_table(io.BytesIO(read_verified(path, "rows.parquet"))).to_pylist()
+                return Commit(commit_epoch(path), read_verified(path, "state.pt"), rows)
+            except Damaged:
+                continue
+        return None
+
+    def commit(self, epoch: int, state: bytes, rows: Sequence[Row]) -> None:
+        """Make state and all rows so far durable together; of this attempt's commits the newest two stay."""
+        files = {"state.pt": state, "rows.parquet": self._rows(rows)}
+        write_directory(self.path / f"{COMMIT}{epoch}", files, {"epoch": epoch, "seconds": self.seconds})
+        for old in commits(self.path)[:-KEPT_COMMITS]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def finish(self, status: str, epoch: int, rows: Sequence[Row], trial_row: Row, state: bytes | None) -> bool:
+        """Write `done`; False when another attempt was first, whose results then stand (they are equal)."""
+        fields = schema.config_schema(self.spec.module)
+        identity: Row = {"trial_id": self.spec.id, "name": self.trial.name, "study": self.root.name, "status": status}
+        own = [c for c in schema.TRIALS if c.name != "rows_sha256"]
+        known = {c.name for c in own}
+        row = identity | trial_row | schema.config_columns(self.spec)
+        summary = {k: v for k, v in row.items() if k not in known and not k.startswith("config_")}
+        extra = [pa.field(k, _arrow_kind(v)) for k, v in summary.items()]
+        files = {
+            "rows.parquet": self._rows(rows),
+            "trial.parquet": parquet(schema.table([row], own, [*fields, *extra])),
+        }
+        if state is not None:
+            files["state.pt"] = state
+        meta = {"status": status, "epoch": epoch, "source_digest": trial_row.get("source_digest")}
+        return write_directory(self.trial / DONE, files, meta)
+
+    def end(self, how: str, info: Mapping[str, Any] | None = None) -> None:
+        """Record how the attempt ended; the first record stays."""
+        if not (self.path / "end.json").exists():
+            write_json(self.path / "end.json", {"how": how, "ended_at": now(), "seconds": self.seconds, **(info or {})})
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock seconds since the attempt was claimed."""
+        return time.monotonic() - self._begun
+
+    def _rows(self, rows: Sequence[Row]) -> bytes:
+        columns = [c for c in schema.row_columns(self.spec.module) if c.name not in ("trial_id", "name")]
+        used = {k for row in rows for k in row}
+        return parquet(schema.table(rows, [c for c in columns if c.name in used or c.name == "attempt"]))
+
+
+def tidy(trial: Path) -> None:
+    """Remove what a done trial no longer needs: commits and temporary directories of all attempts."""
+    for attempt in attempt_directories(trial):
+        for leftover in [*commits(attempt), *attempt.glob(f"{TEMPORARY}*")]:
+            _remove(leftover)
+    sweep(trial)
+
+
+def sweep(trial: Path) -> None:
+    """Remove temporary names that a killed writer left in a trial's own directory."""
+    for leftover in trial.glob(f"{TEMPORARY}*"):
+        _remove(leftover)
+
+
+def quarantine(trial: Path) -> Path:
+    """Set a damaged `done` aside so that the trial runs again; returns where it went."""
+    number = 1
+    while (aside := trial / f"damaged-{number}").exists():
+        number += 1
+    (trial / DONE).rename(aside)
+    return aside
+
+
+def parquet(table: pa.Table) -> bytes:
+    """An Arrow table as the bytes of a Parquet file."""
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def spec_of(trial: Path) -> Spec | None:
+    """The spec in a trial's directory; None where it is missing or not the one that the directory names."""
+    value = read_json(trial / "spec.json") or {}
+    identity = value.pop("id", None)
+    try:
+        return Spec(**value) if identity == trial_id(trial) else None
+    except TypeError:
+        return None
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _arrow_kind(value: Any) -> pa.DataType:
+    kinds = {bool: "bool", int: "int", float: "float"}
+    return schema.ARROW[kinds.get(type(value), "str")]

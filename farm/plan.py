@@ -1,0 +1,213 @@
+"""The plan: a pure function from a configuration, the ledger's states and the nodes to trials with states.
+
+Imports neither torch nor Ray, and reads no file.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from farm.config import Config
+from farm.errors import UsageError
+from farm.ledger.scan import Progress
+from trials.spec import Scalar, Spec, trial_module
+
+State = Literal["done", "partial", "new", "failed", "unschedulable"]
+STATES: tuple[State, ...] = ("done", "partial", "new", "failed", "unschedulable")
+
+
+@dataclass(frozen=True)
+class Node:
+    """What one node, or one type of node, can hold."""
+
+    cpu: float
+    gpu: float
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What one trial reserves, whole, on one node."""
+
+    cpu: float
+    gpu: float
+    exclusive: bool = False
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A spec with its place in the plan."""
+
+    id: str
+    spec: Spec
+    label: str
+    bundle: Bundle
+    state: State
+    epoch: int = 0
+    status: str = ""
+    reason: str = ""
+    log: str = ""
+    gpu_hours: float | None = None
+    stale: bool = False
+    """Done, by other sources than today's under the same REVISION."""
+
+    @property
+    def to_run(self) -> bool:
+        """Whether a run would start this trial."""
+        return self.state in ("new", "partial")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All trials of a study's grid, in the grid's order."""
+
+    study: str
+    trials: tuple[Trial, ...]
+
+    def count(self, state: State) -> int:
+        """Number of trials in a state."""
+        return sum(t.state == state for t in self.trials)
+
+    @property
+    def to_run(self) -> list[Trial]:
+        """What a run starts, larger gangs first: a gang that waits behind small trials waits for ever."""
+        return sorted((t for t in self.trials if t.to_run), key=lambda t: (-t.bundle.gpu, -t.bundle.cpu))
+
+
+def specs(config: Config, fingerprint: str, hardware: str | None) -> list[tuple[Spec, Bundle]]:
+    """The grid's points, seeds innermost, without duplicates.
+
+    Raises `UsageError` where the trial module's own `check` refuses a point, or where a timed trial would
+    share a GPU.
+    """
+    module = trial_module(config.settings.module)
+    check = getattr(module, "check", None)
+    found: dict[str, tuple[Spec, Bundle]] = {}
+    for point in _points(config):
+        parameters = {**config.parameters, **point}
+        if check is not None and (problem := check(parameters)):
+            raise UsageError(f"{_point_text(point)}: {problem}")
+        bundle = _bundle(config, parameters)
+        for seed in config.settings.seeds:
+            spec = Spec(
+                module=config.settings.module,
+                parameters=parameters,
+                seed=seed,
+                threads=config.settings.threads,
+                dataset=config.settings.data,
+                fingerprint=fingerprint,
+                revision=module.REVISION,
+                timed=config.settings.timed,
+                hardware=hardware if config.settings.timed else None,
+            )
+            found.setdefault(spec.id, (spec, bundle))
+    return list(found.values())
+
+
+def make(
+    config: Config,
+    grid: Sequence[tuple[Spec, Bundle]],
+    ledger: Mapping[str, Progress],
+    nodes: Sequence[Node],
+    source_digest: str = "",
+    gpu_hours: Mapping[str, float] | None = None,
+) -> Plan:
+    """Give every point of the grid its state. `nodes` empty means: not known, hold nothing against them."""
+    varying = _varying([spec for spec, _ in grid])
+    trials = []
+    for spec, bundle in grid:
+        identity = spec.id
+        progress = ledger.get(identity, Progress("new"))
+        state, reason = _state(progress, bundle, nodes, config.settings.retry)
+        stale = state == "done" and bool(source_digest) and progress.source_digest not in ("", source_digest)
+        trials.append(
+            Trial(
+                id=identity,
+                spec=spec,
+                label=label(spec, varying),
+                bundle=bundle,
+                state=state,
+                epoch=progress.epoch,
+                status=progress.status,
+                reason=reason,
+                log=progress.log,
+                gpu_hours=(gpu_hours or {}).get(identity),
+                stale=stale,
+            )
+        )
+    return Plan(config.study, tuple(trials))
+
+
+def readable(spec: Spec) -> str:
+    """A directory-safe name made from the spec alone: parameters away from their introduced default, and seed."""
+    moved = spec.canonical()["parameters"]
+    text = "-".join([f"{k}{v}" for k, v in moved.items()] + [f"seed{spec.seed}"])
+    safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in text)
+    return safe if len(safe) <= 60 else safe[-60:].lstrip("-_.")
+
+
+def label(spec: Spec, varying: Iterable[str]) -> str:
+    """A short name within one grid: the parameters that vary there."""
+    values = {**spec.parameters, "seed": spec.seed}
+    return " ".join(str(values[k]) if isinstance(values[k], str) else f"{k}={values[k]}" for k in varying) or spec.id
+
+
+def _points(config: Config) -> Iterator[dict[str, Scalar]]:
+    """The product of all axes and zipped groups, then the extra points."""
+    axes: list[list[dict[str, Scalar]]] = [[{k: v} for v in values] for k, values in config.sweep.items()]
+    for group in config.zip:
+        axes.append([dict(zip(group, row, strict=True)) for row in zip(*group.values(), strict=True)])
+    for combination in itertools.product(*axes):
+        yield {k: v for part in combination for k, v in part.items()}
+    yield from config.extra
+
+
+def _point_text(point: Mapping[str, Scalar]) -> str:
+    return ", ".join(f"{k}={v}" for k, v in point.items()) or "trial"
+
+
+def _bundle(config: Config, parameters: Mapping[str, Scalar]) -> Bundle:
+    resources = config.settings.resources
+    cpu = _amount("resources.cpu", resources.cpu, parameters)
+    gpu = _amount("resources.gpu", resources.gpu, parameters)
+    if gpu > 1 and gpu != int(gpu):
+        raise UsageError(f"resources.gpu={gpu}: a fraction of one GPU, or whole GPUs")
+    if config.settings.timed and gpu != int(gpu):
+        raise UsageError(f"resources.gpu={gpu}: a timed trial has its GPUs to itself; use timed=false to share one")
+    return Bundle(cpu, gpu, resources.exclusive == "node")
+
+
+def _amount(key: str, value: Any, parameters: Mapping[str, Scalar]) -> float:
+    amount = parameters.get(value) if isinstance(value, str) else value
+    if isinstance(amount, bool) or not isinstance(amount, (int, float)) or not 0 <= amount < 2**20:
+        raise UsageError(f"{key}={value}: a number of at least 0, or the name of a numeric parameter, is expected")
+    return float(amount)
+
+
+def _varying(grid: Sequence[Spec]) -> list[str]:
+    if len(grid) < 2:
+        return ["seed"] if grid else []
+    names = [k for k in grid[0].parameters if len({s.parameters.get(k) for s in grid}) > 1]
+    names.sort(key=lambda k: not isinstance(grid[0].parameters[k], str))
+    return names + (["seed"] if len({s.seed for s in grid}) > 1 or not names else [])
+
+
+def _state(progress: Progress, bundle: Bundle, nodes: Sequence[Node], retry: str) -> tuple[State, str]:
+    if progress.state == "done":
+        return "done", ""
+    if nodes and not any(n.cpu >= bundle.cpu and n.gpu >= bundle.gpu for n in nodes):
+        return "unschedulable", _too_large(bundle, nodes)
+    if progress.state == "failed" and retry == "failed":
+        return ("partial" if progress.epoch else "new"), ""
+    return progress.state, progress.error
+
+
+def _too_large(bundle: Bundle, nodes: Sequence[Node]) -> str:
+    need = f"{bundle.cpu:g} CPUs" + (f" and {bundle.gpu:g} GPUs" if bundle.gpu else "")
+    best = max(nodes, key=lambda n: (n.gpu, n.cpu))
+    hint = "; device=cpu resources.gpu=0 runs without a GPU" if bundle.gpu and not best.gpu else ""
+    return f"needs {need} on one node; the largest node has {best.cpu:g} CPUs and {best.gpu:g} GPUs{hint}"
+
+
