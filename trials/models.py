@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -138,8 +139,8 @@ def multilayer_perceptron(
     if dropout:
         model.append(nn.Dropout(0.2))
     with seeded(seed):
-        for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True):
-            if fan_in != sizes[0]:
+        for number, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
+            if number:
                 model.append(nn.ReLU())
                 if dropout:
                     model.append(nn.Dropout(0.5))
