@@ -1,0 +1,1 @@
+"""Tables, figures and reports, made from a study's export and from nothing else."""

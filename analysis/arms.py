@@ -1,0 +1,80 @@
+"""Arms: the points of a grid, seeds put together, with a name that says what varies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+SAME_ARM = ("seed", "fingerprint", "module")
+"""Config columns that never tell arms apart: seeds are the repetitions, the others are said otherwise."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Trials that differ in the seed alone. `values` are all its config values, without the prefix config_.
+
+    `name` says what the problem calls it ("cutout M=4"), `variation` the other swept parameters
+    ("schedule=budget"; empty where none vary).
+    """
+
+    name: str
+    variation: str
+    values: Mapping[str, Any]
+    trials: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        """Name and variation."""
+        return ", ".join(part for part in (self.name, self.variation) if part)
+
+
+def arms(
+    plan: pd.DataFrame, name: Callable[[Mapping[str, Any]], str] | None = None, named: Sequence[str] = ()
+) -> list[Arm]:
+    """Group the plan's trials into arms, in the plan's order.
+
+    `name` makes an arm's name from its values; `named` are the parameters it speaks of, so they are not
+    repeated in the variation. Without `name` the varying parameters are the name.
+    """
+    columns = [c for c in plan.columns if c.startswith("config_") and c.removeprefix("config_") not in SAME_ARM]
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for position, row in enumerate(plan[columns].itertuples(index=False)):
+        groups.setdefault(tuple(_text(v) for v in row), []).append(position)
+    vary = [p for p in varying(plan) if p not in named]
+    found = []
+    for positions in groups.values():
+        first = plan.iloc[positions[0]]
+        values = {c.removeprefix("config_"): first[c] for c in columns}
+        rest = describe(values, vary)
+        found.append(
+            Arm(
+                name=name(values) if name else rest or "all trials",
+                variation=rest if name else "",
+                values=values,
+                trials=tuple(str(plan["trial_id"].iloc[p]) for p in positions),
+            )
+        )
+    return found
+
+
+def varying(plan: pd.DataFrame) -> list[str]:
+    """Parameters with more than one value in the plan, without prefix; the seed is not one."""
+    columns = [c for c in plan.columns if c.startswith("config_") and c.removeprefix("config_") not in SAME_ARM]
+    return [c.removeprefix("config_") for c in columns if len({_text(v) for v in plan[c]}) > 1]
+
+
+def describe(values: Mapping[str, Any], parameters: Iterable[str]) -> str:
+    """ "depth=20, schedule=budget" for some of the values."""
+    return ", ".join(f"{p}={_text(values[p])}" for p in parameters)
+
+
+def _text(value: Any) -> str:
+    """A value as people write it: a whole number that pandas made a float (a column with gaps) has no ".0"."""
+    if value is None or value is pd.NA or (isinstance(value, float) and value != value):
+        return "none"
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
+    return f"{value:g}" if isinstance(value, float) else str(value)

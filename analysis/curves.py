@@ -1,0 +1,96 @@
+"""Lines over epochs: the mean over seeds with its interval, drawn with labels at their ends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from matplotlib.axes import Axes
+
+from analysis import stats, style
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line: `x` (epochs), the mean over trials `value`, and its interval `low`..`high` (NaN where n=1)."""
+
+    label: str
+    colour: str
+    x: Array
+    value: Array
+    low: Array
+    high: Array
+    n: int
+    dashes: str = "-"
+
+
+def curve(rows: pd.DataFrame, column: str, label: str, colour: str, dashes: str = "-", confidence: float = 0.95) -> Curve:
+    """The mean of a column at each epoch over the trials in `rows`, with a t interval at each epoch.
+
+    An epoch that not every trial has (one diverged, or stopped early) has the mean of those that do.
+    """
+    kept = rows.loc[np.isfinite(rows[column].to_numpy(dtype=np.float64)), ["epoch", column]]
+    points = [(float(str(e)), stats.mean(g[column].to_numpy(), confidence)) for e, g in kept.groupby("epoch")]
+    x, value, low, high = (
+        np.array(v, dtype=np.float64)
+        for v in (
+            [e for e, _ in points],
+            [p.value for _, p in points],
+            [p.low for _, p in points],
+            [p.high for _, p in points],
+        )
+    )
+    return Curve(label, colour, x, value, low, high, rows["trial_id"].nunique(), dashes)
+
+
+def draw(axes: Axes, curves: Sequence[Curve], *, log: bool = False, percent: bool = False) -> None:
+    """Lines and bands. A logarithmic axis is used only where every value is above zero."""
+    for c in curves:
+        axes.plot(c.x, c.value, c.dashes, color=c.colour, marker="o" if len(c.x) < 8 else "", markersize=3.5)
+        if np.isfinite(c.low).any():
+            floor = c.value.min() / 2 if log else -np.inf
+            axes.fill_between(c.x, np.maximum(c.low, floor), c.high, color=c.colour, alpha=0.18, linewidth=0)
+    values = np.concatenate([c.value for c in curves]) if curves else np.ones(1)
+    if log and len(values) and values.min() > 0:
+        style.log_scale(axes, percent=percent)
+    elif percent:
+        style.percent_axis(axes)
+
+
+def limit(axes: Axes, curves: Sequence[Curve], *others: float) -> None:
+    """Fit the y axis to the lines and `others`, not to wide intervals, which then run out of the picture."""
+    values = np.concatenate([c.value for c in curves] + [np.array(others, dtype=np.float64)])
+    low, high = float(values.min()), float(values.max())
+    if axes.get_yscale() == "log":
+        axes.set_ylim(low / 1.15, high * 1.15)
+    else:
+        margin = 0.05 * ((high - low) or 1.0)
+        axes.set_ylim(low - margin, high + margin)
+
+
+def label(axes: Axes, curves: Sequence[Curve]) -> None:
+    """Write each line's label at its right end; call it last."""
+    ends = [(c.label, c.colour, float(c.x[-1]), float(c.value[-1])) for c in curves if len(c.x)]
+    style.label_ends(axes, ends)
+
+
+def mark_learning_rate(axes: Axes, rows: pd.DataFrame, at_most: int = 4) -> list[int]:
+    """Thin vertical lines where the learning rate steps down; none for a schedule that changes all the time.
+
+    Returns the epochs (from 1) that were the first with a new rate.
+    """
+    if "learning_rate" not in rows or rows.empty:
+        return []
+    rates = rows.groupby("epoch")["learning_rate"].mean()
+    changed = ~np.isclose(rates.to_numpy()[1:], rates.to_numpy()[:-1], rtol=1e-6)
+    epochs = [int(e) for e in rates.index.to_numpy()[1:][changed]]
+    if len(epochs) > at_most:
+        return []
+    for epoch in epochs:
+        axes.axvline(epoch - 0.5, color=style.GREY, linewidth=0.8, linestyle=":")
+    return epochs

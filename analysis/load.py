@@ -1,0 +1,114 @@
+"""Read a study's export (Parquet) into pandas, restricted to the trials of its plan.
+
+The plan says which trials belong to the grid that was asked for, so smoke rows, old revisions and other
+datasets that lie in the same ledger never enter a table. Nothing is dropped in silence: what the plan holds
+and the rows lack is in `Data.missing`, `Data.ended` says how the rest ended. No matplotlib here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+FIXED = ("trials", "attempts", "plan")
+"""Tables that every export has, beside the one row table that the trial module names (mostly "epochs")."""
+
+
+class AnalysisError(Exception):
+    """The export cannot be analysed; the text says why and what to do. No traceback is needed."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """One study's export. `plan` keeps the grid's order; the other tables hold only trials of the plan.
+
+    `rows` is the row table named `table`; `digests` maps each file of the export to its SHA-256.
+    """
+
+    study: str
+    directory: Path
+    table: str
+    rows: pd.DataFrame
+    trials: pd.DataFrame
+    attempts: pd.DataFrame
+    plan: pd.DataFrame
+    digests: dict[str, str]
+
+    @property
+    def missing(self) -> pd.DataFrame:
+        """Trials of the plan that have no end yet: state partial, new, failed or unschedulable."""
+        return self.plan[self.plan["state"] != "done"]
+
+    def ended(self, status: str) -> list[str]:
+        """Ids of the done trials with a status ("completed", "oom" or "diverged"), in the plan's order."""
+        found = set(self.trials.loc[self.trials["status"] == status, "trial_id"])
+        return [str(i) for i in self.plan["trial_id"] if i in found]
+
+    def rows_of(self, trial_ids: list[str] | tuple[str, ...]) -> pd.DataFrame:
+        """The rows of some trials."""
+        return self.rows[self.rows["trial_id"].isin(list(trial_ids))]
+
+
+def load(study_dir: Path) -> Data:
+    """Read `<study_dir>/export/`. Raises `AnalysisError` where it is absent, incomplete or contradictory."""
+    export = study_dir / "export"
+    files = {path.stem: path for path in sorted(export.glob("*.parquet"))}
+    study = study_dir.name
+    if not files:
+        raise AnalysisError(f"{export}: no export there; `farm export study={study}` writes one")
+    if lacking := [name for name in FIXED if name not in files]:
+        raise AnalysisError(f"{export}: {lacking[0]}.parquet is missing; `farm export study={study}` rebuilds it")
+    row_tables = [name for name in files if name not in FIXED]
+    if len(row_tables) != 1:
+        raise AnalysisError(f"{export}: one row table is expected beside {', '.join(FIXED)}, found {row_tables}")
+    frames = {name: _read(path) for name, path in files.items()}
+    plan = frames["plan"]
+    done = set(plan.loc[plan["state"] == "done", "trial_id"])
+    kept = {name: _only(frame, done) for name, frame in frames.items() if name in ("trials", row_tables[0])}
+    data = Data(
+        study=study,
+        directory=study_dir,
+        table=row_tables[0],
+        rows=kept[row_tables[0]],
+        trials=kept["trials"],
+        attempts=_only(frames["attempts"], set(plan["trial_id"])),
+        plan=plan,
+        digests=digests(study_dir),
+    )
+    _check(data, done)
+    return data
+
+
+def digests(study_dir: Path) -> dict[str, str]:
+    """SHA-256 of every Parquet file of the export, by file name; empty where there is none."""
+    paths = sorted((study_dir / "export").glob("*.parquet"))
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+def _read(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
+        reason = str(error).splitlines()[0]
+        raise AnalysisError(f"{path}: not readable as Parquet ({reason}); `farm export` rebuilds it") from None
+
+
+def _only(frame: pd.DataFrame, trial_ids: set[str]) -> pd.DataFrame:
+    return frame[frame["trial_id"].isin(list(trial_ids))].reset_index(drop=True)
+
+
+def _check(data: Data, done: set[str]) -> None:
+    """An export that contradicts itself would give wrong numbers that look right."""
+    if lost := done - set(data.trials["trial_id"]):
+        raise AnalysisError(
+            f"{data.directory}/export: {sorted(lost)[0]} is done in plan.parquet and absent from trials.parquet; "
+            f"`farm export study={data.study}` rebuilds both"
+        )
+    if twice := data.trials["trial_id"][data.trials["trial_id"].duplicated()].tolist():
+        raise AnalysisError(f"{data.directory}/export: trial {twice[0]} is in trials.parquet twice")
+    if data.table == "epochs" and data.rows.duplicated(["trial_id", "epoch"]).any():
+        row = data.rows[data.rows.duplicated(["trial_id", "epoch"])].iloc[0]
+        raise AnalysisError(f"{data.directory}/export: epoch {row['epoch']} of {row['trial_id']} is there twice")

@@ -1,0 +1,245 @@
+"""Problem 4: validation error of batch augmentation with cutout, and what 94 % accuracy costs.
+
+`tables` and `figures` take `load.load(...)`'s data and give named tables and figures; `sections` puts them
+between the written answers; `main` is the one figure and table that a run ends with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from analysis import curves, cutout, style
+from analysis.arms import Arm, arms
+from analysis.load import Data
+from analysis.options import Options
+from analysis.outcomes import ArmOutcome, device_of, outcome_table, outcomes
+from analysis.provenance import source
+from analysis.style import Figure
+from analysis.table import Table
+
+TITLE = "Problem 4: batch augmentation with cutout"
+MAIN_FIGURE, MAIN_TABLE = "validation-error", "to-target"
+ERROR = "validation_error"
+NAMED = ("augmentation", "M")
+REFERENCE_SCHEDULE = "hoffer"
+
+
+def arm_name(values: Mapping[str, Any]) -> str:
+    """ "baseline" is crop and flip without copies (question 2); the rest is augmentation and M."""
+    augmentation, copies = str(values.get("augmentation", "cutout")), int(values.get("M", 1))
+    if augmentation == "standard":
+        return "baseline" if copies == 1 else f"crop + flip M={copies}"
+    return f"cutout M={copies}" if augmentation == "cutout" else f"{augmentation} augmentation M={copies}"
+
+
+def study_arms(data: Data) -> list[Arm]:
+    """The study's arms: the baseline first, then by augmentation and M, variations in the plan's order."""
+    found = arms(data.plan, arm_name, NAMED)
+    return sorted(found, key=lambda a: (a.name != "baseline", a.name.split("M=")[0], int(a.values.get("M", 1))))
+
+
+def reference(found: Sequence[Arm]) -> str:
+    """The variation that the main figure shows: the one with Hoffer et al.'s schedule, else the first."""
+    hoffer = [a.variation for a in found if a.values.get("schedule") == REFERENCE_SCHEDULE]
+    return next(iter(hoffer or [a.variation for a in found]), "")
+
+
+def study_outcomes(data: Data, options: Options) -> list[ArmOutcome]:
+    """What came of each arm: error, epochs and seconds to the target, what is missing."""
+    return outcomes(data, study_arms(data), ERROR, 1 - options.target_accuracy, options.confidence)
+
+
+def main_table(data: Data, options: Options) -> dict[str, Table]:
+    """Epochs and wall-clock to the target, one table for each device: GPU models never share a table."""
+    everything = study_outcomes(data, options)
+    devices = list(dict.fromkeys(d for o in everything if (d := device_of(data, o.arm))))
+    if len(devices) < 2:
+        return {MAIN_TABLE: outcome_table(data, everything, options, devices[0] if devices else "")}
+    placed = {d: [o for o in everything if (device_of(data, o.arm) or devices[0]) == d] for d in devices}
+    names = {d: f"{MAIN_TABLE}-{'-'.join(d.lower().split())}" for d in devices}
+    return {names[d]: outcome_table(data, placed[d], options, d, devices) for d in devices}
+
+
+def tables(data: Data, options: Options | None = None) -> dict[str, Table]:
+    """All tables of the problem by name."""
+    return main_table(data, options or Options())
+
+
+def figures(data: Data, options: Options | None = None) -> dict[str, Figure]:
+    """All figures of the problem by name. Those that have no rows to show are left out."""
+    options = options or Options()
+    found = study_arms(data)
+    made = {"cutout": cutout.before_and_after(options.images, options.images_source)}
+    if baseline := [a for a in found if a.name == "baseline"]:
+        made["baseline"] = baseline_figure(data, baseline, options)
+    made[MAIN_FIGURE] = main_figure(data, options)
+    variations = list(dict.fromkeys(a.variation for a in found))
+    if len(variations) > 1:
+        made["variations"] = variations_figure(data, found, variations, options)
+    return {name: figure for name, figure in made.items() if figure is not None}
+
+
+def main(data: Data, options: Options | None = None) -> tuple[dict[str, Figure], dict[str, Table]]:
+    """The main figure and table alone, for the end of a run."""
+    options = options or Options()
+    figure = main_figure(data, options)
+    return ({MAIN_FIGURE: figure} if figure else {}), main_table(data, options)
+
+
+def main_figure(data: Data, options: Options) -> Figure | None:
+    """Validation error against epoch, one line an arm, for the reference variation (question 3)."""
+    found = study_arms(data)
+    shown = [a for a in found if a.variation == reference(found)]
+    return _error_figure(data, shown, found, options, "Validation error against epoch")
+
+
+def baseline_figure(data: Data, baseline: Sequence[Arm], options: Options) -> Figure | None:
+    """Validation and training error of the baseline against epoch (question 2)."""
+    arm = next((a for a in baseline if a.variation == reference(baseline)), baseline[0])
+    rows = data.rows_of(_completed(data, arm))
+    if rows.empty:
+        return None
+    lines = [curves.curve(rows, ERROR, "validation", style.BLACK, confidence=options.confidence)]
+    if "train_error" in rows and rows["train_error"].notna().any():
+        lines.append(curves.curve(rows, "train_error", "training", style.GREY, "--", options.confidence))
+    drawing, (axes,) = style.new_drawing()
+    drawing.subplots_adjust(left=0.13, right=0.8, bottom=0.14, top=0.97)
+    with style.styled():
+        drops = _finish(axes, lines, rows, options)
+    return Figure(
+        title="Baseline: validation error against epoch",
+        alt=f"Line chart. {_summary(lines)}{_drops(drops)} The target of {_target(options)} is a dashed line.",
+        caption=f"Crop and flip, M=1: {_caption(lines, drops, options)}",
+        drawing=drawing,
+        source=source(data, _completed(data, arm)),
+    )
+
+
+def variations_figure(data: Data, found: Sequence[Arm], variations: Sequence[str], options: Options) -> Figure | None:
+    """One panel for each variation (schedule, precision, depth), same axes and colours."""
+    palette = style.colours(a.name for a in found)
+    rows_needed = len(variations)
+    drawing, panels = style.new_drawing(1, rows_needed, height=0.6 + 2.9 * rows_needed, sharex=True, sharey=True)
+    height = 0.6 + 2.9 * rows_needed
+    drawing.subplots_adjust(left=0.13, right=0.74, bottom=0.55 / height, top=1 - 0.3 / height, hspace=0.16)
+    drawn: list[tuple[Any, list[curves.Curve], str]] = []
+    for panel, variation in zip(panels, variations, strict=True):
+        lines = _lines(data, [a for a in found if a.variation == variation], palette, options)
+        drawn.append((panel, lines, variation))
+    every = [c for _, lines, _ in drawn for c in lines]
+    if not every:
+        return None
+    with style.styled():
+        for panel, lines, variation in drawn:
+            shown = [a for a in found if a.variation == variation]
+            rows = data.rows_of([i for a in shown for i in _completed(data, a)])
+            _finish(panel, lines, rows, options, scale_to=every, xlabel=panel is panels[-1])
+            panel.set_title(variation or "reference", loc="left")
+    ids = [i for a in found for i in _completed(data, a)]
+    parts = " ".join(f"{variation}: {_summary(lines)}" for _, lines, variation in drawn)
+    return Figure(
+        title="Validation error against epoch, by schedule and other swept parameters",
+        alt=f"{len(variations)} line charts with the same axes. {parts}",
+        caption=f"One panel for each of {', '.join(v or 'reference' for v in variations)}. {_band(every, options)}",
+        drawing=drawing,
+        source=source(data, ids),
+    )
+
+
+def _error_figure(
+    data: Data, shown: Sequence[Arm], found: Sequence[Arm], options: Options, title: str
+) -> Figure | None:
+    lines = _lines(data, shown, style.colours(a.name for a in found), options)
+    if not lines:
+        return None
+    drawing, (axes,) = style.new_drawing()
+    drawing.subplots_adjust(left=0.13, right=0.74, bottom=0.14, top=0.97)
+    ids = [i for a in shown for i in _completed(data, a)]
+    with style.styled():
+        drops = _finish(axes, lines, data.rows_of(ids), options)
+    absent = [a.label for a in shown if not _completed(data, a)]
+    left_out = f" Not in the figure, no completed trial: {', '.join(absent)}." if absent else ""
+    return Figure(
+        title=title,
+        alt=f"Line chart, one line an arm. {_summary(lines)}{_drops(drops)} Target {_target(options)} dashed.{left_out}",
+        caption=_caption(lines, drops, options) + left_out,
+        drawing=drawing,
+        source=source(data, ids),
+    )
+
+
+def _lines(data: Data, shown: Sequence[Arm], palette: Mapping[str, str], options: Options) -> list[curves.Curve]:
+    lines = []
+    for arm in shown:
+        rows = data.rows_of(_completed(data, arm))
+        if len(rows):
+            dashes = "--" if arm.name == "baseline" else "-"
+            lines.append(curves.curve(rows, ERROR, arm.name, palette[arm.name], dashes, options.confidence))
+    return lines
+
+
+def _finish(
+    axes: Any,
+    lines: list[curves.Curve],
+    rows: Any,
+    options: Options,
+    scale_to: Sequence[curves.Curve] | None = None,
+    xlabel: bool = True,
+) -> list[int]:
+    """Draw lines, target, learning-rate drops, scales and labels; returns the epochs of the drops."""
+    target = 1 - options.target_accuracy
+    curves.draw(axes, lines, log=True, percent=True)
+    near = min(float(c.value.min()) for c in scale_to or lines) < 4 * target
+    if near:  # far from the target, its line would squeeze the data into the top of the picture
+        axes.axhline(target, color=style.GREY, linewidth=0.9, linestyle=(0, (4, 3)))
+        axes.annotate(
+            f"{_target(options)} accuracy", (0.01, target), xycoords=("axes fraction", "data"),
+            xytext=(0, 3), textcoords="offset points", fontsize=8.5, color="#555555",
+        )  # fmt: skip
+    drops = curves.mark_learning_rate(axes, rows)
+    curves.limit(axes, scale_to or lines, *([target] if near else []))
+    if xlabel:
+        axes.set_xlabel("epoch")
+    axes.set_ylabel("validation error")
+    last = max((float(c.x[-1]) for c in scale_to or lines), default=1.0)
+    axes.set_xlim(0 if last > 8 else 0.8, last + (0 if last > 8 else 0.2))
+    if last <= 8:
+        axes.set_xticks(np.arange(1, last + 1))
+    curves.label(axes, lines)
+    return drops
+
+
+def _completed(data: Data, arm: Arm) -> list[str]:
+    completed = set(data.ended("completed"))
+    return [i for i in arm.trials if i in completed]
+
+
+def _target(options: Options) -> str:
+    return f"{100 * options.target_accuracy:g} %"
+
+
+def _summary(lines: Sequence[curves.Curve]) -> str:
+    return " ".join(
+        f"{c.label}: {100 * c.value[0]:.1f} % at epoch {c.x[0]:.0f}, {100 * c.value[-1]:.1f} % at epoch {c.x[-1]:.0f}."
+        for c in lines
+    )
+
+
+def _drops(drops: Sequence[int]) -> str:
+    return f" The learning rate drops at epoch {', '.join(map(str, drops))}." if drops else ""
+
+
+def _band(lines: Sequence[curves.Curve], options: Options) -> str:
+    counts = sorted({c.n for c in lines})
+    n = f"n={counts[0]}" if len(counts) == 1 else f"n={counts[0]} to {counts[-1]}"
+    if counts[-1] < 2:
+        return f"One seed an arm ({n}), so no intervals."
+    return f"Line: mean over seeds ({n}); band: {100 * options.confidence:g} % t interval at each epoch."
+
+
+def _caption(lines: Sequence[curves.Curve], drops: Sequence[int], options: Options) -> str:
+    dotted = f" Dotted: first epoch with a new learning rate ({', '.join(map(str, drops))})." if drops else ""
+    return f"{_band(lines, options)} Dashed grey: {_target(options)} accuracy, where it is near.{dotted}"

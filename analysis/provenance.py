@@ -1,0 +1,61 @@
+"""Where a figure's or a table's numbers come from, in one sentence under it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from analysis.load import Data
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a figure or table was made from: trial ids, their number of rows, and anything else in words."""
+
+    trials: tuple[str, ...] = ()
+    rows: int = 0
+    note: str = ""
+
+
+def source(data: Data, trial_ids: Sequence[str], note: str = "") -> Source:
+    """The source made of some trials' rows."""
+    return Source(tuple(trial_ids), len(data.rows_of(list(trial_ids))), note)
+
+
+def sentence(data: Data, made_from: Source) -> str:
+    """Rows, trials, seeds, dataset, device, commit, image and dates behind a figure or table."""
+    if not made_from.trials:
+        return made_from.note or "No rows: nothing was measured for it."
+    trials = data.trials[data.trials["trial_id"].isin(made_from.trials)]
+    parts = [f"{_count(made_from.rows, 'row')} of {_count(len(made_from.trials), 'trial')}"]
+    for column, word in (("config_seed", "seeds"), ("config_dataset", "data"), ("devices", "device")):
+        if values := distinct(trials, column):
+            parts.append(f"{word} {values}")
+    for column, word in (("farm_commit", "farm commit"), ("torch_version", "torch"), ("image", "image")):
+        if values := distinct(trials, column):
+            parts.append(f"{word} {values}")
+    if dates := _dates(trials):
+        parts.append(f"finished {dates}")
+    return "; ".join(parts + ([made_from.note] if made_from.note else [])) + "."
+
+
+def distinct(frame: pd.DataFrame, column: str, at_most: int = 5) -> str:
+    """The different values of a column, joined by commas; empty where there is no such column or value."""
+    if column not in frame:
+        return ""
+    values = sorted({str(v) for v in frame[column].dropna()} - {""}, key=lambda v: (len(v), v))
+    shown = [v[:12] if len(v) >= 40 and " " not in v else v for v in values[:at_most]]
+    return ", ".join(shown) + (f" and {len(values) - at_most} more" if len(values) > at_most else "")
+
+
+def _dates(trials: pd.DataFrame) -> str:
+    if "finished_at" not in trials:
+        return ""
+    days = sorted({str(v)[:10] for v in trials["finished_at"].dropna()} - {""})
+    return " to ".join(dict.fromkeys([days[0], days[-1]])) if days else ""
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

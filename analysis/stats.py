@@ -1,0 +1,160 @@
+"""Pure functions from arrays to (estimate, low, high, n).
+
+An interval over n seeds says how well the mean is known if seeds are the only source of chance; with one seed
+there is none (NaN), which is shown and never replaced by zero width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Numbers = Sequence[float] | npt.NDArray[np.floating]
+TOLERANCE = 1e-7
+"""Slack of the comparison with a target, as a fraction: above float32 rounding, far below one image in 10,000."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its confidence interval and the count of values behind it; NaN is "not known"."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    @property
+    def has_interval(self) -> bool:
+        """Whether the interval is known (n of at least 2)."""
+        return math.isfinite(self.low) and math.isfinite(self.high)
+
+
+NOTHING = Estimate(math.nan, math.nan, math.nan, 0)
+"""The estimate from no values."""
+
+
+def mean(values: Numbers, confidence: float = 0.95) -> Estimate:
+    """Arithmetic mean with Student's t interval, mean ± t(n−1, (1+confidence)/2) · s/√n.
+
+    s is the sample standard deviation (n−1). Source: Student 1908, "The probable error of a mean"; it holds
+    for independent normal values. The unit is that of the values. NaN values raise ValueError.
+    """
+    x = _finite(values)
+    if len(x) == 0:
+        return NOTHING
+    centre = float(x.mean())
+    half = _t(len(x) - 1, confidence) * float(x.std(ddof=1)) / math.sqrt(len(x)) if len(x) > 1 else math.nan
+    return Estimate(centre, centre - half, centre + half, len(x))
+
+
+def ratio(numerator: Numbers, denominator: Numbers, confidence: float = 0.95, *, paired: bool = False) -> Estimate:
+    """Ratio of geometric means, with an interval, of positive values (times, throughputs); no unit.
+
+    The logarithms' difference of means gets a t interval, which is then exponentiated: Welch's unequal
+    variances with Satterthwaite's degrees of freedom (Welch 1947), or, `paired`, the differences of equal
+    positions (same seed). n is the smaller count. Raises ValueError for a value that is not positive.
+    """
+    a, b = np.log(_positive(numerator)), np.log(_positive(denominator))
+    if len(a) == 0 or len(b) == 0:
+        return NOTHING
+    if paired:
+        if len(a) != len(b):
+            raise ValueError(f"paired values are expected, got {len(a)} and {len(b)}")
+        difference = mean(a - b, confidence)
+        return Estimate(*(math.exp(v) for v in (difference.value, difference.low, difference.high)), len(a))
+    centre = float(a.mean() - b.mean())
+    half = _welch_half_width(a, b, confidence)
+    return Estimate(math.exp(centre), math.exp(centre - half), math.exp(centre + half), min(len(a), len(b)))
+
+
+def difference(a: Numbers, b: Numbers, confidence: float = 0.95) -> Estimate:
+    """Difference of means a − b with Welch's interval (Welch 1947), in the values' unit. n: the smaller count."""
+    x, y = _finite(a), _finite(b)
+    if len(x) == 0 or len(y) == 0:
+        return NOTHING
+    centre = float(x.mean() - y.mean())
+    half = _welch_half_width(x, y, confidence)
+    return Estimate(centre, centre - half, centre + half, min(len(x), len(y)))
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """Where one trial first reached a target, or that it did not in the `epochs` it had (censored)."""
+
+    epoch: int | None
+    seconds: float | None
+    epochs: int
+
+
+def first_reached(epochs: Sequence[int], errors: Numbers, seconds: Numbers, target_error: float) -> Crossing:
+    """First epoch whose error is at most `target_error` (a fraction), and the wall-clock at its end.
+
+    Epochs may come in any order; a NaN error reaches nothing. Later epochs above the target change nothing.
+    """
+    order = np.argsort(np.asarray(epochs), kind="stable")
+    last = int(np.asarray(epochs)[order[-1]]) if len(order) else 0
+    hits = [i for i in order if errors[i] <= target_error + TOLERANCE]
+    if not hits:
+        return Crossing(None, None, last)
+    return Crossing(int(epochs[hits[0]]), float(seconds[hits[0]]), last)
+
+
+@dataclass(frozen=True)
+class ToTarget:
+    """Crossings of several trials: means over the `reached` ones only, out of `n`.
+
+    Where reached < n the means are too small (the slow trials are cut off at `epochs`), so a table says both.
+    """
+
+    epoch: Estimate
+    seconds: Estimate
+    reached: int
+    n: int
+    epochs: int
+
+
+def to_target(crossings: Sequence[Crossing], confidence: float = 0.95) -> ToTarget:
+    """Mean epoch and seconds of those that reached the target, with t intervals and the count of the others."""
+    reached = [c for c in crossings if c.epoch is not None and c.seconds is not None]
+    return ToTarget(
+        epoch=mean([float(c.epoch or 0) for c in reached], confidence),
+        seconds=mean([float(c.seconds or 0.0) for c in reached], confidence),
+        reached=len(reached),
+        n=len(crossings),
+        epochs=max((c.epochs for c in crossings), default=0),
+    )
+
+
+def _finite(values: Numbers) -> npt.NDArray[np.float64]:
+    x = np.asarray(values, dtype=np.float64)
+    if not np.isfinite(x).all():
+        raise ValueError("values must be finite; leave out what was not measured, and say so")
+    return x
+
+
+def _positive(values: Numbers) -> npt.NDArray[np.float64]:
+    x = _finite(values)
+    if (x <= 0).any():
+        raise ValueError("a ratio needs positive values")
+    return x
+
+
+def _welch_half_width(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64], confidence: float) -> float:
+    if len(a) < 2 or len(b) < 2:
+        return math.nan
+    va, vb = float(a.var(ddof=1)) / len(a), float(b.var(ddof=1)) / len(b)
+    if va + vb == 0:
+        return 0.0
+    freedom = (va + vb) ** 2 / (va**2 / (len(a) - 1) + vb**2 / (len(b) - 1))
+    return _t(freedom, confidence) * math.sqrt(va + vb)
+
+
+def _t(freedom: float, confidence: float) -> float:
+    # scipy.special alone: scipy.stats takes a second to import, and with one seed not even this is needed
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, (1 + confidence) / 2))

@@ -1,0 +1,197 @@
+"""How figures look and how they are saved: one palette, alternative text, the same bytes every time.
+
+Colours are those of Okabe & Ito (2008, "Color Universal Design"), told apart with any colour vision; yellow is
+left out, it vanishes on white. Figures are narrow with large type, so that they can be read when a phone
+shows them 360 pixels wide, and lines also differ in print without colour by their direct labels.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import escape
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure as Drawing
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from analysis.provenance import Source
+
+BLACK, SKY, BLUE, GREEN = "#000000", "#56b4e9", "#0072b2", "#009e73"
+ORANGE, VERMILLION, PURPLE, GREY = "#e69f00", "#d55e00", "#cc79a7", "#7f7f7f"
+PALETTE = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, BLACK, GREY)
+
+ARM_COLOURS: Mapping[str, str] = {
+    "baseline": BLACK,
+    "cutout M=1": GREY,
+    "cutout M=2": SKY,
+    "cutout M=4": BLUE,
+    "cutout M=8": GREEN,
+    "cutout M=16": ORANGE,
+    "cutout M=32": VERMILLION,
+    "adagrad": BLUE,
+    "rmsprop": ORANGE,
+    "rmsprop_nesterov": VERMILLION,
+    "adadelta": GREEN,
+    "adam": PURPLE,
+}
+"""Arms that the sheet names have one colour for ever, in every figure and every report."""
+
+WIDTH_INCHES = 5.6
+RC: Mapping[str, Any] = {
+    "svg.hashsalt": "farm",  # ids inside an SVG are then the same in every run
+    "svg.fonttype": "path",
+    "pdf.fonttype": 42,
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "axes.labelsize": 10,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "legend.fontsize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "lines.linewidth": 1.6,
+    "figure.dpi": 100,
+    "savefig.dpi": 200,
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawing with its title, the text for those who cannot see it, a caption and its source."""
+
+    title: str
+    alt: str
+    caption: str
+    drawing: Drawing
+    source: Source = Source()
+
+
+def colours(names: Iterable[str]) -> dict[str, str]:
+    """A colour for each arm. Pass all arms of the study, also to a figure of some: then colours agree.
+
+    Arms of `ARM_COLOURS` have theirs; others take what is left of the palette, in order, then again.
+    """
+    wanted = list(dict.fromkeys(names))
+    chosen = {name: ARM_COLOURS[name] for name in wanted if name in ARM_COLOURS}
+    free = [c for c in PALETTE if c not in chosen.values()] or list(PALETTE)
+    others = [name for name in wanted if name not in chosen]
+    return chosen | {name: free[i % len(free)] for i, name in enumerate(others)}
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Matplotlib with this project's settings, whatever the user's own are."""
+    with matplotlib.rc_context():
+        matplotlib.rcParams.update(matplotlib.rcParamsDefault | {"backend": "agg"} | dict(RC))
+        yield
+
+
+def new_drawing(
+    columns: int = 1, rows: int = 1, *, width: float = WIDTH_INCHES, height: float = 3.9, **subplots: Any
+) -> tuple[Drawing, list[Axes]]:
+    """An empty drawing (inches) and its axes, row by row. `subplots` goes to `Figure.subplots`."""
+    with styled():
+        drawing = Drawing(figsize=(width, height))
+        FigureCanvasAgg(drawing)
+        axes = drawing.subplots(rows, columns, squeeze=False, **subplots)
+    return drawing, [a for row in axes for a in row]
+
+
+def log_scale(axes: Axes, axis: str = "y", *, percent: bool = False) -> None:
+    """A logarithmic axis whose ticks are plain numbers at 1, 2 and 5; `percent` shows fractions as %."""
+    getattr(axes, f"set_{axis}scale")("log")
+    which = axes.yaxis if axis == "y" else axes.xaxis
+    which.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=20))
+    which.set_minor_formatter(NullFormatter())
+    which.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:g} %" if percent else f"{v:,g}"))
+
+
+def percent_axis(axes: Axes) -> None:
+    """Fractions on the y axis shown as percent."""
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:g} %"))
+
+
+def label_ends(axes: Axes, ends: Sequence[tuple[str, str, float, float]], gap_points: float = 12.0) -> None:
+    """Write each line's label (label, colour, x, y of its end) right of the axes, apart from one another.
+
+    Call it when scales, limits and margins are final: labels are placed in display space.
+    """
+    if not ends:
+        return
+    scale = axes.figure.dpi / 72
+    wanted = [float(axes.transData.transform((x, y))[1]) for _, _, x, y in ends]
+    places = spread(wanted, gap_points * scale)
+    box = axes.bbox
+    for (label, colour, x, y), place in zip(ends, places, strict=True):
+        axes.annotate(
+            label,
+            xy=(x, y),
+            xytext=(1.045, (place - box.y0) / box.height),
+            textcoords="axes fraction",
+            va="center",
+            fontsize=9,
+            color=colour,
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkA": 1, "shrinkB": 0},
+        )
+
+
+def spread(wanted: Sequence[float], gap: float) -> list[float]:
+    """Move positions as little as possible (least squares) so that neighbours are `gap` apart, order kept.
+
+    Pool-adjacent-violators on the positions less their rank's gaps (Barlow et al. 1972, isotonic regression).
+    """
+    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
+    pools: list[tuple[float, int]] = []
+    for rank, i in enumerate(order):
+        pools.append((wanted[i] - rank * gap, 1))
+        while len(pools) > 1 and pools[-2][0] > pools[-1][0]:
+            (a, m), (b, n) = pools[-2:]
+            pools[-2:] = [((a * m + b * n) / (m + n), m + n)]
+    flat = [value for value, count in pools for _ in range(count)]
+    placed = dict(zip(order, (v + rank * gap for rank, v in enumerate(flat)), strict=True))
+    return [placed[i] for i in range(len(wanted))]
+
+
+def svg(figure: Figure) -> str:
+    """The drawing as SVG text with title and description; equal drawings give equal text."""
+    buffer = io.StringIO()
+    with styled():
+        figure.drawing.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    text = buffer.getvalue()
+    text = re.sub(r"<\?xml[^>]*\?>\s*|<!DOCTYPE[^>]*>\s*|\s*<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    head = f'<title id="title">{escape(figure.title)}</title><desc id="desc">{escape(figure.alt)}</desc>'
+    return re.sub(r"<svg ([^>]*)>", rf'<svg role="img" aria-labelledby="title desc" \1>{_literal(head)}', text, count=1)
+
+
+def save(figure: Figure, directory: Path, name: str, formats: Sequence[str] = ("png", "svg", "pdf")) -> list[Path]:
+    """Write `<directory>/<name>.<format>` for each format; returns the paths. Equal drawings give equal files."""
+    directory.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for kind in formats:
+        path = directory / f"{name}.{kind}"
+        if kind == "svg":
+            path.write_text(svg(figure), encoding="utf-8")
+        else:
+            metadata = {"Title": figure.title} | ({"CreationDate": None} if kind == "pdf" else {"Software": None})
+            with styled():
+                figure.drawing.savefig(path, format=kind, metadata=metadata)
+        paths.append(path)
+    return paths
+
+
+def _literal(text: str) -> str:
+    """Text that `re.sub` takes as it is."""
+    return text.replace("\\", r"\\")
