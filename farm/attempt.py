@@ -165,7 +165,9 @@ class _Run:
         return rows, state
 
     def _finish(self, outcome: Outcome, state: Callable[[], State] | None) -> End:
-        self._write_done(outcome, _dump_state(state()) if state is not None and self.request.keep == "weights" else None)
+        self._write_done(
+            outcome, _dump_state(state()) if state is not None and self.request.keep == "weights" else None
+        )
         return End(outcome.status, self.epoch)
 
     def _write_done(self, outcome: Outcome, state: bytes | None) -> None:
@@ -179,7 +181,7 @@ class _Run:
         self._write_done(Outcome("oom", {"peak_memory_bytes": peak, "error": message}), None)
 
     def _trial_row(self) -> Row:
-        records = [r for r in attempt_records(self.attempt.root, self.attempt.trial)]
+        records = list(attempt_records(self.attempt.root, self.attempt.trial))
         seconds = sum(float(r.get("seconds") or 0) for r in records) + self.attempt.seconds
         devices = sorted({str(r.get("device")) for r in records if r.get("device")})
         device = device_name(self.device)

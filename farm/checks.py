@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,11 @@ from farm.errors import UsageError
 from trials.spec import Scalar
 
 
-def nearest(name: str, names: Iterable[str], prefix: str = "nearest is ") -> str:
-    """`prefix` and the most similar of `names`, or nothing when none is similar."""
-    found = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
-    return f"{prefix}{found[0]}{'; ' if prefix == 'nearest is ' else ''}" if found else ""
+def nearest(name: str, names: Collection[str], prefix: str = "nearest is ") -> str:
+    """`prefix` and the most similar of `names` (case and a leading `trial.` aside), or nothing."""
+    by_tail = {n.removeprefix("trial.").lower(): n for n in names} | {n.lower(): n for n in names}
+    found = difflib.get_close_matches(name.lower(), by_tail, n=1, cutoff=0.6)
+    return f"{prefix}{by_tail[found[0]]}{'; ' if prefix == 'nearest is ' else ''}" if found else ""
 
 
 def short_path(path: Path) -> str:
@@ -74,7 +75,7 @@ def axis_values(axes: Any, schema: Any, prefix: str) -> dict[str, list[Scalar]]:
             raise UsageError(f"{key}: no such parameter{nearest(str(name), fields, prefix='; nearest is ')}")
         if not isinstance(values, list) or not values:
             raise UsageError(f"{key}={values}: a list of at least one value is expected, as {key}=[…]")
-        holder = OmegaConf.structured(schema)
+        holder = typed(schema)
         converted = [_converted(key, name, value, holder) for value in values]
         for value in converted:
             check_value(key, value, fields[name].metadata)
@@ -82,6 +83,14 @@ def axis_values(axes: Any, schema: Any, prefix: str) -> dict[str, list[Scalar]]:
             raise UsageError(f"{key}={values}: a value stands there twice")
         checked[str(name)] = converted
     return checked
+
+
+def typed(schema: Any) -> DictConfig:
+    """A dataclass as a typed OmegaConf node that can be written to, also when the dataclass is frozen."""
+    node = OmegaConf.structured(schema)
+    OmegaConf.set_readonly(node, False)
+    assert isinstance(node, DictConfig)
+    return node
 
 
 def _converted(key: str, name: str, value: Any, holder: DictConfig) -> Scalar:

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, GrammarParseError, OmegaConfBaseException, ValidationError
 from yaml import YAMLError
 
-from farm.checks import axis_values, check_ranges, nearest, short_path
+from farm.checks import axis_values, check_ranges, nearest, short_path, typed
 from farm.errors import UsageError
 from trials.spec import Scalar, parameter, trial_module
 
@@ -110,11 +110,11 @@ class Config:
 def load(arguments: list[str]) -> Config:
     """Resolve `key=value` arguments into a configuration. Raises `UsageError` with the nearest key or range."""
     selectors, overrides = _split(arguments)
-    study_file = _study_file(selectors)
+    study_file = _study_file(selectors, [str(k) for k in overrides])
     study = _read(study_file)
     name = str(study.pop("study", study_file.stem))
-    profiles = study.pop("profiles", {}) or {}
-    layers = [(f"study {name}", study)]
+    profiles: dict[str, Any] = study.pop("profiles", None) or {}
+    layers: list[tuple[str, Any]] = [(f"study {name}", study)]
     if profile := selectors.get("profile"):
         if profile not in profiles:
             raise UsageError(f"profile={profile}: study {name} has {_listing(profiles)}")
@@ -167,7 +167,7 @@ def _parses(argument: str) -> bool:
     return True
 
 
-def _study_file(selectors: dict[str, str]) -> Path:
+def _study_file(selectors: dict[str, str], others: list[str]) -> Path:
     if "study" in selectors:
         chosen = selectors["study"]
         if chosen.endswith((".yaml", ".yml")):
@@ -182,7 +182,9 @@ def _study_file(selectors: dict[str, str]) -> Path:
             return CONF / "study" / f"{name}.yaml"
         numbers = [s.removeprefix("problem") for s in studies() if s.removeprefix("problem").isdigit()]
         raise UsageError(f"problem={selectors['problem']}: the problems are {', '.join(numbers)}")
-    raise UsageError("say which study: problem=4, study=NAME or study=FILE.yaml; see --help")
+    known = [*SELECTORS, *(f.name for f in dataclasses.fields(Settings))]
+    wrong = "".join(f"{k}: no such key{nearest(k, known, prefix='; nearest is ')}. " for k in others if k not in known)
+    raise UsageError(f"{wrong}Say which study: problem=4, study=NAME or study=FILE.yaml; see --help")
 
 
 def _named_file(kind: str, name: str, directory: Path) -> Path:
@@ -208,7 +210,7 @@ def _merge(layers: list[tuple[str, Any]], study_file: Path) -> DictConfig:
     module = next((layer["module"] for _, layer in reversed(layers) if "module" in layer), None)
     if not module:
         raise UsageError(f"{short_path(study_file)}: `module` is missing (a trial module, e.g. trials.problem4)")
-    tree.trial = OmegaConf.structured(_parameters(str(module), study_file))
+    tree.trial = typed(_parameters(str(module), study_file))
     for origin, layer in layers:
         try:
             tree = OmegaConf.merge(tree, layer)

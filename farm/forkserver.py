@@ -80,10 +80,12 @@ class ForkServer:
 
     def serve(self) -> None:
         """Work until nobody is connected any more."""
-        last_seen, patience = time.monotonic(), FIRST_CONNECTION_SECONDS
+        last_seen, patience, starter = time.monotonic(), FIRST_CONNECTION_SECONDS, os.getppid()
         while self.connections or time.monotonic() - last_seen < patience:
             if self.connections:
-                last_seen, patience = time.monotonic(), IDLE_SECONDS
+                last_seen, patience, starter = time.monotonic(), IDLE_SECONDS, 0
+            elif starter and os.getppid() != starter:  # it died before anybody came
+                break
             for key, _ in self.selector.select(timeout=1.0):
                 self._handle(key.fileobj)
             self._reap()
@@ -92,13 +94,13 @@ class ForkServer:
     def _handle(self, source: Any) -> None:
         if source is self.listener:
             stream, _ = self.listener.accept()
-            connection = _Connection(stream)
-            self.connections.append(connection)
+            self.connections.append(_Connection(stream))
             self.selector.register(stream, selectors.EVENT_READ)
         elif source is self._woken:
             self._woken.recv(4096)
-        elif connection := next((c for c in self.connections if c.stream is source), None):
-            self._receive(connection)
+        else:
+            for connection in [c for c in self.connections if c.stream is source]:
+                self._receive(connection)
 
     def _receive(self, connection: _Connection) -> None:
         messages = connection.lines()
@@ -139,11 +141,11 @@ class ForkServer:
                 return
             if child == 0:
                 return
-            connection = next((c for c in self.connections if c.child == child), None)
-            if connection is not None:
-                connection.kill(signal.SIGKILL)  # what the attempt left behind: loaders, ranks
-                connection.child = None
-                _send(connection.stream, {"exit": os.waitstatus_to_exitcode(status)})
+            for connection in self.connections:
+                if connection.child == child:
+                    connection.kill(signal.SIGKILL)  # what the attempt left behind: loaders, ranks
+                    connection.child = None
+                    _send(connection.stream, {"exit": os.waitstatus_to_exitcode(status)})
 
 
 def _become_child(server: int) -> None:

@@ -16,6 +16,7 @@ from farm.ledger.scan import Progress
 from trials.spec import Scalar, Spec, trial_module
 
 State = Literal["done", "partial", "new", "failed", "unschedulable"]
+READABLE_LENGTH = 60
 STATES: tuple[State, ...] = ("done", "partial", "new", "failed", "unschedulable")
 
 
@@ -142,10 +143,11 @@ def make(
 
 def readable(spec: Spec) -> str:
     """A directory-safe name made from the spec alone: parameters away from their introduced default, and seed."""
-    moved = spec.canonical()["parameters"]
-    text = "-".join([f"{k}{v}" for k, v in moved.items()] + [f"seed{spec.seed}"])
-    safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in text)
-    return safe if len(safe) <= 60 else safe[-60:].lstrip("-_.")
+    text = ""
+    for key, value in spec.canonical()["parameters"].items():
+        part = "".join(c if c.isalnum() or c in "_." else "_" for c in f"{key}{value}")
+        text += f"{part}-" if len(text) + len(part) < READABLE_LENGTH else ""
+    return f"{text}seed{spec.seed}"
 
 
 def label(spec: Spec, varying: Iterable[str]) -> str:
@@ -209,5 +211,3 @@ def _too_large(bundle: Bundle, nodes: Sequence[Node]) -> str:
     best = max(nodes, key=lambda n: (n.gpu, n.cpu))
     hint = "; device=cpu resources.gpu=0 runs without a GPU" if bundle.gpu and not best.gpu else ""
     return f"needs {need} on one node; the largest node has {best.cpu:g} CPUs and {best.gpu:g} GPUs{hint}"
-
-

@@ -128,8 +128,8 @@ def config_schema(module: str) -> list[pa.Field]:
     """Arrow fields of `config_columns`, by the types of the module's parameters."""
     fields = dataclasses.fields(trial_module(module).Parameters)
     kinds = {f.name: _arrow_type(str(f.type)) for f in fields}
-    own: dict[str, pa.DataType] = {"seed": pa.int64(), "threads": pa.int64(), "revision": pa.int64(), "timed": pa.bool_()}
-    kinds |= {k: own.get(k, pa.string()) for k in SPEC_COLUMNS}
+    own = {"seed": "int", "threads": "int", "revision": "int", "timed": "bool"}
+    kinds |= {k: ARROW[own.get(k, "str")] for k in SPEC_COLUMNS}
     return [pa.field(f"config_{k}", kind) for k, kind in kinds.items()]
 
 

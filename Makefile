@@ -1,0 +1,37 @@
+# make setup | demo | test | check | report | lock
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+
+.PHONY: setup demo test check report lock clean
+
+setup: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml
+	python3 -m venv $(VENV)
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $(STAMP)
+
+demo: setup
+	$(PYTHON) farm/run.py problem=4 profile=smoke
+
+test: setup
+	$(PYTHON) -m pytest
+
+check: setup
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+report: setup
+	$(VENV)/bin/farm report problem=4
+
+# Resolve anew from pyproject.toml, in a fresh environment, and write down what was found.
+lock:
+	rm -rf build/lock && python3 -m venv build/lock
+	build/lock/bin/python -m pip install --quiet setuptools wheel '.[dev]'
+	build/lock/bin/python -m pip freeze --all --exclude experiment-farm | grep -v '^pip==' > requirements.lock
+
+clean:
+	rm -rf $(VENV) build

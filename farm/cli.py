@@ -1,0 +1,210 @@
+"""The `farm` command: verbs, flags, exit codes. `farm run` is `python farm/run.py`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from farm import config as configuration
+from farm import help as helping
+from farm.checks import short_path
+from farm.config import Config
+from farm.errors import COMPLETE, FAILED, INTERRUPTED, FarmError, PreflightError, UsageError
+from farm.plan import STATES, Plan
+
+Verb = Callable[[argparse.Namespace], int]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb and return its exit code; the user's mistakes become one line on stderr."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if unknown := [word for word in rest if word.startswith("-")]:
+        parser.error(f"{unknown[0]}: no such flag; see farm {options.verb} --help")
+    options.overrides += rest  # argparse takes only the key=value before a flag
+    try:
+        if options.help:
+            print(helping.text(options.verb, options.overrides))
+            return COMPLETE
+        verb: Verb = options.function
+        return verb(options)
+    except FarmError as error:
+        print(f"farm: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:  # `farm plan | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return COMPLETE
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="farm", description=__doc__, epilog="farm VERB --help shows more")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def add(name: str, function: Verb, help: str) -> argparse.ArgumentParser:
+        verb = verbs.add_parser(name, help=help, add_help=False)
+        verb.add_argument("overrides", nargs="*", metavar="key=value")
+        verb.add_argument("--help", "-h", action="store_true")
+        verb.set_defaults(function=function)
+        return verb
+
+    run = add("run", _run, "run what the ledger lacks")
+    run.add_argument("--dry-run", action="store_true", help="print the plan and run nothing")
+    plan = add("plan", _plan, "list every trial with its state")
+    for verb in (run, plan):
+        verb.add_argument("--cfg", action="store_true", help="print the resolved configuration and run nothing")
+        verb.add_argument("--json", action="store_true", help="the plan as JSON")
+    add("export", _export, "rebuild the Parquet tables from the ledger")
+    report = add("report", _report, "write the report of a study")
+    report.add_argument("--check", action="store_true", help="exit 1 where the report is older than its rows")
+    add("data", _data, "`farm data fetch` downloads CIFAR-10; `farm data` says what is there")
+    add("doctor", _doctor, "check this machine: versions, GPUs, Ray, data, results directory")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    config = configuration.load(options.overrides)
+    if options.cfg:
+        print(config.yaml(), end="")
+        return COMPLETE
+    if options.dry_run or options.json:
+        return _show_plan(config, options.json)
+    from farm import study
+
+    result = study.run(config, options.overrides)
+    _print_failures(result.plan)
+    for path in _main_results(config, result.plan):
+        print(short_path(path))
+    print(f"{short_path(config.ledger / 'export')}: {', '.join(p.name for p in result.tables.values())}")
+    return result.exit_code
+
+
+def _plan(options: argparse.Namespace) -> int:
+    config = configuration.load(options.overrides)
+    if options.cfg:
+        print(config.yaml(), end="")
+        return COMPLETE
+    return _show_plan(config, options.json)
+
+
+def _show_plan(config: Config, as_json: bool) -> int:
+    from farm import study
+    from farm.view import counts, plan_table
+
+    plan = study.make_plan(config)
+    if as_json:
+        print(json.dumps(_plan_json(plan), indent=1))
+    else:
+        from rich.console import Console
+
+        Console(soft_wrap=True).print(plan_table(plan))
+        print(counts(plan, STATES))
+    return FAILED if plan.count("failed") or plan.count("unschedulable") else COMPLETE
+
+
+def _plan_json(plan: Plan) -> dict[str, object]:
+    trials = [
+        {
+            "id": t.id,
+            "label": t.label,
+            "state": t.state,
+            "status": t.status,
+            "epoch": t.epoch,
+            "reason": t.reason,
+            "cpus": t.bundle.cpu,
+            "gpus": t.bundle.gpu,
+            "gpu_hours": t.gpu_hours,
+            "stale": t.stale,
+            "spec": t.spec.as_dict(),
+        }
+        for t in plan.trials
+    ]
+    return {"study": plan.study, "counts": {s: plan.count(s) for s in STATES}, "trials": trials}
+
+
+def _print_failures(plan: Plan) -> None:
+    stale = [t for t in plan.trials if t.stale]
+    if stale:
+        print(f"{len(stale)} done trials come from other sources under the same REVISION (farm plan lists them)")
+    for trial in plan.trials:
+        if trial.state != "done":
+            reason = f": {trial.reason.splitlines()[-1]}" if trial.reason else ""
+            log = f" (log: {short_path(Path(trial.log))})" if trial.log else ""
+            print(f"{trial.state:<13} {trial.label}{reason}{log}")
+
+
+def _main_results(config: Config, plan: Plan) -> list[Path]:
+    """The study's main figure and table, when there is anything to show."""
+    if not plan.count("done"):
+        return []
+    from analysis.report import write_main_results
+
+    return write_main_results(config.ledger, config.settings.problem)
+
+
+def _export(options: argparse.Namespace) -> int:
+    config = configuration.load(options.overrides)
+    from farm import study
+    from farm.ledger.export import export
+
+    if not config.ledger.is_dir():
+        raise PreflightError(f"{config.ledger}: there is no ledger yet; farm run makes one")
+    result = export(config.ledger, study.make_plan(config), config.settings.module)
+    for path in result.tables.values():
+        print(short_path(path))
+    for trial in result.damaged:
+        print(f"farm: {trial.name}: its results are damaged; farm run redoes it", file=sys.stderr)
+    return FAILED if result.damaged else COMPLETE
+
+
+def _report(options: argparse.Namespace) -> int:
+    config = configuration.load(options.overrides)
+    from analysis.report import is_stale, write_report
+
+    if not (config.ledger / "export").is_dir():
+        raise PreflightError(f"{config.ledger}: nothing is exported yet; farm run or farm export comes first")
+    if options.check:
+        stale = is_stale(config.ledger)
+        for reason in stale:
+            print(f"farm: {reason}", file=sys.stderr)
+        return FAILED if stale else COMPLETE
+    paths = write_report(config.ledger, config.settings.problem)
+    for path in dataclasses.astuple(paths):
+        print(short_path(path))
+    return COMPLETE
+
+
+def _data(options: argparse.Namespace) -> int:
+    from trials import data
+
+    words = [w for w in options.overrides if "=" not in w]
+    values = dict(w.split("=", 1) for w in options.overrides if "=" in w)
+    root = values.pop("data_root", None)
+    results = configuration.results_directory(values.pop("results", None))
+    if values or words not in ([], ["fetch"]):
+        raise UsageError("farm data [fetch] [data_root=DIRECTORY] [results=DIRECTORY]")
+    try:
+        if words:
+            data.fetch(Path(root or "data"))
+        found = data.load("cifar10", root, results / ".cache")
+    except (data.DataError, OSError) as error:
+        raise PreflightError(str(error)) from None
+    print(f"cifar10: {len(found.train_labels)} training and {len(found.test_labels)} test images, as published")
+    return COMPLETE
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from farm.doctor import examine
+
+    results = configuration.results_directory(None)
+    problems = 0
+    for finding in examine(results):
+        print(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.name}: {finding.text}")
+        problems += not finding.ok
+    return COMPLETE if not problems else PreflightError.exit_code

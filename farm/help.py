@@ -1,0 +1,58 @@
+"""The text of --help: every key with unit, range and default, and examples that work."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from farm import config as configuration
+from farm.checks import range_text
+
+EXAMPLES = """Examples:
+  python farm/run.py problem=4 profile=smoke
+  python farm/run.py problem=4 sweep.M=[2,4] trial.epochs=10 seeds=[0,1,2] data_root=/data/cifar10
+  python farm/run.py study=my_study.yaml results=/scratch/me/results --dry-run"""
+
+SELECTORS = {
+    "problem": "N is short for the study problemN",
+    "study": "a study's name, or the path of a YAML file",
+    "profile": "one of the study's profiles; `smoke` shrinks everything for a laptop",
+    "site": "a file of farm/conf/site",
+    "trial": "id of one trial of the grid: run that alone",
+}
+USAGE = "usage: {command} key=value … {flags}"
+FLAGS = {"run": "[--dry-run] [--json] [--cfg]", "plan": "[--json] [--cfg]", "report": "[--check]"}
+
+
+def text(verb: str, overrides: list[str]) -> str:
+    """Help for a verb; with a study named, its parameters too."""
+    command = "python farm/run.py" if verb == "run" else f"farm {verb}"
+    lines = [USAGE.format(command=command, flags=FLAGS.get(verb, "")).rstrip(), "", "Selectors:"]
+    lines += [_line(name, "", "", meaning) for name, meaning in SELECTORS.items()]
+    lines += ["", f"Studies: {', '.join(configuration.studies())}", "", "Keys:"]
+    lines += _fields(configuration.Settings(), "")
+    lines += _fields(configuration.Resources(), "resources.")
+    if overrides:
+        config = configuration.load(overrides)
+        lines += ["", f"Parameters of a trial of {config.study} (trial.KEY=VALUE, or sweep.KEY=[VALUES]):"]
+        lines += _fields(config.settings.trial, "trial.")
+    else:
+        lines += ["", "With a study named (problem=4 --help), the parameters of its trials are listed too."]
+    return "\n".join([*lines, "", EXAMPLES])
+
+
+def _fields(values: Any, prefix: str) -> list[str]:
+    lines = []
+    for f in dataclasses.fields(values):
+        value = getattr(values, f.name)
+        if dataclasses.is_dataclass(value) or f.name == "trial":
+            continue
+        bounded = any(f.metadata.get(k) is not None for k in ("choices", "minimum", "maximum"))
+        about = ", ".join(filter(None, [str(f.metadata.get("unit", "")), range_text(f.metadata) if bounded else ""]))
+        lines.append(_line(f"{prefix}{f.name}", value, about, f.metadata["help"]))
+    return lines
+
+
+def _line(name: str, value: Any, about: str, meaning: str) -> str:
+    shown = "" if value is None or value == "" else f"={value}"
+    return f"  {name + shown:<34} {meaning}{f' [{about}]' if about else ''}"

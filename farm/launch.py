@@ -1,0 +1,245 @@
+"""Ray Tune runs what the plan left: each trial with its own bundle, each attempt in a fresh child process.
+
+The only module that imports `ray.tune`. Tune decides where and when; whether a trial is done, only the ledger
+says. Tune's own files are scratch.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # else thousands of small files
+os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # signals are the driver's own
+os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+
+import ray
+from ray import tune
+from ray.tune import Callback, CheckpointConfig, FailureConfig, RunConfig, Stopper, Trainable, TuneConfig
+from ray.tune.experiment import Trial as TuneTrial
+
+from farm.attempt import Request
+from farm.config import ROOT
+from farm.forkclient import ForkClient
+from farm.ledger.durable import read_json
+from farm.ledger.scan import attempt_directories
+from farm.ledger.store import trial_path
+from farm.plan import Bundle, Node
+from farm.view import View
+from trials.spec import Spec
+
+STEP_SECONDS = 1.0
+DRAIN_FILE = "drain"
+STOP_GRACE_SECONDS = 60.0
+BACK_OFF_SECONDS = (0.0, 1.0, 4.0, 15.0, 60.0)
+
+
+class Interrupted(Exception):
+    """An attempt fell to an infrastructure failure; Tune starts the trial again."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One trial to run, as Tune hands it to an actor."""
+
+    label: str
+    bundle: Bundle
+    request: Request
+
+
+class TrialActor(Trainable):
+    """Tune's actor: holds the trial's CPUs and GPUs, forks the attempt and passes its progress on.
+
+    It is reused from trial to trial and never touches CUDA itself.
+    """
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Called once for an actor, with its first trial."""
+        self._client: ForkClient | None = None
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Called when the actor is given another trial."""
+        self._begin(new_config)
+        return True
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self._config = config
+        self._request = Request(**config["request"])
+        self._drain = Path(self._request.ledger) / DRAIN_FILE
+        self._stopping = False
+        self._ended: dict[str, Any] | None = None
+        self._end: dict[str, Any] | None = None
+        self._progress: dict[str, Any] = {}
+        if self._draining():
+            self._end = {"how": "drained"}
+            return
+        time.sleep(_back_off(self._request))
+        if self._client is None:
+            self._client = ForkClient(config["run"], (self._request.spec["module"],))
+        gpus = ",".join(map(str, ray.get_gpu_ids()))
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "") if config["gpu"] else ""
+        info = {"gpu_ids": gpus, "visible_devices": visible, "node_id": ray.get_runtime_context().get_node_id()}
+        request = Request(**(config["request"] | {"info": self._request.info | info}))
+        self._client.start(request, {"CUDA_VISIBLE_DEVICES": visible})
+
+    def step(self) -> dict[str, Any]:
+        """Wait at most a second for the attempt; raises `Interrupted` when it fell to the machine."""
+        deadline = time.monotonic() + STEP_SECONDS
+        while self._end is None and (left := deadline - time.monotonic()) > 0:
+            assert self._client is not None
+            for message in self._client.messages(left):
+                self._take(message)
+            if self._draining() and not self._stopping:
+                self._stopping = True
+                self._client.stop()
+        if self._end is not None and self._end["how"] in ("interrupted", "killed"):
+            raise Interrupted(f"{self._config['label']}: {self._end.get('error_class') or self._end['how']}")
+        return {"done": self._end is not None, "progress": self._progress, "end": self._end or {}}
+
+    def _take(self, message: dict[str, Any]) -> None:
+        if "progress" in message:
+            self._progress = message["progress"]
+        elif "ended" in message:
+            self._ended = message["ended"]
+        elif "exit" in message:  # the child is gone for certain, and with it what it held of the GPU
+            self._end = self._ended or {"how": "killed", "error_class": f"exit code {message['exit']}"}
+
+    def _draining(self) -> bool:
+        return self._drain.exists()
+
+    def cleanup(self) -> None:
+        """Tune ends the actor: so does a child that still runs."""
+        if self._client is not None:
+            self._client.close()
+
+
+def _back_off(request: Request) -> float:
+    """Seconds to wait before an attempt that follows failures of the machine, growing with their number."""
+    failures = 0
+    for attempt in reversed(attempt_directories(trial_path(Path(request.ledger), Spec(**request.spec)))):
+        if (read_json(attempt / "end.json") or {}).get("how") not in ("interrupted", "killed"):
+            break
+        failures += 1
+    return BACK_OFF_SECONDS[min(failures, len(BACK_OFF_SECONDS) - 1)]
+
+
+class _Unsaved:
+    """Tune pickles what it is given, into files that are never read: there is nothing to save."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class _Events(_Unsaved, Callback):
+    """Passes Tune's events on to the view. Tune ends the whole run when a callback raises, so it must not."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+
+    def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        self._view.started(trial.config["label"])
+
+    def on_trial_result(
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
+    ) -> None:
+        if result.get("end"):
+            self._view.ended(trial.config["label"], result["end"]["how"])
+        elif result.get("progress"):
+            self._view.progress(trial.config["label"], result["progress"])
+
+    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        self._view.ended(trial.config["label"], "interrupted")
+
+
+class _DrainStopper(_Unsaved, Stopper):
+    """Stops the experiment when a drain was asked for and every trial that ran then has ended."""
+
+    def __init__(self, view: View, stopping: Callable[[], bool]) -> None:
+        self._view, self._stopping = view, stopping
+        self._since: float | None = None
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        if not self._stopping():
+            return False
+        if self._since is None:
+            self._since = time.monotonic()
+            self._view.freeze()
+        return not self._view.frozen_running or time.monotonic() - self._since > STOP_GRACE_SECONDS
+
+
+def nodes() -> list[Node]:
+    """What each living node of the connected cluster can hold."""
+    alive = [n["Resources"] for n in ray.nodes() if n["Alive"]]  # type: ignore[no-untyped-call]
+    return [Node(r.get("CPU", 0.0), r.get("GPU", 0.0)) for r in alive]
+
+
+def connect(address: str | None, cpus: int | None, gpus: int | None, modules: Path) -> None:
+    """Join the cluster at `address`, or start a Ray of our own, apart from any other on the machine.
+
+    `modules` is the directory of the study's own trial module, which actors import too.
+    """
+    path = os.pathsep.join(filter(None, [str(ROOT), str(modules), os.environ.get("PYTHONPATH")]))
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if address and address != "local":
+        ray.init(address=address, runtime_env={"env_vars": {"PYTHONPATH": path}}, **quiet)
+        return
+    os.environ["PYTHONPATH"] = path
+    os.environ.pop("RAY_ADDRESS", None)
+    ray.init(address="local", num_cpus=cpus, num_gpus=gpus, include_dashboard=False, **quiet)
+
+
+def disconnect() -> None:
+    """Leave the cluster; a Ray of our own ends."""
+    ray.shutdown()
+
+
+def run(jobs: Sequence[Job], run_id: str, view: View, stopping: Callable[[], bool], retries: int) -> None:
+    """Run all jobs on the connected cluster; returns when each has ended, or after a drain."""
+    configs = [
+        {
+            "request": job.request.as_dict(),
+            "label": job.label,
+            "run": run_id,
+            "cpu": job.bundle.cpu,
+            "gpu": job.bundle.gpu,
+        }
+        for job in jobs
+    ]
+    scratch = tempfile.mkdtemp(prefix="farm-tune-")
+    try:
+        tuner = tune.Tuner(
+            tune.with_resources(TrialActor, _placement),
+            param_space=tune.grid_search(configs),
+            tune_config=TuneConfig(reuse_actors=True, max_concurrent_trials=None),
+            run_config=RunConfig(
+                name="tune",
+                storage_path=scratch,
+                verbose=0,
+                stop=_DrainStopper(view, stopping),
+                callbacks=[_Events(view)],
+                failure_config=FailureConfig(max_failures=retries),
+                checkpoint_config=CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+            ),
+        )
+        tuner.fit()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _placement(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+    """One bundle: one node holds the whole trial."""
+    bundle = {"CPU": config["cpu"]}
+    if config["gpu"]:
+        bundle["GPU"] = config["gpu"]
+    return tune.PlacementGroupFactory([bundle])

@@ -1,0 +1,277 @@
+"""One run of a study: preflight, lock, plan, execute, plan again, export. What remains is said, with an exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shlex
+import signal
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from farm import plan as planning
+from farm import provenance
+from farm.attempt import Request
+from farm.config import Config
+from farm.errors import COMPLETE, FAILED, INTERRUPTED, RESUMABLE, PreflightError, UsageError
+from farm.ledger.durable import write_file
+from farm.ledger.lock import LedgerLock
+from farm.ledger.scan import scan
+from farm.ledger.store import quarantine
+from farm.plan import Node, Plan, Trial
+from farm.view import View, counts
+
+DRAIN_FILE = "drain"
+
+
+@dataclass
+class Signals:
+    """SIGTERM, SIGUSR1 and SIGINT ask for a drain; a second SIGINT ends at once."""
+
+    received: list[int] = field(default_factory=list)
+    on_first: Any = lambda: None
+
+    def stopping(self) -> bool:
+        """Whether a drain was asked for."""
+        return bool(self.received)
+
+    @property
+    def exit_code(self) -> int | None:
+        """75 after SIGTERM or SIGUSR1, 130 after SIGINT alone, None after none."""
+        if any(n != signal.SIGINT for n in self.received):
+            return RESUMABLE
+        return INTERRUPTED if self.received else None
+
+    @contextlib.contextmanager
+    def handled(self) -> Iterator[None]:
+        """Handle the three signals inside the block."""
+        numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+        before = {n: signal.signal(n, self._handle) for n in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def renew(self) -> None:
+        """Install the handlers again, after a library has put its own in place."""
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: Any) -> None:
+        self.received.append(number)
+        if len(self.received) == 1:
+            self.on_first()
+        elif number == signal.SIGINT:
+            raise KeyboardInterrupt
+
+
+@dataclass(frozen=True)
+class Result:
+    """A run's end: the exit code, the plan as it stands then, and the exported tables."""
+
+    exit_code: int
+    plan: Plan
+    tables: dict[str, Path]
+
+
+def make_plan(config: Config, nodes: list[Node] | None = None) -> Plan:
+    """The plan of a configuration against its ledger. `nodes` None: this machine's, unless a cluster is named."""
+    from farm.history import estimated_gpu_hours
+
+    grid = planning.specs(config, _fingerprint(config), _hardware(config))
+    if config.trial_id is not None:
+        grid = [(s, b) for s, b in grid if s.id == config.trial_id]
+        if not grid:
+            raise UsageError(f"trial={config.trial_id}: no trial of this grid has that id; `farm plan` lists them")
+    if nodes is None:
+        nodes = local_nodes(config)
+    states = scan(config.ledger)
+    digest = provenance.source_digest(config.settings.module)
+    missing = [s for s, _ in grid if s.id not in states or states[s.id].state != "done"]
+    hours = estimated_gpu_hours(config.ledger, missing, {s.id: b.gpu for s, b in grid}) if missing else {}
+    return planning.make(config, grid, states, nodes, digest, hours)
+
+
+def local_nodes(config: Config) -> list[Node]:
+    """This machine as one node; nothing when the run joins a cluster, whose nodes only Ray knows."""
+    if config.settings.executor == "inline":
+        return []
+    if cluster_address(config):
+        return []
+    settings = config.settings
+    cpus = settings.cpus or len(os.sched_getaffinity(0))
+    gpus = settings.gpus if settings.gpus is not None else len(provenance.gpu_models())
+    return [Node(cpus, gpus)]
+
+
+def cluster_address(config: Config) -> str | None:
+    """Address of the Ray cluster to join, or None for a Ray of our own."""
+    address = config.settings.ray_address or os.environ.get("RAY_ADDRESS")
+    return None if address in (None, "", "local") else address
+
+
+def run(config: Config, arguments: list[str]) -> Result:
+    """Run what the ledger lacks. Raises `PreflightError` (exit 3) before anything is started."""
+    _check_results(config)
+    plan = make_plan(config)
+    signals = Signals()
+    with LedgerLock(config.ledger, on_lost=lambda: os.kill(os.getpid(), signal.SIGTERM), say=_say):
+        _record_study(config, arguments)
+        drain = config.ledger / DRAIN_FILE
+        drain.unlink(missing_ok=True)
+        signals.on_first = drain.touch
+        print(f"{config.study}: {counts(plan, planning.STATES)}", flush=True)
+        with signals.handled():
+            if plan.to_run:
+                _prepare_data(config)
+                plan = _execute(config, plan, signals)
+        exported = _export(config, plan)
+        drain.unlink(missing_ok=True)
+    return Result(_exit_code(plan, signals), plan, exported)
+
+
+def _execute(config: Config, plan: Plan, signals: Signals) -> Plan:
+    """Run the plan's open trials by the chosen executor; the plan as the ledger has it afterwards."""
+    run_id = f"{os.getpid()}-{secrets.token_hex(3)}"
+    if config.settings.executor == "inline":
+        from farm.inline import run_inline
+
+        with View(plan, config.settings.view) as view:
+            run_inline([(t.label, request(config, t, run_id)) for t in plan.to_run], view, signals)
+        return make_plan(config)
+    nodes = _execute_with_ray(config, plan, run_id, signals)
+    return make_plan(config, nodes)
+
+
+def _execute_with_ray(config: Config, plan: Plan, run_id: str, signals: Signals) -> list[Node]:
+    from farm.forkclient import ForkClient, remove_files, start_server
+
+    address = cluster_address(config)
+    if address is None:  # its imports and Ray's start go side by side
+        start_server(run_id, (config.settings.module,))
+    from farm import launch
+
+    settings = config.settings
+    keeper = None
+    try:
+        launch.connect(address, settings.cpus, settings.gpus, config.study_file.parent)
+        nodes = launch.nodes()
+        if address is not None:
+            plan = make_plan(config, nodes)
+        if address is None:
+            keeper = ForkClient(run_id)
+        signals.renew()
+        with View(plan, settings.view, sum(n.gpu for n in nodes)) as view:
+            jobs = [launch.Job(t.label, t.bundle, request(config, t, run_id)) for t in plan.to_run]
+            if jobs and not signals.stopping():
+                launch.run(jobs, run_id, view, signals.stopping, settings.retries)
+    except ConnectionError as error:
+        raise PreflightError(f"Ray: {error}") from None
+    finally:
+        if keeper is not None:
+            keeper.close()
+        launch.disconnect()
+        remove_files(run_id)
+    return nodes
+
+
+def request(config: Config, trial: Trial, run_id: str) -> Request:
+    """What an attempt at a planned trial is told."""
+    settings = config.settings
+    device = settings.device
+    if device == "auto":
+        device = "cuda" if trial.bundle.gpu else "cpu"
+    return Request(
+        ledger=str(config.ledger),
+        spec=trial.spec.as_dict(),
+        device=device,
+        data_root=str(Path(settings.data_root).expanduser().absolute()) if settings.data_root else None,
+        cache=str(config.cache),
+        commit_seconds=settings.commit_seconds,
+        drain_seconds=settings.drain_seconds,
+        keep=settings.keep,
+        info={"driver": run_id},
+    )
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _fingerprint(config: Config) -> str:
+    from trials import data
+
+    return data.fingerprint_of(config.settings.data)
+
+
+def _hardware(config: Config) -> str | None:
+    """GPU model of timed trials: as configured, else this machine's, else a reason to ask for it."""
+    settings = config.settings
+    if not settings.timed or settings.hardware:
+        return settings.hardware
+    wants_gpu = settings.resources.gpu not in (0, 0.0)
+    if settings.device == "cpu" or not wants_gpu:
+        return "cpu"
+    models = sorted(set(provenance.gpu_models()))
+    if len(models) == 1:
+        return models[0]
+    if models:
+        raise UsageError(f"hardware: this machine has {', '.join(models)}; name the one that is timed: hardware=…")
+    if cluster_address(config):
+        raise UsageError("hardware: timed trials name the GPU model that they run on, e.g. hardware='NVIDIA H200'")
+    return "none"
+
+
+def _check_results(config: Config) -> None:
+    inside_job = "runtime_resources/working_dir_files" in str(config.results)
+    if inside_job:
+        raise PreflightError(
+            f"results: {config.results} is the job's temporary copy of the code and would be lost; "
+            "use results=/shared/path or FARM_RESULTS"
+        )
+    probe = config.ledger / f".tmp-probe-{os.getpid()}"
+    try:
+        config.ledger.mkdir(parents=True, exist_ok=True)
+        write_file(probe, b"writable")
+        probe.unlink()
+    except OSError as error:
+        raise PreflightError(f"results: {config.ledger} cannot be written: {error.strerror}") from None
+
+
+def _record_study(config: Config, arguments: list[str]) -> None:
+    command = shlex.join(["farm", "run", *arguments])
+    write_file(config.ledger / "study.yaml", f"# {command}\n{config.yaml()}".encode())
+
+
+def _prepare_data(config: Config) -> None:
+    """Have the dataset decoded and cached before any trial asks for it."""
+    from trials import data
+
+    if config.settings.data == "none":
+        return
+    root = config.settings.data_root
+    try:
+        data.load(config.settings.data, root, config.cache)
+    except data.DataError as error:
+        raise PreflightError(f"data={config.settings.data}: {error}") from None
+
+
+def _export(config: Config, plan: Plan) -> dict[str, Path]:
+    from farm.ledger.export import export
+
+    result = export(config.ledger, plan, config.settings.module)
+    for trial in result.damaged:
+        aside = quarantine(trial)
+        _say(f"{trial.name}: its results are damaged and were set aside as {aside.name}; run again to redo it")
+    return result.tables
+
+
+def _exit_code(plan: Plan, signals: Signals) -> int:
+    if all(t.state == "done" for t in plan.trials):
+        return COMPLETE
+    return signals.exit_code if signals.exit_code is not None else FAILED

@@ -1,0 +1,186 @@
+"""What the user sees while a study runs: a live table on a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from farm.plan import Plan, Trial
+
+PLAIN_SECONDS = 10.0
+ROWS = 20
+METRICS = ("validation_error", "test_error", "train_loss")
+
+
+@dataclass
+class _Line:
+    trial: Trial
+    state: str
+    began: float | None = None
+    ended: float | None = None
+    progress: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs that the trial will train, where its parameters say so."""
+        value = self.trial.spec.parameters.get("epochs", 0)
+        return value if isinstance(value, int) else 0
+
+    @property
+    def epoch(self) -> int:
+        """Epochs done."""
+        return int(self.progress.get("epoch", self.trial.epoch))
+
+
+class View:
+    """Keeps each trial's state by its label and shows it. Labels are unique within a plan."""
+
+    def __init__(self, plan: Plan, mode: str = "auto", gpus: float = 0) -> None:
+        self._lines = {t.label: _Line(t, t.state) for t in plan.trials}
+        self._gpus = gpus
+        self._began = time.monotonic()
+        self._printed = 0.0
+        self._frozen: set[str] | None = None
+        self._console = Console(stderr=False)
+        live = sys.stdout.isatty() if mode == "auto" else mode == "live"
+        self._live = Live(get_renderable=self._table, console=self._console, refresh_per_second=2) if live else None
+
+    def __enter__(self) -> View:
+        if self._live is not None:
+            self._live.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self._live is not None:
+            self._live.__exit__(*error)
+
+    def say(self, text: str) -> None:
+        """A line of its own."""
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def started(self, label: str) -> None:
+        """A trial begins."""
+        line = self._lines[label]
+        line.state, line.began = "running", line.began or time.monotonic()
+
+    def progress(self, label: str, row: Mapping[str, Any]) -> None:
+        """A trial has finished an epoch."""
+        self._lines[label].progress = dict(row)
+        if self._live is None and time.monotonic() - self._printed > PLAIN_SECONDS:
+            self._printed = time.monotonic()
+            self.say(self._summary())
+
+    def ended(self, label: str, how: str) -> None:
+        """A trial has ended."""
+        line = self._lines[label]
+        line.state, line.ended = how, time.monotonic()
+        if self._live is None:
+            seconds = line.ended - (line.began or line.ended)
+            self.say(f"{how:<11} {label}  {_metrics(line.progress)}  {seconds:.1f} s  [{self._summary()}]")
+
+    def freeze(self) -> None:
+        """Remember which trials run now: a drain waits for these and starts no others."""
+        self._frozen = {label for label, line in self._lines.items() if line.state == "running"}
+
+    @property
+    def frozen_running(self) -> bool:
+        """Whether one of those still runs."""
+        return any(self._lines[label].state == "running" for label in self._frozen or ())
+
+    def _count(self, *states: str) -> int:
+        return sum(line.state in states for line in self._lines.values())
+
+    def _summary(self) -> str:
+        done = self._count("done", "completed", "oom", "diverged")
+        parts = [f"{done}/{len(self._lines)} done", f"{self._count('running')} running"]
+        if failed := self._count("failed", "interrupted", "killed"):
+            parts.append(f"{failed} failed")
+        if self._gpus:
+            parts.append(f"{self._gpus_in_use():g}/{self._gpus:g} GPUs")
+        if (left := self._seconds_left()) is not None:
+            parts.append(f"about {_duration(left)} left")
+        return ", ".join(parts)
+
+    def _gpus_in_use(self) -> float:
+        return sum(line.trial.bundle.gpu for line in self._lines.values() if line.state == "running")
+
+    def _seconds_left(self) -> float | None:
+        """Epochs to go over the rate of epochs since the start; unknown before the first epoch."""
+        mine = [line for line in self._lines.values() if line.trial.to_run]
+        done = sum((line.epochs if line.state == "completed" else line.epoch) - line.trial.epoch for line in mine)
+        total = sum(line.epochs - line.trial.epoch for line in mine)
+        elapsed = time.monotonic() - self._began
+        return (total - done) * elapsed / done if done > 0 and total > done else None
+
+    def _table(self) -> Table:
+        table = Table(title=self._summary(), title_justify="left", box=None, pad_edge=False)
+        for name in ("trial", "state", "epoch", "result", "GPUs", "time"):
+            table.add_column(name, justify="left" if name in ("trial", "state", "result") else "right")
+        order = sorted(self._lines.values(), key=_interest)
+        for line in order[:ROWS]:
+            seconds = (line.ended or time.monotonic()) - line.began if line.began else None
+            table.add_row(
+                line.trial.label,
+                line.state,
+                f"{line.epoch}/{line.epochs}" if line.epochs else "",
+                _metrics(line.progress),
+                f"{line.trial.bundle.gpu:g}",
+                _duration(seconds) if seconds is not None else "",
+            )
+        if len(order) > ROWS:
+            table.add_row(f"… and {len(order) - ROWS} more")
+        return table
+
+
+def plan_table(plan: Plan) -> Table:
+    """The plan as a table for a terminal."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("trial", "id", "state", "CPUs", "GPUs", "GPU-hours", "note"):
+        table.add_column(name, justify="right" if name in ("CPUs", "GPUs", "GPU-hours") else "left")
+    for trial in plan.trials:
+        hours = "?" if trial.gpu_hours is None else f"{trial.gpu_hours:.2f}"
+        state = f"{trial.state} ({trial.status})" if trial.status not in ("", "completed") else trial.state
+        table.add_row(
+            trial.label, trial.id, state, f"{trial.bundle.cpu:g}", f"{trial.bundle.gpu:g}", hours, note(trial)
+        )
+    return table
+
+
+def note(trial: Trial) -> str:
+    """What is worth saying of a planned trial beside its state."""
+    if trial.stale:
+        return "done by other sources under the same REVISION"
+    if trial.state == "partial":
+        return f"goes on after epoch {trial.epoch}"
+    return trial.reason.splitlines()[-1] if trial.reason else ""
+
+
+def counts(plan: Plan, states: Sequence[str]) -> str:
+    """ "3 done, 4 new", leaving out what is 0."""
+    found = [(plan.count(s), s) for s in states]  # type: ignore[arg-type]
+    return ", ".join(f"{n} {s}" for n, s in found if n) or "no trials"
+
+
+def _interest(line: _Line) -> int:
+    order = {"running": 0, "failed": 1, "interrupted": 1, "killed": 1, "partial": 2, "new": 3}
+    return order.get(line.state, 4)
+
+
+def _metrics(row: Mapping[str, Any]) -> str:
+    found = [f"{name} {row[name]:.4f}" for name in METRICS if isinstance(row.get(name), float)]
+    return ", ".join(found[:2])
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
