@@ -17,7 +17,11 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Curve:
-    """One line: `x` (epochs), the mean over trials `value`, and its interval `low`..`high` (NaN where n=1)."""
+    """One line: `x` (epochs), the mean over trials `value`, and its interval `low`..`high` (NaN where n=1).
+
+    `singles` holds the two lines of an arm with two trials: an interval from two values (12.7 standard errors
+    wide) would cover the picture and say less than the two lines do.
+    """
 
     label: str
     colour: str
@@ -27,32 +31,53 @@ class Curve:
     high: Array
     n: int
     dashes: str = "-"
+    singles: tuple[tuple[Array, Array], ...] = ()
 
 
-def curve(rows: pd.DataFrame, column: str, label: str, colour: str, dashes: str = "-", confidence: float = 0.95) -> Curve:
+def curve(
+    rows: pd.DataFrame, column: str, label: str, colour: str, dashes: str = "-", confidence: float = 0.95
+) -> Curve:
     """The mean of a column at each epoch over the trials in `rows`, with a t interval at each epoch.
 
     An epoch that not every trial has (one diverged, or stopped early) has the mean of those that do.
     """
-    kept = rows.loc[np.isfinite(rows[column].to_numpy(dtype=np.float64)), ["epoch", column]]
+    kept = rows.loc[np.isfinite(rows[column].to_numpy(dtype=np.float64)), ["trial_id", "epoch", column]]
     points = [(float(str(e)), stats.mean(g[column].to_numpy(), confidence)) for e, g in kept.groupby("epoch")]
-    x, value, low, high = (
-        np.array(v, dtype=np.float64)
-        for v in (
-            [e for e, _ in points],
-            [p.value for _, p in points],
-            [p.low for _, p in points],
-            [p.high for _, p in points],
-        )
+    n = kept["trial_id"].nunique()
+    singles = [g.sort_values("epoch") for _, g in kept.groupby("trial_id")] if n == 2 else []
+    return Curve(
+        label=label,
+        colour=colour,
+        x=np.array([epoch for epoch, _ in points], dtype=np.float64),
+        value=np.array([p.value for _, p in points], dtype=np.float64),
+        low=np.array([p.low for _, p in points], dtype=np.float64),
+        high=np.array([p.high for _, p in points], dtype=np.float64),
+        n=n,
+        dashes=dashes,
+        singles=tuple((_floats(g["epoch"]), _floats(g[column])) for g in singles),
     )
-    return Curve(label, colour, x, value, low, high, rows["trial_id"].nunique(), dashes)
+
+
+def _floats(values: pd.Series[float]) -> Array:
+    return values.to_numpy(dtype=np.float64)
+
+
+def frame(curves: Sequence[Curve], what: str) -> pd.DataFrame:
+    """The lines as a table: arm, epoch, the mean of `what`, low, high, n."""
+    parts = [
+        pd.DataFrame({"arm": c.label, "epoch": c.x.astype(int), what: c.value, "low": c.low, "high": c.high, "n": c.n})
+        for c in curves
+    ]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
 def draw(axes: Axes, curves: Sequence[Curve], *, log: bool = False, percent: bool = False) -> None:
     """Lines and bands. A logarithmic axis is used only where every value is above zero."""
     for c in curves:
         axes.plot(c.x, c.value, c.dashes, color=c.colour, marker="o" if len(c.x) < 8 else "", markersize=3.5)
-        if np.isfinite(c.low).any():
+        for x, y in c.singles:
+            axes.plot(x, y, "-", color=c.colour, linewidth=0.6, alpha=0.7)
+        if c.n > 2:
             floor = c.value.min() / 2 if log else -np.inf
             axes.fill_between(c.x, np.maximum(c.low, floor), c.high, color=c.colour, alpha=0.18, linewidth=0)
     values = np.concatenate([c.value for c in curves]) if curves else np.ones(1)
@@ -60,6 +85,20 @@ def draw(axes: Axes, curves: Sequence[Curve], *, log: bool = False, percent: boo
         style.log_scale(axes, percent=percent)
     elif percent:
         style.percent_axis(axes)
+
+
+def how_drawn(curves: Sequence[Curve], confidence: float) -> str:
+    """The sentences of a caption that say what line and band are, with n."""
+    counts = sorted({c.n for c in curves})
+    if not counts:
+        return ""
+    n = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
+    if counts[-1] < 2:
+        return f"One seed an arm ({n}), so no intervals."
+    text = f"Line: mean over seeds ({n})."
+    if 2 in counts:
+        text += " Thin lines: the two seeds, where there are two."
+    return text + (f" Band: {100 * confidence:g} % t interval at each epoch." if counts[-1] > 2 else "")
 
 
 def limit(axes: Axes, curves: Sequence[Curve], *others: float) -> None:

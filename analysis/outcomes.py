@@ -15,7 +15,7 @@ from analysis.arms import Arm
 from analysis.load import Data
 from analysis.options import Options
 from analysis.provenance import source
-from analysis.stats import Estimate, ToTarget
+from analysis.stats import Crossing, Estimate, ToTarget
 from analysis.table import Shown, Table, estimate_column, estimate_columns, estimate_of, estimate_text, text_column
 
 
@@ -25,6 +25,7 @@ class ArmOutcome:
 
     `final_error` is a fraction, of the last epoch. Times are wall-clock seconds including evaluation, over
     trials that ran on one device; where all were `pieced` together from several devices, over those.
+    `final_errors` and `crossings` are of the completed trials, `times` of those that the time is a mean of.
     """
 
     arm: Arm
@@ -32,6 +33,9 @@ class ArmOutcome:
     final_error: Estimate
     to_target: ToTarget
     total_seconds: Estimate
+    final_errors: tuple[float, ...]
+    crossings: tuple[Crossing, ...]
+    times: tuple[float, ...]
     pieced: bool
     remark: str
 
@@ -61,15 +65,24 @@ def _outcome(data: Data, arm: Arm, error: str, target_error: float, confidence: 
     }
     reached = stats.to_target(list(crossings.values()), confidence)
     seconds = stats.to_target([crossings[i] for i in timed], confidence).seconds
+    times = tuple(float(runs[i]["wall_seconds"].iloc[-1]) for i in timed)
     return ArmOutcome(
         arm=arm,
         completed=completed,
-        final_error=stats.mean(finals, confidence),
+        final_error=_within_0_and_1(stats.mean(finals, confidence)),
         to_target=ToTarget(reached.epoch, seconds, reached.reached, reached.n, reached.epochs),
-        total_seconds=stats.mean([float(runs[i]["wall_seconds"].iloc[-1]) for i in timed], confidence),
+        total_seconds=stats.mean(times, confidence),
+        final_errors=tuple(finals),
+        crossings=tuple(crossings.values()),
+        times=times,
         pieced=bool(mixed),
         remark=_remark(data, arm, completed, mixed),
     )
+
+
+def _within_0_and_1(e: Estimate) -> Estimate:
+    """A t interval over few seeds can leave the range that a fraction has."""
+    return Estimate(e.value, max(e.low, 0.0), min(e.high, 1.0), e.n) if e.has_interval else e
 
 
 def _trial(data: Data, trial_id: str) -> Mapping[str, Any]:
@@ -152,7 +165,6 @@ def outcome_table(
             Shown("n", lambda row: f"{row['n']} of {row['planned']}"),
             Shown(f"Epochs to {target}", lambda row: _censored(row, "epochs_to_target", ",.1f")),
             Shown(f"Wall-clock to {target} (s)", lambda row: _censored(row, "seconds_to_target", ",.0f")),
-            estimate_column("Final accuracy (%)", "final_accuracy", ".2f", 100),
             estimate_column("Final error (%)", "final_error", ".2f", 100),
             Shown("Wall-clock, all epochs (s)", _total),
             Shown("Remarks", lambda row: row["remark"] or "–", numeric=False),
@@ -187,7 +199,9 @@ def _censored(row: Mapping[str, Any], name: str, form: str) -> str:
     if row["n"] == 0:
         return "–"
     if row["reached"] == 0:
-        return f"not reached in {row['epochs']} epochs"
+        if "seconds" in name:
+            return f"not reached in {row['total_seconds']:,.0f} s"
+        return f"not reached in {row['epochs']} epochs ({100 * row['final_accuracy']:.2f} %)"
     estimate = estimate_of(row, name)
     whole = form if not float(estimate.value).is_integer() or estimate.has_interval else ",.0f"
     text = estimate_text(estimate, whole) + (" †" if "seconds" in name and row["pieced_together"] else "")
@@ -205,7 +219,8 @@ def _notes(
 ) -> list[str]:
     notes = [
         f"Mean over n seeds, in brackets its {100 * options.confidence:g} % t interval (none for n = 1). "
-        "The final error is that of the last epoch, not of the best one. Wall-clock includes the evaluations."
+        "The final error is that of the last epoch, not of the best one; its interval is cut at 0 and 100 %. "
+        "Wall-clock includes the evaluations. Not reached: the accuracy and time of the whole run are given."
     ]
     if any(0 < o.to_target.reached < o.n for o in found):
         notes.append("Where only some seeds reached the target, the mean is over those, so it is too small.")

@@ -10,13 +10,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from analysis import curves, cutout, style
 from analysis.arms import Arm, arms
 from analysis.load import Data
 from analysis.options import Options
 from analysis.outcomes import ArmOutcome, device_of, outcome_table, outcomes
+from analysis.problem4_answers import Answers, answers
 from analysis.provenance import source
+from analysis.section import Section
 from analysis.style import Figure
 from analysis.table import Table
 
@@ -89,6 +92,26 @@ def main(data: Data, options: Options | None = None) -> tuple[dict[str, Figure],
     return ({MAIN_FIGURE: figure} if figure else {}), main_table(data, options)
 
 
+def sections(data: Data, options: Options | None = None) -> list[Section]:
+    """The report: three questions of the sheet, and the protocol that their numbers rest on."""
+    options = options or Options()
+    made, listed = figures(data, options), tables(data, options)
+    found: Answers = answers(data, study_outcomes(data, options), reference(study_arms(data)), options)
+    context = {"a": found, "target": _target(options), "table_names": list(listed)}
+    schedules = {name: made[name] for name in ("variations",) if name in made}
+    return [
+        Section("Cutout, and why not dropout", "problem4-cutout.md", ("4.1",), context, {"cutout": made["cutout"]}),
+        Section("How it was measured", "problem4-protocol.md", (), context),
+        Section("The baseline: crop and flip", "problem4-baseline.md", ("4.2",), context, _only(made, "baseline")),
+        Section("Batch augmentation", "problem4-batch.md", ("4.3",), context, _only(made, MAIN_FIGURE), listed),
+        Section("What the schedule changes", "problem4-schedule.md", ("4.3",), context, schedules),
+    ]
+
+
+def _only(made: Mapping[str, Figure], name: str) -> dict[str, Figure]:
+    return {name: made[name]} if name in made else {}
+
+
 def main_figure(data: Data, options: Options) -> Figure | None:
     """Validation error against epoch, one line an arm, for the reference variation (question 3)."""
     found = study_arms(data)
@@ -109,12 +132,14 @@ def baseline_figure(data: Data, baseline: Sequence[Arm], options: Options) -> Fi
     drawing.subplots_adjust(left=0.13, right=0.8, bottom=0.14, top=0.97)
     with style.styled():
         drops = _finish(axes, lines, rows, options)
+        axes.set_ylabel("error")
     return Figure(
         title="Baseline: validation error against epoch",
         alt=f"Line chart. {_summary(lines)}{_drops(drops)} The target of {_target(options)} is a dashed line.",
-        caption=f"Crop and flip, M=1: {_caption(lines, drops, options)}",
+        caption=f"Crop and flip, M=1. {_caption(lines, drops, options)}",
         drawing=drawing,
         source=source(data, _completed(data, arm)),
+        data=curves.frame(lines, "error"),
     )
 
 
@@ -143,9 +168,10 @@ def variations_figure(data: Data, found: Sequence[Arm], variations: Sequence[str
     return Figure(
         title="Validation error against epoch, by schedule and other swept parameters",
         alt=f"{len(variations)} line charts with the same axes. {parts}",
-        caption=f"One panel for each of {', '.join(v or 'reference' for v in variations)}. {_band(every, options)}",
+        caption=f"One panel for each of {', '.join(v or 'reference' for v in variations)}. {curves.how_drawn(every, options.confidence)}",
         drawing=drawing,
         source=source(data, ids),
+        data=pd.concat([curves.frame(lines, ERROR).assign(variation=v) for _, lines, v in drawn]),
     )
 
 
@@ -160,7 +186,7 @@ def _error_figure(
     ids = [i for a in shown for i in _completed(data, a)]
     with style.styled():
         drops = _finish(axes, lines, data.rows_of(ids), options)
-    absent = [a.label for a in shown if not _completed(data, a)]
+    absent = [a.name for a in shown if not _completed(data, a)]
     left_out = f" Not in the figure, no completed trial: {', '.join(absent)}." if absent else ""
     return Figure(
         title=title,
@@ -168,6 +194,7 @@ def _error_figure(
         caption=_caption(lines, drops, options) + left_out,
         drawing=drawing,
         source=source(data, ids),
+        data=curves.frame(lines, ERROR),
     )
 
 
@@ -232,14 +259,6 @@ def _drops(drops: Sequence[int]) -> str:
     return f" The learning rate drops at epoch {', '.join(map(str, drops))}." if drops else ""
 
 
-def _band(lines: Sequence[curves.Curve], options: Options) -> str:
-    counts = sorted({c.n for c in lines})
-    n = f"n={counts[0]}" if len(counts) == 1 else f"n={counts[0]} to {counts[-1]}"
-    if counts[-1] < 2:
-        return f"One seed an arm ({n}), so no intervals."
-    return f"Line: mean over seeds ({n}); band: {100 * options.confidence:g} % t interval at each epoch."
-
-
 def _caption(lines: Sequence[curves.Curve], drops: Sequence[int], options: Options) -> str:
     dotted = f" Dotted: first epoch with a new learning rate ({', '.join(map(str, drops))})." if drops else ""
-    return f"{_band(lines, options)} Dashed grey: {_target(options)} accuracy, where it is near.{dotted}"
+    return f"{curves.how_drawn(lines, options.confidence)} Dashed grey: {_target(options)} accuracy, where it is near.{dotted}"

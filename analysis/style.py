@@ -17,6 +17,7 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 import matplotlib
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Drawing
@@ -30,7 +31,7 @@ PALETTE = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, BLACK, GREY)
 
 ARM_COLOURS: Mapping[str, str] = {
     "baseline": BLACK,
-    "cutout M=1": GREY,
+    "cutout M=1": PURPLE,
     "cutout M=2": SKY,
     "cutout M=4": BLUE,
     "cutout M=8": GREEN,
@@ -69,13 +70,17 @@ RC: Mapping[str, Any] = {
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing with its title, the text for those who cannot see it, a caption and its source."""
+    """A drawing with its title, the text for those who cannot see it, a caption and its source.
+
+    `data` are the numbers that are drawn, for the CSV beside the picture.
+    """
 
     title: str
     alt: str
     caption: str
     drawing: Drawing
     source: Source = Source()
+    data: pd.DataFrame | None = None
 
 
 def colours(names: Iterable[str]) -> dict[str, str]:
@@ -144,7 +149,7 @@ def label_ends(axes: Axes, ends: Sequence[tuple[str, str, float, float]], gap_po
             fontsize=9,
             color=colour,
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkA": 1, "shrinkB": 0},
+            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.7, "shrinkA": 2, "shrinkB": 1, "relpos": (0, 0.5)},
         )
 
 
@@ -177,9 +182,15 @@ def svg(figure: Figure) -> str:
 
 
 def save(figure: Figure, directory: Path, name: str, formats: Sequence[str] = ("png", "svg", "pdf")) -> list[Path]:
-    """Write `<directory>/<name>.<format>` for each format; returns the paths. Equal drawings give equal files."""
+    """Write `<directory>/<name>.<format>` for each format, and the CSV of its data where it has any.
+
+    Returns the paths. Equal drawings give equal files.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     paths = []
+    if figure.data is not None:
+        paths.append(directory / f"{name}.csv")
+        paths[-1].write_text(figure.data.to_csv(index=False, lineterminator="\n"), encoding="utf-8")
     for kind in formats:
         path = directory / f"{name}.{kind}"
         if kind == "svg":

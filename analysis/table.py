@@ -71,14 +71,19 @@ class Table:
         body += [r"\midrule", *lines[1:], r"\bottomrule", r"\end{tabular}"]
         return "\n".join([*body, *(f"% {note}" for note in self.notes)]) + "\n"
 
-    def save(self, directory: Path, name: str) -> list[Path]:
-        """Write `<name>.csv`, `<name>.md` and `<name>.tex`; returns the paths."""
+    def save(self, directory: Path, name: str, formats: Sequence[str] = ("csv", "md", "tex")) -> list[Path]:
+        """Write `<name>.<format>` for each format; returns the paths."""
         directory.mkdir(parents=True, exist_ok=True)
-        texts = {"csv": self.csv(), "md": f"**{self.title}**\n\n{self.markdown()}", "tex": self.latex()}
-        paths = [directory / f"{name}.{kind}" for kind in texts]
-        for path, text in zip(paths, texts.values(), strict=True):
-            path.write_text(text, encoding="utf-8")
+        paths = [directory / f"{name}.{kind}" for kind in formats]
+        for path, kind in zip(paths, formats, strict=True):
+            path.write_text(self.as_text(kind), encoding="utf-8")
         return paths
+
+    def as_text(self, kind: str) -> str:
+        """The whole file of a kind: "csv", "md" or "tex"."""
+        if kind == "md":
+            return f"**{self.title}**\n\n{self.markdown()}"
+        return self.csv() if kind == "csv" else self.latex()
 
 
 def text_column(heading: str, key: str) -> Shown:

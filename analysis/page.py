@@ -1,0 +1,186 @@
+"""Sections to pages: one Markdown text, and one HTML page that needs no network and no other file."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from analysis import provenance, style, words
+from analysis.load import Data
+from analysis.markup import to_html
+from analysis.outcomes import fate
+from analysis.section import Section
+from analysis.style import Figure
+from analysis.table import Table
+
+PLACE = re.compile(r"^\[\[(figure|table) ([\w.-]+)\]\]$", re.MULTILINE)
+"""A line of a section's text where a figure or table stands."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One study on the index page: its directory's name, its report's manifest, why the report is stale."""
+
+    study: str
+    manifest: Mapping[str, Any]
+    stale: Sequence[str]
+
+    @property
+    def title(self) -> str:
+        """The report's title."""
+        return str(self.manifest.get("title", self.study))
+
+    @property
+    def states(self) -> str:
+        """ "12 done, 2 new"."""
+        return ", ".join(f"{n} {state}" for state, n in self.manifest.get("states", {}).items())
+
+
+def texts(sections: Sequence[Section]) -> list[str]:
+    """The Markdown of each section; figures and tables that no line places are placed at its end."""
+    return [_text(section) for section in sections]
+
+
+def _text(section: Section) -> str:
+    text = _environment().get_template(section.template).render(**section.context).strip()
+    placed = set(PLACE.findall(text))
+    parts = [("figure", name) for name in section.figures] + [("table", name) for name in section.tables]
+    known = set(parts)
+    text = PLACE.sub(lambda m: m.group() if m.groups() in known else "", text)
+    return "\n\n".join([text, *(f"[[{kind} {name}]]" for kind, name in parts if (kind, name) not in placed)])
+
+
+def markdown(title: str, data: Data, sections: Sequence[Section], section_texts: Sequence[str]) -> str:
+    """The report as Markdown; figures are links to figures/."""
+    parts = [f"# {title}", *notices(data)]
+    for section, text in zip(sections, section_texts, strict=True):
+        parts.append(f"## {section.title}")
+        parts += _pieces(section, text, str, _markdown_figure(data), _markdown_table(data))
+    return "\n\n".join(p.strip() for p in parts if p.strip()) + "\n"
+
+
+def html(title: str, data: Data, sections: Sequence[Section], section_texts: Sequence[str]) -> str:
+    """The report as one HTML page: pictures, tables' CSV and styles are inside it."""
+    parts = _environment().get_template("parts.html").module
+    figure: Callable[[str, Figure], str] = lambda name, f: str(
+        parts.figure(name, f, _data_uri("image/svg+xml", style.svg(f)), _csv(f), provenance.sentence(data, f.source))  # type: ignore[attr-defined]
+    )
+    table: Callable[[str, Table], str] = lambda name, t: str(
+        parts.table(name, t, _data_uri("text/csv", t.csv()), provenance.sentence(data, t.source))  # type: ignore[attr-defined]
+    )
+    bodies = [
+        Markup("\n".join(_pieces(section, text, to_html, figure, table)))
+        for section, text in zip(sections, section_texts, strict=True)
+    ]
+    notes = [Markup(to_html(n)) for n in notices(data)]
+    template = _environment().get_template("page.html")
+    named = [(f"section-{i}", section, body) for i, (section, body) in enumerate(zip(sections, bodies, strict=True), 1)]
+    return template.render(title=title, notices=notes, sections=named)
+
+
+def notices(data: Data) -> list[str]:
+    """What a reader must know first: what is missing, and numbers that are not of the sheet's data."""
+    notes = []
+    names = [str(v) for v in data.plan["config_dataset"].dropna().unique()] if "config_dataset" in data.plan else []
+    if "synthetic" in names:
+        notes.append(
+            "**These numbers are from the built-in drawn images, not from CIFAR-10.** They show that the whole "
+            "way works, and answer nothing that the sheet asks."
+        )
+    rest = [(row.name, fate(data, str(row.trial_id))) for row in data.plan.itertuples() if row.state != "done"]
+    count = f"{len(data.plan) - len(rest)} of {len(data.plan)} trials of the plan are done"
+    listed = "".join(f"\n- {words.escape(str(name))}: {words.escape(why)}" for name, why in rest[:20])
+    more = f"\n- and {len(rest) - 20} more" if len(rest) > 20 else ""
+    notes.append(count + (f". Without results:\n{listed}{more}" if rest else "."))
+    return notes
+
+
+def index_markdown(entries: Sequence[Entry]) -> str:
+    """All studies' reports, as Markdown."""
+    lines = ["# Studies", ""]
+    for e in entries:
+        stale = " The report is older than its rows." if e.stale else ""
+        lines.append(f"- [{e.title}]({e.study}/report/report.md): {e.states}.{stale}")
+    return "\n".join(lines) + "\n"
+
+
+def index_html(entries: Sequence[Entry], results: Path) -> str:
+    """All studies' reports on one page, with each one's figures."""
+    pictures = {e.study: list(_pictures(results / e.study / "report", e.manifest)) for e in entries}
+    return _environment().get_template("index.html").render(entries=entries, pictures=pictures)
+
+
+def _pictures(report: Path, content: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Title, alternative text and data URI of a report's saved figures."""
+    for name in content.get("figures", []):
+        path = report / "figures" / f"{name}.svg"
+        if path.is_file():
+            text = path.read_text(encoding="utf-8")
+            title, alt = (re.search(rf"<{tag}[^>]*>(.*?)</{tag}>", text, re.DOTALL) for tag in ("title", "desc"))
+            yield (
+                Markup(title.group(1)).unescape() if title else name,
+                Markup(alt.group(1)).unescape() if alt else name,
+                _data_uri("image/svg+xml", text),
+            )
+
+
+def _pieces(
+    section: Section,
+    text: str,
+    prose: Callable[[str], str],
+    figure: Callable[[str, Figure], str],
+    table: Callable[[str, Table], str],
+) -> list[str]:
+    """The section's text cut at its places, each piece made into the page's language."""
+    pieces = PLACE.split(text)  # prose, kind, name, prose, kind, name, ..., prose
+    made = [prose(pieces[0])]
+    for kind, name, following in zip(pieces[1::3], pieces[2::3], pieces[3::3], strict=True):
+        made.append(figure(name, section.figures[name]) if kind == "figure" else table(name, section.tables[name]))
+        made.append(prose(following))
+    return [piece for piece in made if piece.strip()]
+
+
+def _markdown_figure(data: Data) -> Callable[[str, Figure], str]:
+    def write(name: str, f: Figure) -> str:
+        alt = f.alt.replace("[", "(").replace("]", ")")
+        return f"![{alt}](figures/{name}.svg)\n\n**{f.title}.** {f.caption}\n\n*{provenance.sentence(data, f.source)}*"
+
+    return write
+
+
+def _markdown_table(data: Data) -> Callable[[str, Table], str]:
+    def write(name: str, t: Table) -> str:
+        origin = f"*{provenance.sentence(data, t.source)}* [CSV](tables/{name}.csv), [LaTeX](tables/{name}.tex)"
+        return f"**{t.title}**\n\n{t.markdown()}\n{origin}"
+
+    return write
+
+
+def _csv(figure: Figure) -> str:
+    return _data_uri("text/csv", figure.data.to_csv(index=False)) if figure.data is not None else ""
+
+
+def _data_uri(kind: str, text: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(text.encode()).decode()}"
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    """Templates; .html ones escape what they are given, .md ones are escaped when they become HTML."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("analysis", "templates"),
+        autoescape=jinja2.select_autoescape(["html"], default=False),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(words.FILTERS)
+    return environment

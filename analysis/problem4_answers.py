@@ -1,0 +1,135 @@
+"""The measured numbers that problem 4's written answers are filled with; None and empty where there are none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from analysis import stats
+from analysis.load import Data
+from analysis.options import Options
+from analysis.outcomes import ArmOutcome, device_of
+from analysis.provenance import distinct
+from analysis.stats import Estimate
+
+SOON = 3
+"""Epochs after a drop of the learning rate that count as "at the drop"."""
+
+
+@dataclass(frozen=True)
+class Growth:
+    """How an arm with M copies compares with the same arm at M=1: ratios of whole wall-clock times."""
+
+    copies: int
+    time: Estimate
+
+
+@dataclass(frozen=True)
+class Answers:
+    """`baseline`, `control` (cutout, M=1) and `batch` (cutout, M > 1, by M) are of the reference variation.
+
+    `cutout_gain` and `copies_gain` are differences of final error (fractions, positive is better): baseline
+    less control, and control less the largest M that has results; `schedules` maps an arm's name to its
+    outcomes under each variation, for arms with several.
+    """
+
+    setup: dict[str, str]
+    baseline: ArmOutcome | None
+    control: ArmOutcome | None
+    batch: list[ArmOutcome]
+    cutout_gain: Estimate
+    copies_gain: Estimate
+    growth: list[Growth]
+    quickest: ArmOutcome | None
+    schedules: dict[str, list[ArmOutcome]]
+    drops: list[int]
+    reached: int
+    reached_at_drop: int
+    trials: int
+    seeds: int
+
+    @property
+    def largest(self) -> ArmOutcome | None:
+        """The arm with the largest M that has results."""
+        return self.batch[-1] if self.batch else None
+
+
+def answers(data: Data, found: Sequence[ArmOutcome], variation: str, options: Options) -> Answers:
+    """Gather the numbers. Only arms with completed trials give any."""
+    shown = [o for o in found if o.arm.variation == variation and o.n]
+    baseline = next((o for o in shown if o.arm.name == "baseline"), None)
+    cutouts = sorted((o for o in shown if o.arm.values.get("augmentation") == "cutout"), key=copies)
+    control = next((o for o in cutouts if copies(o) == 1), None)
+    batch = [o for o in cutouts if copies(o) > 1]
+    drops = learning_rate_drops(data, [i for o in shown for i in o.completed])
+    crossed = [c.epoch for o in shown for c in o.crossings if c.epoch is not None]
+    return Answers(
+        setup=_setup(data),
+        baseline=baseline,
+        control=control,
+        batch=batch,
+        cutout_gain=_gain(baseline, control, options),
+        copies_gain=_gain(control, batch[-1] if batch else None, options),
+        growth=_growth(data, control, batch, options),
+        quickest=_quickest(data, shown),
+        schedules=_schedules(found),
+        drops=drops,
+        reached=len(crossed),
+        reached_at_drop=sum(any(d <= epoch < d + SOON for d in drops) for epoch in crossed),
+        trials=sum(o.n for o in shown),
+        seeds=min((o.n for o in shown), default=0),
+    )
+
+
+def copies(outcome: ArmOutcome) -> int:
+    """M of an arm."""
+    return int(outcome.arm.values.get("M", 1))
+
+
+def learning_rate_drops(data: Data, trial_ids: Sequence[str], at_most: int = 4) -> list[int]:
+    """Epochs (from 1) that were the first at a lower learning rate; none for one that moves all the time."""
+    rows = data.rows_of(list(trial_ids))
+    if rows.empty or "learning_rate" not in rows:
+        return []
+    rates = rows.groupby("epoch")["learning_rate"].mean()
+    lower = [int(e) for e, before, now in zip(rates.index[1:], rates, rates[1:], strict=False) if now < 0.999 * before]
+    return lower if len(lower) <= at_most else []
+
+
+def _setup(data: Data) -> dict[str, str]:
+    """Values of the plan's config columns as text, "" for one that is not there."""
+    names = ("dataset", "depth", "batch_size", "epochs", "precision", "cutout_length", "schedule", "learning_rate")
+    names += ("momentum", "weight_decay", "shortcut", "train_examples", "validation_examples")
+    values = {name: distinct(data.plan, f"config_{name}") for name in names}
+    return values | {"steps": distinct(data.rows, "steps")}
+
+
+def _gain(before: ArmOutcome | None, after: ArmOutcome | None, options: Options) -> Estimate:
+    if before is None or after is None:
+        return stats.NOTHING
+    return stats.difference(before.final_errors, after.final_errors, options.confidence)
+
+
+def _growth(data: Data, control: ArmOutcome | None, batch: Sequence[ArmOutcome], options: Options) -> list[Growth]:
+    """Ratios of times, of arms on the control's device alone."""
+    if control is None or control.pieced or not (device := device_of(data, control.arm)):
+        return []
+    comparable = [o for o in batch if device_of(data, o.arm) == device and not o.pieced]
+    return [Growth(copies(o), stats.ratio(o.times, control.times, options.confidence)) for o in comparable]
+
+
+def _quickest(data: Data, shown: Sequence[ArmOutcome]) -> ArmOutcome | None:
+    """The arm whose every seed reached the target in the shortest mean time, if all ran on one device."""
+    if len({device_of(data, o.arm) for o in shown}) != 1:
+        return None
+    whole = [o for o in shown if o.n and o.to_target.reached == o.n and not o.pieced]
+    return min(whole, key=lambda o: o.to_target.seconds.value, default=None)
+
+
+def _schedules(found: Sequence[ArmOutcome]) -> dict[str, list[ArmOutcome]]:
+    names: dict[str, list[Any]] = {}
+    for outcome in found:
+        if outcome.n and outcome.arm.variation:
+            names.setdefault(outcome.arm.name, []).append(outcome)
+    return {name: several for name, several in names.items() if len(several) > 1}

@@ -1,0 +1,100 @@
+"""A study's report: Markdown, one HTML page that needs nothing else, and every table and figure as files.
+
+Layout of `<study>/report/`: report.md, index.html, figures/, tables/, manifest.json. What a run ends with
+(`write_main_results`) lies in figures/ and tables/ too, under the same names.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from analysis import manifest, style
+from analysis.load import AnalysisError, Data, load
+from analysis.manifest import is_stale, report_directory
+from analysis.options import Options
+from analysis.section import Section
+
+__all__ = ["AnalysisError", "Options", "ReportPaths", "is_stale", "write_index", "write_main_results", "write_report"]
+
+
+@dataclass(frozen=True)
+class ReportPaths:
+    """Where the report can be read."""
+
+    markdown: Path
+    html: Path
+
+
+def problem_module(problem: str) -> ModuleType:
+    """analysis.problem<N>, or analysis.generic for a study of the user's own. It is a `section.Problem`."""
+    name = f"analysis.problem{problem}"
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        return importlib.import_module("analysis.generic")
+
+
+def write_main_results(study_dir: Path, problem: str, options: Options | None = None) -> list[Path]:
+    """Write the main figure (PNG, SVG) and table (CSV, Markdown) of a study; returns their paths.
+
+    Raises `AnalysisError` where there is no usable export.
+    """
+    data, report = load(study_dir), report_directory(study_dir)
+    figures, tables = problem_module(problem).main(data, options or Options())
+    paths = [p for name, figure in figures.items() for p in style.save(figure, report / "figures", name, ("png", "svg"))]
+    paths += [p for name, table in tables.items() for p in table.save(report / "tables", name, ("csv", "md"))]
+    return [p for p in paths if p.parent.name == "tables" or p.suffix != ".csv"]
+
+
+def write_report(study_dir: Path, problem: str, options: Options | None = None) -> ReportPaths:
+    """Write the whole report of a study. Raises `AnalysisError` where there is no usable export."""
+    from analysis import page  # Jinja, Markdown and MathML: not needed for the main figure after a run
+
+    data, report = load(study_dir), report_directory(study_dir)
+    report.mkdir(parents=True, exist_ok=True)
+    (report / manifest.NAME).unlink(missing_ok=True)
+    module = problem_module(problem)
+    title = module.TITLE if problem in module.__name__ else data.study
+    sections: Sequence[Section] = module.sections(data, options or Options())
+    files = _save_parts(sections, report)
+    texts = page.texts(sections)
+    paths = ReportPaths(report / "report.md", report / "index.html")
+    paths.markdown.write_text(page.markdown(title, data, sections, texts), encoding="utf-8")
+    paths.html.write_text(page.html(title, data, sections, texts), encoding="utf-8")
+    content = {"problem": problem, "title": title, "states": _states(data), "figures": _names(sections, "figures")}
+    content |= {"files": sorted(str(p.relative_to(report)) for p in [*files, paths.markdown, paths.html])}
+    manifest.write(study_dir, content | {"questions": [q for s in sections for q in s.questions]})
+    return paths
+
+
+def write_index(results: Path) -> ReportPaths:
+    """Write `<results>/index.html` and index.md: one page for all studies that have a report."""
+    from analysis import page
+
+    studies = [d for d in sorted(results.iterdir()) if d.is_dir() and manifest.read(d)]
+    if not studies:
+        raise AnalysisError(f"{results}: no study there has a report; `farm report study=NAME` writes one")
+    entries = [page.Entry(d.name, manifest.read(d), is_stale(d)) for d in studies]
+    paths = ReportPaths(results / "index.md", results / "index.html")
+    paths.markdown.write_text(page.index_markdown(entries), encoding="utf-8")
+    paths.html.write_text(page.index_html(entries, results), encoding="utf-8")
+    return paths
+
+
+def _save_parts(sections: Sequence[Section], report: Path) -> list[Path]:
+    paths = [p for s in sections for n, f in s.figures.items() for p in style.save(f, report / "figures", n)]
+    return paths + [p for s in sections for n, t in s.tables.items() for p in t.save(report / "tables", n)]
+
+
+def _states(data: Data) -> Mapping[str, int]:
+    return {str(k): int(v) for k, v in data.plan["state"].value_counts().items()}
+
+
+def _names(sections: Sequence[Section], kind: str) -> list[str]:
+    return [name for s in sections for name in getattr(s, kind)]

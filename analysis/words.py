@@ -1,0 +1,64 @@
+"""Numbers in running text: each with its unit, its interval and n."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+from analysis.stats import Estimate
+
+
+def percent(e: Estimate, digits: int = 2) -> str:
+    """ "5.81 % (5.61 to 6.02, n = 3)" of a fraction; without the interval for n = 1."""
+    return _with_interval(e, lambda v: f"{100 * v:.{digits}f}", " %")
+
+
+def points(e: Estimate) -> str:
+    """ "1.00 (0.52 to 1.48, n = 3) percentage points" of a difference of fractions."""
+    return _with_interval(e, lambda v: f"{100 * v:.2f}", "") + " percentage points"
+
+
+def seconds(e: Estimate) -> str:
+    """ "652 s (647 to 657, n = 3)"."""
+    return _with_interval(e, lambda v: f"{v:,.0f}" if abs(e.value) >= 100 else f"{v:,.1f}", " s")
+
+
+def times(e: Estimate) -> str:
+    """ "2.15 (2.14 to 2.16, n = 3) times"."""
+    return _with_interval(e, lambda v: f"{v:.2f}", "") + " times"
+
+
+def number(e: Estimate) -> str:
+    """ "84.0 (81.5 to 86.5, n = 3)"; a whole number without decimals."""
+    whole = float(e.value).is_integer() and (not e.has_interval or e.low == e.high)
+    return _with_interval(e, lambda v: f"{v:,.0f}" if whole else f"{v:,.1f}", "")
+
+
+def listing(items: Sequence[object]) -> str:
+    """ "a, b and c"."""
+    texts = [str(i) for i in items]
+    return " and ".join([", ".join(texts[:-1]), texts[-1]]) if len(texts) > 1 else "".join(texts)
+
+
+def escape(text: str) -> str:
+    """Text from outside (names, error messages) with Markdown's characters made plain, on one line."""
+    return re.sub(r"([\\`*_{}\[\]<>#|$!~])", r"\\\1", " ".join(text.split()))
+
+
+def _with_interval(e: Estimate, form: Callable[[float], str], unit: str) -> str:
+    if not math.isfinite(e.value):
+        return "not measured"
+    interval = f"{form(e.low)} to {form(e.high)}, " if e.has_interval else ""
+    return f"{form(e.value)}{unit} ({interval}n = {e.n})"
+
+
+FILTERS: Mapping[str, Callable[..., str]] = {
+    "percent": percent,
+    "points": points,
+    "seconds": seconds,
+    "times": times,
+    "number": number,
+    "listing": listing,
+    "escape_markdown": escape,
+}
