@@ -9,9 +9,9 @@ reads its place in the epoch from `trainer.position`, takes that row of `trainer
 and adds one to `trainer.position`. An *evaluation step* does the same for one batch of an `Evaluation`.
 `eager_step` and `eager_evaluation` are the definitions, and what runs on a CPU; on a GPU `fastest_steps`
 takes `captured_step` and `captured_evaluation` from `trials.cuda_step`. All tensors named here keep their
-memory for the trainer's life (they are filled in place), as a CUDA graph needs. A maker may run steps to warm
-up, but leaves weights, buffers, optimizer state (zeros where there was none), counters and position as it found
-them.
+memory for the trainer's life (they are filled in place), as a CUDA graph needs. A maker may run steps to
+warm up, but leaves weights, buffers, optimizer state (zeros where there was none), counters and position as
+it found them.
 """
 
 from __future__ import annotations
