@@ -95,7 +95,7 @@ def typed(schema: Any) -> DictConfig:
 
 def _converted(key: str, name: str, value: Any, holder: DictConfig) -> Scalar:
     try:
-        holder[name] = value
+        OmegaConf.update(holder, name, value)
     except (OmegaConfBaseException, ValueError, TypeError) as error:
         raise UsageError(f"{key}: {str(error).splitlines()[0]}") from None
     scalar: Scalar = holder[name]

@@ -101,10 +101,11 @@ class Config:
 
     def yaml(self) -> str:
         """The resolved configuration as YAML, study and selectors first."""
-        head = {"study": self.study, "profile": self.profile, "site": self.site, "results": str(self.results)}
         tree = OmegaConf.to_container(self.tree)
         assert isinstance(tree, dict)
-        return OmegaConf.to_yaml(OmegaConf.create({**head, **{k: v for k, v in tree.items() if k != "results"}}))
+        head = {"study": self.study, "profile": self.profile, "site": self.site}
+        shown: dict[Any, Any] = {**head, **tree, "results": str(self.results)}
+        return OmegaConf.to_yaml(OmegaConf.create(shown))
 
 
 def load(arguments: list[str]) -> Config:
@@ -137,7 +138,7 @@ def results_directory(value: str | None) -> Path:
     return Path(chosen).expanduser().absolute() if chosen else ROOT / "results"
 
 
-def _split(arguments: list[str]) -> tuple[dict[str, str], DictConfig]:
+def _split(arguments: list[str]) -> tuple[dict[str, str], dict[str, Any]]:
     selectors: dict[str, str] = {}
     rest: list[str] = []
     for argument in arguments:
@@ -150,7 +151,9 @@ def _split(arguments: list[str]) -> tuple[dict[str, str], DictConfig]:
         else:
             rest.append(argument)
     try:
-        return selectors, OmegaConf.from_dotlist(rest)
+        tree = OmegaConf.to_container(OmegaConf.from_dotlist(rest))
+        assert isinstance(tree, dict)
+        return selectors, {str(k): v for k, v in tree.items()}
     except (YAMLError, GrammarParseError) as error:
         reason = str(error).splitlines()[0]
         wrong = next((a for a in rest if not _parses(a)), " ".join(rest))
@@ -250,7 +253,11 @@ def _listing(names: Any) -> str:
 def _checked(name: str, study_file: Path, selectors: dict[str, str], tree: DictConfig) -> Config:
     if not name.replace("-", "").replace("_", "").isalnum():
         raise UsageError(f"study: {name!r} may hold letters, digits, - and _ only (it names a directory)")
-    settings = OmegaConf.to_object(tree)
+    try:
+        OmegaConf.resolve(tree)
+        settings = OmegaConf.to_object(tree)
+    except OmegaConfBaseException as error:
+        raise UsageError(f"{getattr(error, 'full_key', '')}: {str(error).splitlines()[0]}") from None
     assert isinstance(settings, Settings)
     check_ranges(settings, "")
     check_ranges(settings.resources, "resources.")

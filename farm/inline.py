@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 from collections.abc import Sequence
@@ -11,8 +12,8 @@ from farm.attempt import Request, StopFlag, run_attempt
 from farm.view import View
 
 
-def run_inline(jobs: Sequence[tuple[str, Request]], view: View, signals: Any) -> None:
-    """Run requests in turn until all have ended or a drain is asked for."""
+def run_inline(jobs: Sequence[tuple[str, Request]], view: View, signals: Any, retries: int) -> None:
+    """Run requests in turn until all have ended or a drain is asked for; `retries` as under Ray."""
     stop = StopFlag()
     first = signals.on_first
 
@@ -27,6 +28,9 @@ def run_inline(jobs: Sequence[tuple[str, Request]], view: View, signals: Any) ->
         if signals.stopping():
             return
         view.started(label)
-        end = run_attempt(request, stop, lambda row, label=label: view.progress(label, row), lambda attempt: "")  # type: ignore[misc]
+        for left in reversed(range(retries + 1)):
+            end = run_attempt(request, stop, functools.partial(view.progress, label), lambda attempt: "")
+            if end.how != "interrupted" or not left:
+                break
         view.ended(label, end.how)
     signal.signal(signal.SIGINT, signal.default_int_handler)

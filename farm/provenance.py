@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import hashlib
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 from farm.config import ROOT
@@ -27,16 +28,30 @@ def farm_commit() -> str:
 
 
 @functools.cache
-def source_digest(module: str = "") -> str:
-    """SHA-256 (16 digits) of the sources that decide results: trials/*.py, and the module where it is elsewhere."""
+def source_digest(module: str) -> str:
+    """SHA-256 (16 digits) of the sources that decide a trial's results: its module and what that imports of `trials`."""
     digest = hashlib.sha256()
-    files = sorted((ROOT / "trials").rglob("*.py"))
-    own = getattr(sys.modules.get(module), "__file__", None)
-    if own and Path(own).resolve() not in files:
-        files.append(Path(own))
-    for path in files:
-        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    for name, path in sorted(_sources(module).items()):
+        digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
+
+
+def _sources(module: str) -> dict[str, Path]:
+    """Files of a trial module and, followed through their import statements, of the modules of `trials` it uses."""
+    found: dict[str, Path] = {}
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        specification = importlib.util.find_spec(name)
+        if name in found or specification is None or specification.origin is None:
+            continue
+        found[name] = Path(specification.origin)
+        for node in ast.walk(ast.parse(found[name].read_text())):
+            if isinstance(node, ast.Import):
+                waiting += [a.name for a in node.names if a.name.startswith("trials.")]
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "trials":
+                waiting += [f"trials.{a.name}" for a in node.names] if node.module == "trials" else [str(node.module)]
+    return found
 
 
 def versions() -> dict[str, str]:

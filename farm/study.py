@@ -142,7 +142,9 @@ def _execute(config: Config, plan: Plan, signals: Signals) -> Plan:
         from farm.inline import run_inline
 
         with View(plan, config.settings.view) as view:
-            run_inline([(t.label, request(config, t, run_id)) for t in plan.to_run], view, signals)
+            run_inline(
+                [(t.label, request(config, t, run_id)) for t in plan.to_run], view, signals, config.settings.retries
+            )
         return make_plan(config)
     nodes = _execute_with_ray(config, plan, run_id, signals)
     return make_plan(config, nodes)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import socket
 import threading
 import time
@@ -82,7 +83,7 @@ class LedgerLock:
     def _create(self, number: int) -> Path | None:
         """The file of `number`, whole from the first moment (a hard link to a finished file), or None."""
         path = self.directory / f"{number}.json"
-        draft = self.directory / f"draft-{socket.gethostname()}-{os.getpid()}-{number}"
+        draft = self.directory / f"draft-{secrets.token_hex(8)}"
         draft.write_text(json.dumps(self._content()))
         try:
             os.link(draft, path)

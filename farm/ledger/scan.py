@@ -18,8 +18,9 @@ COMMIT = "commit-"
 
 @dataclass(frozen=True)
 class Progress:
-    """What the ledger holds of a trial: `epoch` of the newest commit, `status` when done, `error` when failed.
+    """What the ledger holds of a trial: `epoch` of the newest commit, `status` when done.
 
+    `error` and `log` are those of the last attempt, where it failed or was interrupted.
     `source_digest` is that of the code which produced a done trial.
     """
 
@@ -62,10 +63,15 @@ def progress(path: Path) -> Progress:
     attempts = attempt_directories(path)
     epoch = max((commit_epoch(c) for a in attempts for c in commits(a)), default=0)
     end = read_json(attempts[-1] / "end.json") if attempts else None
-    if end is not None and end.get("how") == "failed":
-        error = f"{end.get('error_class', '')}: {end.get('error', '')}".strip(": ")
-        return Progress("failed", epoch=epoch, error=error, log=str(end.get("log_path", "")))
-    return Progress("partial" if epoch else "new", epoch=epoch)
+    how = (end or {}).get("how", "")
+    error, log = ("", "") if end is None or how == "drained" else _error(end)
+    if how == "failed":
+        return Progress("failed", epoch=epoch, error=error, log=log)
+    return Progress("partial" if epoch else "new", epoch=epoch, error=error, log=log)
+
+
+def _error(end: dict[str, Any]) -> tuple[str, str]:
+    return str(end.get("error") or end.get("error_class") or ""), str(end.get("log_path") or "")
 
 
 def attempt_directories(path: Path) -> list[Path]:

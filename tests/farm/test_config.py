@@ -1,0 +1,123 @@
+"""The command line: what it accepts, and what it says of what it does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from commands import COUNTING
+from hypothesis import given
+from hypothesis import strategies as st
+
+from farm import config as configuration
+from farm.errors import FarmError, UsageError
+
+BAD = [
+    (["probelm=4"], "nearest is problem"),
+    (["problem=9"], "the problems are"),
+    (["problem"], "not key=value"),
+    (["problem=4", "trial.epochs=ten"], "trial.epochs"),
+    (["problem=4", "trial.epochs=-1"], "from 1 to"),
+    (["problem=4", "trial.epcohs=3"], "nearest is trial.epochs"),
+    (["problem=4", "M=3"], "nearest is trial.M"),
+    (["problem=4", "sweep.M=[]"], "at least one value"),
+    (["problem=4", "sweep.M=[0]"], "sweep.M=0"),
+    (["problem=4", "sweep.M=[2"], "not valid YAML"),
+    (["problem=4", "sweep.M=3"], "a list"),
+    (["problem=4", "sweep.M=[2,2]"], "twice"),
+    (["problem=4", "sweep.m=[2]"], "nearest is M"),
+    (["problem=4", "seeds=[]"], "seeds"),
+    (["problem=4", "seeds=[-1]"], "seeds"),
+    (["problem=4", "profile=smok"], "profiles smoke"),
+    (["problem=4", "extra=[3]"], "extra.0"),
+    (["problem=4", "data=cifar"], "cifar10"),
+    (["problem=4", "trial.learning_rate=nan"], "trial.learning_rate=nan"),
+    (["problem=4", "module=nope"], "module"),
+    (["study=nowhere.yaml"], "no such file"),
+    (["site=mars", "problem=4"], "site"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "says"), BAD, ids=[" ".join(a) for a, _ in BAD])
+def test_a_wrong_word_is_named_with_the_right_one(arguments: list[str], says: str) -> None:
+    with pytest.raises(UsageError, match=r"(?s)" + says.replace(".", r"\.").replace("[", r"\[")):
+        configuration.load(arguments)
+
+
+def test_a_wrong_word_ends_with_exit_code_2(farm) -> None:
+    done = farm("problem=4", "trial.epochs=ten")
+    assert (done.code, done.out) == (2, "")
+    assert "Traceback" not in done.err
+
+
+def test_overrides_win_over_profile_over_study() -> None:
+    plain = configuration.load(["problem=4"])
+    smoke = configuration.load(["problem=4", "profile=smoke"])
+    mine = configuration.load(["problem=4", "profile=smoke", "trial.epochs=7"])
+    assert [c.parameters["epochs"] for c in (plain, smoke, mine)] == [100, smoke.parameters["epochs"], 7]
+    assert smoke.parameters["epochs"] < 7
+
+
+def test_a_selector_and_an_override_of_one_name_do_not_disturb_each_other() -> None:
+    config = configuration.load(["problem=4", "data=synthetic", "data_root=/x", "trial=abc", "trial.M=2"])
+    assert (config.settings.data, config.settings.data_root) == ("synthetic", "/x")
+    assert (config.trial_id, config.parameters["M"]) == ("abc", 2)
+
+
+def test_the_order_of_overrides_does_not_matter() -> None:
+    words = ["problem=4", "profile=smoke", "trial.epochs=7", "sweep.M=[4]"]
+    assert configuration.load(words).yaml() == configuration.load(words[::-1]).yaml()
+
+
+def test_results_come_from_the_command_line_then_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FARM_RESULTS", "/from/environment")
+    assert configuration.load(["problem=4"]).ledger == Path("/from/environment/problem4")
+    assert configuration.load(["problem=4", "results=/mine"]).ledger == Path("/mine/problem4")
+
+
+def test_a_study_file_outside_the_farm_finds_the_module_beside_it() -> None:
+    config = configuration.load([f"study={COUNTING}"])
+    assert config.study == "counting"
+    assert config.sweep == {"factor": [1, 2]}
+
+
+def test_a_broken_study_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text("sweep: [1\nmodule: x")
+    with pytest.raises(UsageError, match=r"broken\.yaml"):
+        configuration.load([f"study={path}"])
+
+
+def test_a_wrong_key_in_a_study_file_names_the_file_and_the_key(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("module: trials.problem4\ntrail: {epochs: 3}\n")
+    with pytest.raises(UsageError, match="nearest is trial.*study mine"):
+        configuration.load([f"study={path}"])
+
+
+def test_help_shows_units_ranges_and_defaults(farm) -> None:
+    done = farm("problem=4", "--help")
+    assert done.code == 0
+    assert "commit_seconds=30.0" in done.out
+    assert "[s, a number of at least 0]" in done.out
+    assert "trial.cutout_length=16" in done.out
+    assert done.out.count("python farm/run.py") >= 4
+
+
+def test_cfg_prints_the_resolved_configuration_and_runs_nothing(farm, tmp_path: Path) -> None:
+    done = farm("problem=4", "profile=smoke", "trial.M=8", "--cfg")
+    assert done.code == 0
+    assert "M: 8" in done.out
+    assert not (tmp_path / "results").exists()
+
+
+words = st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), min_size=1, max_size=12)
+keys = st.sampled_from(["trial.M", "sweep.M", "seeds", "zip", "extra", "resources.gpu", "threads", "data"]) | words
+
+
+@given(st.lists(st.tuples(keys, words).map("=".join), max_size=4))
+def test_any_command_line_loads_or_is_refused_in_words(overrides: list[str]) -> None:
+    try:
+        configuration.load(["problem=4", *overrides])
+    except FarmError as error:
+        assert str(error)

@@ -1,0 +1,182 @@
+"""The ledger: whole or not at all, first one wins, damage is seen."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from farm.ledger import durable, scan, schema, store
+from farm.ledger.store import Attempt
+from trials.spec import Row, Spec
+
+ROWS: list[Row] = [{"epoch": 1, "train_loss": 0.5, "value": 7, "attempt": 1}]
+
+
+def spec(seed: int = 0) -> Spec:
+    parameters = {
+        "factor": 1,
+        "epochs": 3,
+        "seconds": 0.0,
+        "end": "completed",
+        "end_epoch": 2,
+        "once": False,
+        "gpus": 0.0,
+    }
+    return Spec("counting", parameters, seed, 1, "none", "", 1, False, None)
+
+
+def test_each_attempt_has_a_number_of_its_own(tmp_path: Path) -> None:
+    assert [Attempt.claim(tmp_path, spec(), {}).number for _ in range(3)] == [1, 2, 3]
+
+
+def test_an_attempt_starts_from_the_newest_commit_of_any_earlier_one(tmp_path: Path) -> None:
+    first, second, third = (Attempt.claim(tmp_path, spec(), {}) for _ in range(3))
+    first.commit(5, b"five", ROWS)
+    second.commit(3, b"three", ROWS)
+    assert third.newest_commit() == store.Commit(5, b"five", ROWS)
+    assert first.newest_commit() is None
+
+
+def test_the_newest_two_commits_stay(tmp_path: Path) -> None:
+    attempt = Attempt.claim(tmp_path, spec(), {})
+    for epoch in range(1, 12):
+        attempt.commit(epoch, b"state", ROWS)
+    assert [scan.commit_epoch(c) for c in scan.commits(attempt.path)] == [10, 11]
+
+
+DAMAGE: dict[str, Callable[[Path], Any]] = {
+    "missing": lambda f: f.unlink(),
+    "empty": lambda f: f.write_bytes(b""),
+    "truncated": lambda f: f.write_bytes(f.read_bytes()[:-1]),
+    "flipped": lambda f: f.write_bytes(bytes([f.read_bytes()[0] ^ 1]) + f.read_bytes()[1:]),
+}
+
+
+@pytest.mark.parametrize("name", ["state.pt", "rows.parquet", "manifest.json"])
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_commit_is_passed_over_for_the_one_before(tmp_path: Path, name: str, damage: str) -> None:
+    attempt = Attempt.claim(tmp_path, spec(), {})
+    attempt.commit(1, b"one", ROWS)
+    attempt.commit(2, b"two", ROWS)
+    DAMAGE[damage](attempt.path / "commit-2" / name)
+    found = Attempt.claim(tmp_path, spec(), {}).newest_commit()
+    assert found is not None
+    assert (found.epoch, found.state) == (1, b"one")
+
+
+def test_the_first_to_finish_wins_and_the_second_is_told(tmp_path: Path) -> None:
+    one, two = (Attempt.claim(tmp_path, spec(), {}) for _ in range(2))
+    assert one.finish("completed", 1, ROWS, {"host": "a"}, None)
+    assert not two.finish("completed", 1, ROWS, {"host": "b"}, None)
+    assert not list(one.trial.glob(".tmp-*"))
+    assert scan.progress(one.trial).state == "done"
+
+
+@pytest.mark.parametrize(("how", "state"), [("failed", "failed"), ("interrupted", "new"), ("drained", "new")])
+def test_the_last_attempts_end_is_the_trials_state(tmp_path: Path, how: str, state: str) -> None:
+    attempt = Attempt.claim(tmp_path, spec(), {})
+    attempt.end(how, {"error": "ValueError: x"})
+    assert scan.progress(attempt.trial).state == state
+    attempt.end("completed")
+    assert (durable.read_json(attempt.path / "end.json") or {})["how"] == how
+
+
+def test_a_row_with_an_undeclared_column_is_refused(tmp_path: Path) -> None:
+    attempt = Attempt.claim(tmp_path, spec(), {})
+    with pytest.raises(schema.SchemaError, match="'surprise'"):
+        attempt.commit(1, b"", [{"epoch": 1, "surprise": 2}])
+
+
+def test_a_row_of_the_wrong_type_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(schema.SchemaError):
+        Attempt.claim(tmp_path, spec(), {}).commit(1, b"", [{"epoch": "one"}])
+
+
+def test_tidying_a_done_trial_leaves_no_state_behind(tmp_path: Path) -> None:
+    attempt = Attempt.claim(tmp_path, spec(), {})
+    attempt.commit(1, b"state", ROWS)
+    (attempt.path / ".tmp-commit-2-1-ab").mkdir()
+    attempt.finish("completed", 1, ROWS, {}, None)
+    store.tidy(attempt.trial)
+    assert sorted(p.name for p in attempt.path.iterdir()) == ["attempt.json"]
+
+
+def test_a_spec_survives_its_directory(tmp_path: Path) -> None:
+    attempt = Attempt.claim(tmp_path, spec(3), {})
+    assert store.spec_of(attempt.trial) == spec(3)
+
+
+OPERATIONS = ("open", "write", "fsync", "rename", "replace", "mkdir")
+
+
+def crash_at(n: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Make the n-th file operation of the ledger, and all after it, fail as they do when a process dies."""
+    seen: list[str] = []
+
+    def wrapped(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def operation(*arguments: Any, **options: Any) -> Any:
+            seen.append(name)
+            if len(seen) > n:
+                raise KeyboardInterrupt(name)  # no handler of OSError may tidy up: a dead process does not either
+            return real(*arguments, **options)
+
+        return operation
+
+    for name in OPERATIONS:
+        monkeypatch.setattr(durable.os, name, wrapped(name, getattr(os, name)))
+    return seen
+
+
+def test_a_crash_at_any_operation_leaves_the_old_or_the_new_state(tmp_path: Path) -> None:
+    for n in range(200):
+        root = tmp_path / str(n)
+        attempt = Attempt.claim(root, spec(), {})
+        attempt.commit(1, b"one", ROWS)
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            seen = crash_at(n, monkeypatch)
+            try:
+                attempt.commit(2, b"two", [*ROWS, {"epoch": 2}])
+                attempt.finish("completed", 2, ROWS, {}, None)
+            except KeyboardInterrupt:
+                pass
+        progress = scan.progress(attempt.trial)
+        found = Attempt.claim(root, spec(), {}).newest_commit()
+        assert found is not None
+        assert (found.epoch, found.state, len(found.rows)) in [(1, b"one", 1), (2, b"two", 2)]
+        assert progress.state in ("partial", "done")
+        if len(seen) <= n:
+            assert progress.state == "done"
+            return
+    pytest.fail("more operations than expected: raise the bound")
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.binary(max_size=8)), max_size=6))
+def test_whatever_was_committed_the_highest_epoch_is_found(commits: list[tuple[int, bytes]]) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as directory:
+        expected: dict[int, bytes] = {}
+        for epoch, state in commits:
+            Attempt.claim(Path(directory), spec(), {}).commit(epoch, state, ROWS)
+            expected[epoch] = state
+        found = Attempt.claim(Path(directory), spec(), {}).newest_commit()
+        assert (found.epoch, found.state) == max(expected.items()) if found else not expected
+
+
+def test_a_ledger_of_a_thousand_finished_trials_opens_in_two_seconds(tmp_path: Path) -> None:
+    for seed in range(1000):
+        done = store.trial_path(tmp_path, spec(seed)) / scan.DONE
+        done.mkdir(parents=True)
+        (done / durable.MANIFEST).write_text('{"files": {}, "status": "completed", "epoch": 3}')
+    began = time.perf_counter()
+    states = scan.scan(tmp_path)
+    assert time.perf_counter() - began < 2
+    assert {p.state for p in states.values()} == {"done"}
+    assert set(states) == {spec(seed).id for seed in range(1000)}

@@ -1,0 +1,137 @@
+"""The plan: which trials there are, in which states, in which order."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from commands import COUNTING
+
+from farm import config as configuration
+from farm import plan as planning
+from farm.errors import UsageError
+from farm.ledger.scan import Progress
+from farm.plan import Bundle, Node
+
+
+def grid(*overrides: str) -> list[tuple[planning.Spec, Bundle]]:
+    return planning.specs(configuration.load([f"study={COUNTING}", *overrides]), "", None)
+
+
+def plan(
+    *overrides: str, ledger: dict[str, Progress] | None = None, nodes: tuple[Node, ...] = (Node(2, 0),)
+) -> planning.Plan:
+    config = configuration.load([f"study={COUNTING}", *overrides])
+    return planning.make(config, planning.specs(config, "", None), ledger or {}, nodes)
+
+
+def factors(*overrides: str) -> list[tuple[object, object]]:
+    return [(s.parameters["factor"], s.parameters["epochs"]) for s, _ in grid(*overrides)]
+
+
+def test_lists_are_axes_of_a_product() -> None:
+    assert factors("sweep.factor=[1,2]", "sweep.epochs=[3,4]") == [(1, 3), (1, 4), (2, 3), (2, 4)]
+
+
+def test_zipped_axes_move_together() -> None:
+    assert factors("sweep={}", "sweep.factor=[1]", "zip=[{factor: [5, 6], epochs: [7, 8]}]") == [(5, 7), (6, 8)]
+
+
+def test_extra_points_stand_outside_the_product() -> None:
+    assert factors("sweep.factor=[1]", "sweep.epochs=[3,4]", "extra=[{factor: 9}]") == [(1, 3), (1, 4), (9, 3)]
+
+
+def test_seeds_repeat_the_whole_grid() -> None:
+    assert [s.seed for s, _ in grid("seeds=[5,6]")] == [5, 6, 5, 6]
+
+
+def test_a_point_that_stands_twice_is_one_trial() -> None:
+    assert factors("extra=[{factor: 2}]") == [(1, 3), (2, 3)]
+
+
+def test_unequal_zipped_lists_are_refused() -> None:
+    with pytest.raises(UsageError, match="equal length"):
+        grid("zip=[{factor: [5, 6], epochs: [7]}]")
+
+
+def test_a_point_that_the_module_refuses_is_named() -> None:
+    with pytest.raises(UsageError, match="factor=13: factor=13 brings bad luck"):
+        grid("sweep.factor=[1,13]")
+
+
+def test_infrastructure_stays_out_of_the_identity() -> None:
+    same = ["results=/x", "executor=inline", "commit_seconds=1", "cpus=1", "resources.cpu=2", "retries=0", "site=local"]
+    assert [s.id for s, _ in grid()] == [s.id for s, _ in grid(*same)]
+
+
+def test_threads_seed_and_parameters_are_the_identity() -> None:
+    ids = [{s.id for s, _ in grid(o)} for o in ("threads=2", "seeds=[1]", "trial.epochs=4", "timed=true", "threads=1")]
+    assert len(set().union(*ids)) == 10
+
+
+def test_a_parameter_at_its_introduced_default_stays_out_of_the_hash() -> None:
+    spec = grid("sweep.factor=[1]")[0][0]
+    assert spec.canonical()["parameters"] == {}
+    older = planning.Spec(**{**spec.as_dict(), "parameters": {"factor": 1}})  # before the others were introduced
+    assert older.id == spec.id
+
+
+def test_the_ids_of_problem_4_are_what_they_were() -> None:
+    config = configuration.load(["problem=4", "sweep.M=[2]", "extra=[]", "timed=false"])
+    (spec, _), *_ = planning.specs(config, "f" * 64, None)
+    assert spec.id == "ce749e3f769d"
+
+
+def test_states_come_from_the_ledger() -> None:
+    first, second = (s.id for s, _ in grid())
+    made = plan(ledger={first: Progress("done", 3, "completed"), second: Progress("partial", 2)})
+    assert [(t.state, t.epoch) for t in made.trials] == [("done", 3), ("partial", 2)]
+    assert [t.id for t in made.to_run] == [second]
+
+
+def test_a_failed_trial_runs_again_only_when_asked() -> None:
+    first, _ = (s.id for s, _ in grid())
+    failed = {first: Progress("failed", 1, error="ValueError: no")}
+    assert plan(ledger=failed).trials[0].state == "failed"
+    assert plan("retry=failed", ledger=failed).trials[0].state == "partial"
+
+
+def test_what_no_node_holds_is_unschedulable() -> None:
+    made = plan("trial.gpus=8", "resources.gpu=gpus", nodes=(Node(8, 4), Node(8, 2)))
+    assert {t.state for t in made.trials} == {"unschedulable"}
+    assert "8 GPUs on one node; the largest node has 8 CPUs and 4 GPUs" in made.trials[0].reason
+
+
+def test_two_half_empty_nodes_do_not_hold_one_gang() -> None:
+    made = plan("resources.gpu=3", nodes=(Node(8, 2), Node(8, 2)))
+    assert {t.state for t in made.trials} == {"unschedulable"}
+
+
+def test_larger_gangs_are_offered_first() -> None:
+    made = plan("sweep.gpus=[1,4,2]", "resources.gpu=gpus", nodes=(Node(8, 4),))
+    assert [t.bundle.gpu for t in made.to_run] == [4, 4, 2, 2, 1, 1]
+
+
+def test_a_fraction_of_several_gpus_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"resources\.gpu=1\.5"):
+        plan("resources.gpu=1.5")
+
+
+def test_a_timed_trial_shares_no_gpu() -> None:
+    with pytest.raises(UsageError, match="timed"):
+        plan("resources.gpu=0.5", "timed=true", "device=cpu")
+
+
+def test_results_of_other_sources_under_one_revision_are_marked() -> None:
+    config = configuration.load([f"study={COUNTING}", "sweep.factor=[1]"])
+    specs = planning.specs(config, "", None)
+    ledger = {specs[0][0].id: Progress("done", 3, "completed", source_digest="old")}
+    assert planning.make(config, specs, ledger, [], "new").trials[0].stale
+    assert not planning.make(config, specs, ledger, [], "old").trials[0].stale
+
+
+def test_ten_thousand_specs_are_planned_in_two_seconds() -> None:
+    began = time.perf_counter()
+    made = plan(f"sweep.factor={list(range(100, 200))}", f"seeds={list(range(100))}")
+    assert (len(made.trials), len({t.id for t in made.trials})) == (10_000, 10_000)
+    assert time.perf_counter() - began < 2

@@ -1,0 +1,61 @@
+"""Commands run as a user runs them, and what they leave behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+COUNTING = ROOT / "tests" / "studies" / "counting.yaml"
+
+
+@dataclass
+class Finished:
+    """A command that has ended."""
+
+    code: int
+    out: str
+    err: str
+    seconds: float
+
+
+def environment() -> dict[str, str]:
+    """This process's environment without anything that would point a run elsewhere."""
+    dropped = ("RAY_ADDRESS", "FARM_RESULTS", "FARM_COMMIT", "PYTHONPATH")
+    return {k: v for k, v in os.environ.items() if k not in dropped} | {"OMP_NUM_THREADS": "1"}
+
+
+def command(*arguments: str, verb: str = "run") -> list[str]:
+    """`python farm/run.py …` for verb "run", else `farm VERB …`."""
+    if verb == "run":
+        return [sys.executable, str(ROOT / "farm" / "run.py"), *arguments]
+    code = "import sys; from farm.cli import main; sys.exit(main(sys.argv[1:]))"
+    return [sys.executable, "-c", code, verb, *arguments]
+
+
+def run_farm(directory: Path, *arguments: str, verb: str = "run", timeout: float = 240) -> Finished:
+    """Run a command from `directory`, with results there unless the arguments say otherwise."""
+    where = [] if any(a.startswith("results=") for a in arguments) else [f"results={directory / 'results'}"]
+    extra = {} if verb == "run" else {"PYTHONPATH": str(ROOT)}
+    began = time.monotonic()
+    done = subprocess.run(
+        command(*arguments, *where, verb=verb),
+        capture_output=True,
+        text=True,
+        cwd=directory,
+        env=environment() | extra,
+        timeout=timeout,
+    )
+    return Finished(done.returncode, done.stdout, done.stderr, time.monotonic() - began)
+
+
+def exported(results: Path, study: str, table: str) -> list[dict[str, Any]]:
+    """Rows of one exported table."""
+    return pq.read_table(results / study / "export" / f"{table}.parquet").to_pylist()
