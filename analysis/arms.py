@@ -39,7 +39,7 @@ def arms(
     `name` makes an arm's name from its values; `named` are the parameters it speaks of, so they are not
     repeated in the variation. Without `name` the varying parameters are the name.
     """
-    columns = [c for c in plan.columns if c.startswith("config_") and c.removeprefix("config_") not in SAME_ARM]
+    columns = _config_columns(plan)
     groups: dict[tuple[str, ...], list[int]] = {}
     for position, row in enumerate(plan[columns].itertuples(index=False)):
         groups.setdefault(tuple(_text(v) for v in row), []).append(position)
@@ -62,8 +62,7 @@ def arms(
 
 def varying(plan: pd.DataFrame) -> list[str]:
     """Parameters with more than one value in the plan, without prefix; the seed is not one."""
-    columns = [c for c in plan.columns if c.startswith("config_") and c.removeprefix("config_") not in SAME_ARM]
-    return [c.removeprefix("config_") for c in columns if len({_text(v) for v in plan[c]}) > 1]
+    return [c.removeprefix("config_") for c in _config_columns(plan) if len({_text(v) for v in plan[c]}) > 1]
 
 
 def describe(values: Mapping[str, Any], parameters: Iterable[str]) -> str:
@@ -71,8 +70,14 @@ def describe(values: Mapping[str, Any], parameters: Iterable[str]) -> str:
     return ", ".join(f"{p}={_text(values[p])}" for p in parameters)
 
 
+def _config_columns(plan: pd.DataFrame) -> list[str]:
+    """The columns that can tell arms apart."""
+    names = [str(c) for c in plan.columns if str(c).startswith("config_")]
+    return [c for c in names if c.removeprefix("config_") not in SAME_ARM]
+
+
 def _text(value: Any) -> str:
-    """A value as people write it: a whole number that pandas made a float (a column with gaps) has no ".0"."""
+    """A value as people write it: no ".0" on a whole number that pandas made a float (a column with gaps)."""
     if value is None or value is pd.NA or (isinstance(value, float) and value != value):
         return "none"
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:

@@ -59,13 +59,13 @@ def curve(
 
 
 def _floats(values: pd.Series[float]) -> Array:
-    return values.to_numpy(dtype=np.float64)
+    return np.asarray(values, dtype=np.float64)
 
 
 def frame(curves: Sequence[Curve], what: str) -> pd.DataFrame:
-    """The lines as a table: arm, epoch, the mean of `what`, low, high, n."""
+    """The lines as a table: arm, epoch, the mean of `what`, low and high."""
     parts = [
-        pd.DataFrame({"arm": c.label, "epoch": c.x.astype(int), what: c.value, "low": c.low, "high": c.high, "n": c.n})
+        pd.DataFrame({"arm": c.label, "epoch": c.x.astype(int), what: c.value, "low": c.low, "high": c.high})
         for c in curves
     ]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
@@ -118,18 +118,11 @@ def label(axes: Axes, curves: Sequence[Curve]) -> None:
     style.label_ends(axes, ends)
 
 
-def mark_learning_rate(axes: Axes, rows: pd.DataFrame, at_most: int = 4) -> list[int]:
-    """Thin vertical lines where the learning rate steps down; none for a schedule that changes all the time.
-
-    Returns the epochs (from 1) that were the first with a new rate.
-    """
-    if "learning_rate" not in rows or rows.empty:
+def learning_rate_drops(rows: pd.DataFrame, at_most: int = 4) -> list[int]:
+    """Epochs (from 1) that were the first at a lower learning rate; none for one that falls all the time."""
+    if rows.empty or "learning_rate" not in rows:
         return []
     rates = rows.groupby("epoch")["learning_rate"].mean()
-    changed = ~np.isclose(rates.to_numpy()[1:], rates.to_numpy()[:-1], rtol=1e-6)
-    epochs = [int(e) for e in rates.index.to_numpy()[1:][changed]]
-    if len(epochs) > at_most:
-        return []
-    for epoch in epochs:
-        axes.axvline(epoch - 0.5, color=style.GREY, linewidth=0.8, linestyle=":")
-    return epochs
+    lower = rates.to_numpy()[1:] < 0.999 * rates.to_numpy()[:-1]
+    epochs = [int(e) for e in rates.index.to_numpy()[1:][lower]]
+    return epochs if len(epochs) <= at_most else []

@@ -42,9 +42,9 @@ def before_and_after(images: Any = None, images_source: str = "") -> Figure:
     if images is None:
         images, images_source = drawn_pictures(), "two drawn pictures (CIFAR-10 was not at hand)"
     pictures = np.asarray(images, dtype=np.uint8)[:2]
-    drawing, axes = style.new_drawing(4, 2, height=3.05)
+    drawing, axes = style.new_drawing(4, 2, height=2.75)
     drawing.subplots_adjust(left=0.01, right=0.99, bottom=0.02, top=0.92, wspace=0.06, hspace=0.06)
-    headings = ["original", *(f"cutout, draw {i}" for i in (1, 2, 3))]
+    headings = ["original", *(f"cutout {i}" for i in (1, 2, 3))]
     with style.styled():
         for i, picture in enumerate(pictures):
             shown = [picture, *(cut(picture, r, c) for r, c in CENTRES[i])]
@@ -60,11 +60,11 @@ def before_and_after(images: Any = None, images_source: str = "") -> Figure:
     )
     return Figure(
         title="Two images before and after cutout",
-        alt=f"Two rows of four pictures: an image, then the same image with a grey square of at most {LENGTH} by "
-        f"{LENGTH} pixels over another place each time, cut off where it passes the border.",
-        caption=f"A {LENGTH}x{LENGTH} square of zeros at a random place of each image, {images_source}. Zeros are put "
-        "in after normalisation, so they show as the data set's mean colour. The centre may lie anywhere in the "
-        f"image and the square is clipped at the border; hidden here: {areas}.",
+        alt="Two rows of four pictures: an image, then the same image with a grey square of at most "
+        f"{LENGTH} by {LENGTH} pixels over another place each time, cut off where it passes the border.",
+        caption=f"A {LENGTH}x{LENGTH} square of zeros at a random place of each image, {images_source}. Zeros "
+        "are put in after normalisation, so they show as the data set's mean colour. The centre may lie "
+        f"anywhere in the image and the square is clipped at the border; hidden here: {areas}.",
         drawing=drawing,
         source=Source(note=f"Drawn from {images_source}; the squares' places are fixed for the figure."),
     )
@@ -73,7 +73,8 @@ def before_and_after(images: Any = None, images_source: str = "") -> Figure:
 def drawn_pictures() -> Image:
     """Two simple pictures, uint8 (2, 32, 32, 3): a house under the sun, and a boat at sea."""
     y, x = np.mgrid[0:SIZE, 0:SIZE]
-    house = _paint((150, 200, 235), (y >= 24, (96, 150, 80)), ((y - 5) ** 2 + (x - 26) ** 2 <= 9, (250, 205, 70)))
+    house = _paint((150, 200, 235), (y >= 24, (96, 150, 80)))
+    house = _over(house, (y - 5) ** 2 + (x - 26) ** 2 <= 9, (250, 205, 70))
     house = _over(house, (y >= 14) & (y < 27) & (x >= 7) & (x < 22), (205, 130, 95))
     house = _over(house, (y >= 6) & (y < 14) & (abs(x - 14.5) <= (y - 5) * 1.15), (140, 55, 50))
     house = _over(house, (y >= 19) & (y < 27) & (x >= 12) & (x < 16), (85, 55, 40))

@@ -57,13 +57,15 @@ def load(study_dir: Path) -> Data:
     export = study_dir / "export"
     files = {path.stem: path for path in sorted(export.glob("*.parquet"))}
     study = study_dir.name
+    command = f"`farm export study={study}`"
     if not files:
-        raise AnalysisError(f"{export}: no export there; `farm export study={study}` writes one")
+        raise AnalysisError(f"{export}: no export there; {command} writes one")
     if lacking := [name for name in FIXED if name not in files]:
-        raise AnalysisError(f"{export}: {lacking[0]}.parquet is missing; `farm export study={study}` rebuilds it")
+        raise AnalysisError(f"{export}: {lacking[0]}.parquet is missing; {command} rebuilds it")
     row_tables = [name for name in files if name not in FIXED]
     if len(row_tables) != 1:
-        raise AnalysisError(f"{export}: one row table is expected beside {', '.join(FIXED)}, found {row_tables}")
+        found = ", ".join(row_tables) or "none"
+        raise AnalysisError(f"{export}: one row table is expected beside {', '.join(FIXED)}, found {found}")
     frames = {name: _read(path) for name, path in files.items()}
     plan = frames["plan"]
     done = set(plan.loc[plan["state"] == "done", "trial_id"])
@@ -93,7 +95,7 @@ def _read(path: Path) -> pd.DataFrame:
         return pd.read_parquet(path)
     except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
         reason = str(error).splitlines()[0]
-        raise AnalysisError(f"{path}: not readable as Parquet ({reason}); `farm export` rebuilds it") from None
+        raise AnalysisError(f"{path}: not readable as Parquet ({reason}); `farm export` mends it") from None
 
 
 def _only(frame: pd.DataFrame, trial_ids: set[str]) -> pd.DataFrame:
@@ -102,13 +104,14 @@ def _only(frame: pd.DataFrame, trial_ids: set[str]) -> pd.DataFrame:
 
 def _check(data: Data, done: set[str]) -> None:
     """An export that contradicts itself would give wrong numbers that look right."""
+    export = data.directory / "export"
     if lost := done - set(data.trials["trial_id"]):
         raise AnalysisError(
-            f"{data.directory}/export: {sorted(lost)[0]} is done in plan.parquet and absent from trials.parquet; "
+            f"{export}: {sorted(lost)[0]} is done in plan.parquet and absent from trials.parquet; "
             f"`farm export study={data.study}` rebuilds both"
         )
     if twice := data.trials["trial_id"][data.trials["trial_id"].duplicated()].tolist():
-        raise AnalysisError(f"{data.directory}/export: trial {twice[0]} is in trials.parquet twice")
+        raise AnalysisError(f"{export}: trial {twice[0]} is in trials.parquet twice")
     if data.table == "epochs" and data.rows.duplicated(["trial_id", "epoch"]).any():
         row = data.rows[data.rows.duplicated(["trial_id", "epoch"])].iloc[0]
-        raise AnalysisError(f"{data.directory}/export: epoch {row['epoch']} of {row['trial_id']} is there twice")
+        raise AnalysisError(f"{export}: epoch {row['epoch']} of {row['trial_id']} is there twice")

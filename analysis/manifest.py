@@ -40,8 +40,10 @@ def is_stale(study_dir: Path) -> list[str]:
     if not manifest:
         return [f"{report}: no report there yet"]
     then, now = manifest.get("export", {}), digests(study_dir)
-    reasons = [f"{study_dir}/export/{name} has changed since the report" for name in now if name in then and now[name] != then[name]]
-    reasons += [f"{study_dir}/export/{name} is newer than the report" for name in now if name not in then]
-    reasons += [f"{study_dir}/export/{name} was there for the report, and is gone" for name in then if name not in now]
+    export = study_dir / "export"
+    changed = [name for name in now if name in then and now[name] != then[name]]
+    reasons = [f"{export / name} has changed since the report" for name in changed]
+    reasons += [f"{export / name} is newer than the report" for name in now if name not in then]
+    reasons += [f"{export / name} was there for the report, and is gone" for name in then if name not in now]
     files = [str(name) for name in manifest.get("files", [])]
     return reasons + [f"{report / name} is missing" for name in files if not (report / name).is_file()]

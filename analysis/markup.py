@@ -29,7 +29,9 @@ def _math(state: StateInline, silent: bool) -> bool:
     """Recognise an equation at the position; a dollar sign before a space is only a dollar sign."""
     fence = "$$" if state.src.startswith("$$", state.pos) else "$"
     start = state.pos + len(fence)
-    if not state.src.startswith("$", state.pos) or start >= len(state.src) or (fence == "$" and state.src[start].isspace()):
+    if not state.src.startswith("$", state.pos) or start >= len(state.src):
+        return False
+    if fence == "$" and state.src[start].isspace():
         return False
     end = state.src.find(fence, start)
     if end <= start or end > state.posMax:
@@ -41,8 +43,6 @@ def _math(state: StateInline, silent: bool) -> bool:
     return True
 
 
-def _mathml(
-    renderer: RendererProtocol, tokens: list[Token], index: int, options: OptionsDict, env: EnvType
-) -> str:
+def _mathml(renderer: RendererProtocol, tokens: list[Token], index: int, options: OptionsDict, env: EnvType) -> str:
     token = tokens[index]
     return convert(token.content, display="block" if token.block else "inline")

@@ -16,7 +16,15 @@ from analysis.load import Data
 from analysis.options import Options
 from analysis.provenance import source
 from analysis.stats import Crossing, Estimate, ToTarget
-from analysis.table import Shown, Table, estimate_column, estimate_columns, estimate_of, estimate_text, text_column
+from analysis.table import (
+    Shown,
+    Table,
+    estimate_column,
+    estimate_columns,
+    estimate_of,
+    estimate_text,
+    text_column,
+)
 
 
 @dataclass(frozen=True)
@@ -45,9 +53,7 @@ class ArmOutcome:
         return len(self.completed)
 
 
-def outcomes(
-    data: Data, arms: Sequence[Arm], error: str, target_error: float, confidence: float
-) -> list[ArmOutcome]:
+def outcomes(data: Data, arms: Sequence[Arm], error: str, target_error: float, confidence: float) -> list[ArmOutcome]:
     """One outcome an arm, in the arms' order. `error` is the column, `target_error` a fraction."""
     return [_outcome(data, arm, error, target_error, confidence) for arm in arms]
 
@@ -60,8 +66,7 @@ def _outcome(data: Data, arm: Arm, error: str, target_error: float, confidence: 
     timed = [i for i in completed if i not in mixed] or list(completed)
     finals = [float(run[error].iloc[-1]) for run in runs.values()]
     crossings = {
-        i: stats.first_reached(r["epoch"].tolist(), r[error].tolist(), r["wall_seconds"].tolist(), target_error)
-        for i, r in runs.items()
+        i: stats.first_reached(r["epoch"].tolist(), r[error], r["wall_seconds"], target_error) for i, r in runs.items()
     }
     reached = stats.to_target(list(crossings.values()), confidence)
     seconds = stats.to_target([crossings[i] for i in timed], confidence).seconds
@@ -108,7 +113,7 @@ def fate(data: Data, trial_id: str) -> str:
         status = str(trial.get("status"))
         if status == "oom":
             return "out of memory" + _gib(trial.get("peak_memory_bytes"))
-        epoch = trial.get("diverged_epoch")
+        epoch: Any = trial.get("diverged_epoch")
         return f"diverged at epoch {int(epoch)}" if status == "diverged" and _known(epoch) else status
     reason = str(row["reason"]) if "reason" in data.plan and _known(row["reason"]) and row["reason"] else ""
     if row["state"] == "failed":
@@ -122,7 +127,7 @@ def _last_error(data: Data, trial_id: str) -> str:
     attempts = data.attempts[data.attempts["trial_id"] == trial_id]
     if attempts.empty or "error_class" not in attempts:
         return "no error recorded"
-    return str(attempts.sort_values("attempt")["error_class"].iloc[-1])
+    return str(attempts.sort_values("attempt")["error_class"].iloc[-1]) or "no error recorded"
 
 
 def _gib(peak: Any) -> str:
@@ -153,7 +158,7 @@ def _timed(trials: pd.DataFrame) -> bool:
 def outcome_table(
     data: Data, found: Sequence[ArmOutcome], options: Options, device: str, devices: Sequence[str] = ()
 ) -> Table:
-    """Arms against n, epochs and wall-clock to the target, final error, whole wall-clock, and what is missing."""
+    """Arms against n, epochs and wall-clock to the target, final error, whole wall-clock, what is missing."""
     target = f"{100 * options.target_accuracy:g} %"
     frame = pd.DataFrame([_record(o, device) for o in found])
     ids = [i for o in found for i in o.completed]
@@ -162,7 +167,7 @@ def outcome_table(
         frame=frame,
         columns=(
             text_column("Arm", "arm"),
-            Shown("n", lambda row: f"{row['n']} of {row['planned']}"),
+            Shown("n", lambda row: f"{row['n']}\N{NO-BREAK SPACE}of\N{NO-BREAK SPACE}{row['planned']}"),
             Shown(f"Epochs to {target}", lambda row: _censored(row, "epochs_to_target", ",.1f")),
             Shown(f"Wall-clock to {target} (s)", lambda row: _censored(row, "seconds_to_target", ",.0f")),
             estimate_column("Final error (%)", "final_error", ".2f", 100),
@@ -201,10 +206,11 @@ def _censored(row: Mapping[str, Any], name: str, form: str) -> str:
     if row["reached"] == 0:
         if "seconds" in name:
             return f"not reached in {row['total_seconds']:,.0f} s"
-        return f"not reached in {row['epochs']} epochs ({100 * row['final_accuracy']:.2f} %)"
+        return f"not reached in {row['epochs']} epochs ({100 * row['final_accuracy']:.2f}\N{NO-BREAK SPACE}%)"
     estimate = estimate_of(row, name)
-    whole = form if not float(estimate.value).is_integer() or estimate.has_interval else ",.0f"
-    text = estimate_text(estimate, whole) + (" †" if "seconds" in name and row["pieced_together"] else "")
+    same = not estimate.has_interval or estimate.low == estimate.high
+    text = estimate_text(estimate, ",.0f" if same and float(estimate.value).is_integer() else form)
+    text += " †" if "seconds" in name and row["pieced_together"] else ""
     return text if row["reached"] == row["n"] else f"{text}, {row['reached']} of {row['n']} seeds"
 
 
@@ -214,9 +220,7 @@ def _total(row: Mapping[str, Any]) -> str:
     return estimate_text(estimate_of(row, "total_seconds"), form) + (mark if row["n"] else "")
 
 
-def _notes(
-    found: Sequence[ArmOutcome], options: Options, device: str, devices: Sequence[str]
-) -> list[str]:
+def _notes(found: Sequence[ArmOutcome], options: Options, device: str, devices: Sequence[str]) -> list[str]:
     notes = [
         f"Mean over n seeds, in brackets its {100 * options.confidence:g} % t interval (none for n = 1). "
         "The final error is that of the last epoch, not of the best one; its interval is cut at 0 and 100 %. "
@@ -226,9 +230,12 @@ def _notes(
         notes.append("Where only some seeds reached the target, the mean is over those, so it is too small.")
     if any(o.pieced for o in found):
         notes.append(
-            "† Wall-clock pieced together from attempts on different devices: it compares with nothing, and is "
-            "left out of the mean where other seeds ran on one device."
+            "† Wall-clock pieced together from attempts on different devices: it compares with nothing, and "
+            "is left out of the mean where other seeds ran on one device."
         )
     if len(devices) > 1:
-        notes.append(f"Arms ran on {', '.join(devices)}; this table holds those of {device}: times of different devices do not compare.")
+        notes.append(
+            f"Arms ran on {', '.join(devices)}; this table holds those of {device}, and each device has one of "
+            "its own: their times do not compare."
+        )
     return notes

@@ -69,13 +69,15 @@ def markdown(title: str, data: Data, sections: Sequence[Section], section_texts:
 
 def html(title: str, data: Data, sections: Sequence[Section], section_texts: Sequence[str]) -> str:
     """The report as one HTML page: pictures, tables' CSV and styles are inside it."""
-    parts = _environment().get_template("parts.html").module
-    figure: Callable[[str, Figure], str] = lambda name, f: str(
-        parts.figure(name, f, _data_uri("image/svg+xml", style.svg(f)), _csv(f), provenance.sentence(data, f.source))  # type: ignore[attr-defined]
-    )
-    table: Callable[[str, Table], str] = lambda name, t: str(
-        parts.table(name, t, _data_uri("text/csv", t.csv()), provenance.sentence(data, t.source))  # type: ignore[attr-defined]
-    )
+    parts: Any = _environment().get_template("parts.html").module
+
+    def figure(name: str, f: Figure) -> str:
+        origin, picture = provenance.sentence(data, f.source), _data_uri("image/svg+xml", style.svg(f))
+        return str(parts.figure(name, f, picture, _csv(f), origin))
+
+    def table(name: str, t: Table) -> str:
+        return str(parts.table(name, t, _data_uri("text/csv", t.csv()), provenance.sentence(data, t.source)))
+
     bodies = [
         Markup("\n".join(_pieces(section, text, to_html, figure, table)))
         for section, text in zip(sections, section_texts, strict=True)
@@ -96,7 +98,10 @@ def notices(data: Data) -> list[str]:
             "way works, and answer nothing that the sheet asks."
         )
     rest = [(row.name, fate(data, str(row.trial_id))) for row in data.plan.itertuples() if row.state != "done"]
-    count = f"{len(data.plan) - len(rest)} of {len(data.plan)} trials of the plan are done"
+    ends = ", ".join(f"{n} {status}" for status, n in data.trials["status"].value_counts().items())
+    count = f"{len(data.plan) - len(rest)} of {len(data.plan)} trials of the plan are done" + (
+        f" ({ends})" if ends else ""
+    )
     listed = "".join(f"\n- {words.escape(str(name))}: {words.escape(why)}" for name, why in rest[:20])
     more = f"\n- and {len(rest) - 20} more" if len(rest) > 20 else ""
     notes.append(count + (f". Without results:\n{listed}{more}" if rest else "."))

@@ -75,7 +75,7 @@ def figures(data: Data, options: Options | None = None) -> dict[str, Figure]:
     """All figures of the problem by name. Those that have no rows to show are left out."""
     options = options or Options()
     found = study_arms(data)
-    made = {"cutout": cutout.before_and_after(options.images, options.images_source)}
+    made: dict[str, Figure | None] = {"cutout": cutout.before_and_after(options.images, options.images_source)}
     if baseline := [a for a in found if a.name == "baseline"]:
         made["baseline"] = baseline_figure(data, baseline, options)
     made[MAIN_FIGURE] = main_figure(data, options)
@@ -129,13 +129,13 @@ def baseline_figure(data: Data, baseline: Sequence[Arm], options: Options) -> Fi
     if "train_error" in rows and rows["train_error"].notna().any():
         lines.append(curves.curve(rows, "train_error", "training", style.GREY, "--", options.confidence))
     drawing, (axes,) = style.new_drawing()
-    drawing.subplots_adjust(left=0.13, right=0.8, bottom=0.14, top=0.97)
+    drawing.subplots_adjust(left=0.15, right=0.79, bottom=0.14, top=0.97)
     with style.styled():
         drops = _finish(axes, lines, rows, options)
         axes.set_ylabel("error")
     return Figure(
         title="Baseline: validation error against epoch",
-        alt=f"Line chart. {_summary(lines)}{_drops(drops)} The target of {_target(options)} is a dashed line.",
+        alt=f"Line chart. {_summary(lines)}{_drops(drops)}",
         caption=f"Crop and flip, M=1. {_caption(lines, drops, options)}",
         drawing=drawing,
         source=source(data, _completed(data, arm)),
@@ -146,10 +146,9 @@ def baseline_figure(data: Data, baseline: Sequence[Arm], options: Options) -> Fi
 def variations_figure(data: Data, found: Sequence[Arm], variations: Sequence[str], options: Options) -> Figure | None:
     """One panel for each variation (schedule, precision, depth), same axes and colours."""
     palette = style.colours(a.name for a in found)
-    rows_needed = len(variations)
-    drawing, panels = style.new_drawing(1, rows_needed, height=0.6 + 2.9 * rows_needed, sharex=True, sharey=True)
-    height = 0.6 + 2.9 * rows_needed
-    drawing.subplots_adjust(left=0.13, right=0.74, bottom=0.55 / height, top=1 - 0.3 / height, hspace=0.16)
+    height = 0.6 + 2.8 * len(variations)
+    drawing, panels = style.new_drawing(1, len(variations), height=height, sharex=True, sharey=True)
+    drawing.subplots_adjust(left=0.15, right=0.74, bottom=0.55 / height, top=1 - 0.3 / height, hspace=0.16)
     drawn: list[tuple[Any, list[curves.Curve], str]] = []
     for panel, variation in zip(panels, variations, strict=True):
         lines = _lines(data, [a for a in found if a.variation == variation], palette, options)
@@ -168,7 +167,8 @@ def variations_figure(data: Data, found: Sequence[Arm], variations: Sequence[str
     return Figure(
         title="Validation error against epoch, by schedule and other swept parameters",
         alt=f"{len(variations)} line charts with the same axes. {parts}",
-        caption=f"One panel for each of {', '.join(v or 'reference' for v in variations)}. {curves.how_drawn(every, options.confidence)}",
+        caption=f"One panel for each of {', '.join(v or 'reference' for v in variations)}. "
+        + curves.how_drawn(every, options.confidence),
         drawing=drawing,
         source=source(data, ids),
         data=pd.concat([curves.frame(lines, ERROR).assign(variation=v) for _, lines, v in drawn]),
@@ -182,7 +182,7 @@ def _error_figure(
     if not lines:
         return None
     drawing, (axes,) = style.new_drawing()
-    drawing.subplots_adjust(left=0.13, right=0.74, bottom=0.14, top=0.97)
+    drawing.subplots_adjust(left=0.15, right=0.74, bottom=0.14, top=0.97)
     ids = [i for a in shown for i in _completed(data, a)]
     with style.styled():
         drops = _finish(axes, lines, data.rows_of(ids), options)
@@ -190,7 +190,7 @@ def _error_figure(
     left_out = f" Not in the figure, no completed trial: {', '.join(absent)}." if absent else ""
     return Figure(
         title=title,
-        alt=f"Line chart, one line an arm. {_summary(lines)}{_drops(drops)} Target {_target(options)} dashed.{left_out}",
+        alt=f"Line chart, one line an arm. {_summary(lines)}{_drops(drops)}{left_out}",
         caption=_caption(lines, drops, options) + left_out,
         drawing=drawing,
         source=source(data, ids),
@@ -226,7 +226,9 @@ def _finish(
             f"{_target(options)} accuracy", (0.01, target), xycoords=("axes fraction", "data"),
             xytext=(0, 3), textcoords="offset points", fontsize=8.5, color="#555555",
         )  # fmt: skip
-    drops = curves.mark_learning_rate(axes, rows)
+    drops = curves.learning_rate_drops(rows)
+    for epoch in drops:
+        axes.axvline(epoch - 0.5, color=style.GREY, linewidth=0.8, linestyle=":")
     curves.limit(axes, scale_to or lines, *([target] if near else []))
     if xlabel:
         axes.set_xlabel("epoch")
@@ -261,4 +263,5 @@ def _drops(drops: Sequence[int]) -> str:
 
 def _caption(lines: Sequence[curves.Curve], drops: Sequence[int], options: Options) -> str:
     dotted = f" Dotted: first epoch with a new learning rate ({', '.join(map(str, drops))})." if drops else ""
-    return f"{curves.how_drawn(lines, options.confidence)} Dashed grey: {_target(options)} accuracy, where it is near.{dotted}"
+    dashed = f" Dashed grey: {_target(options)} accuracy, where it is near."
+    return curves.how_drawn(lines, options.confidence) + dashed + dotted

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from analysis import stats
+from analysis import curves, stats
 from analysis.load import Data
 from analysis.options import Options
 from analysis.outcomes import ArmOutcome, device_of
@@ -62,7 +62,7 @@ def answers(data: Data, found: Sequence[ArmOutcome], variation: str, options: Op
     cutouts = sorted((o for o in shown if o.arm.values.get("augmentation") == "cutout"), key=copies)
     control = next((o for o in cutouts if copies(o) == 1), None)
     batch = [o for o in cutouts if copies(o) > 1]
-    drops = learning_rate_drops(data, [i for o in shown for i in o.completed])
+    drops = curves.learning_rate_drops(data.rows_of([i for o in shown for i in o.completed]))
     crossed = [c.epoch for o in shown for c in o.crossings if c.epoch is not None]
     return Answers(
         setup=_setup(data),
@@ -87,20 +87,19 @@ def copies(outcome: ArmOutcome) -> int:
     return int(outcome.arm.values.get("M", 1))
 
 
-def learning_rate_drops(data: Data, trial_ids: Sequence[str], at_most: int = 4) -> list[int]:
-    """Epochs (from 1) that were the first at a lower learning rate; none for one that moves all the time."""
-    rows = data.rows_of(list(trial_ids))
-    if rows.empty or "learning_rate" not in rows:
-        return []
-    rates = rows.groupby("epoch")["learning_rate"].mean()
-    lower = [int(e) for e, before, now in zip(rates.index[1:], rates, rates[1:], strict=False) if now < 0.999 * before]
-    return lower if len(lower) <= at_most else []
-
-
 def _setup(data: Data) -> dict[str, str]:
     """Values of the plan's config columns as text, "" for one that is not there."""
-    names = ("dataset", "depth", "batch_size", "epochs", "precision", "cutout_length", "schedule", "learning_rate")
-    names += ("momentum", "weight_decay", "shortcut", "train_examples", "validation_examples")
+    names = [
+        "dataset",
+        "depth",
+        "batch_size",
+        "epochs",
+        "precision",
+        "cutout_length",
+        "schedule",
+        "learning_rate",
+    ]
+    names += ["momentum", "weight_decay", "shortcut", "train_examples", "validation_examples"]
     values = {name: distinct(data.plan, f"config_{name}") for name in names}
     return values | {"steps": distinct(data.rows, "steps")}
 

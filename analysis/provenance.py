@@ -45,7 +45,8 @@ def distinct(frame: pd.DataFrame, column: str, at_most: int = 5) -> str:
     """The different values of a column, joined by commas; empty where there is no such column or value."""
     if column not in frame:
         return ""
-    values = sorted({str(v) for v in frame[column].dropna()} - {""}, key=lambda v: (len(v), v))
+    texts = {part for v in frame[column].dropna() for part in (str(v).split(", ") if column == "devices" else [str(v)])}
+    values = sorted(texts - {""}, key=lambda v: (len(v), v))
     shown = [v[:12] if len(v) >= 40 and " " not in v else v for v in values[:at_most]]
     return ", ".join(shown) + (f" and {len(values) - at_most} more" if len(values) > at_most else "")
 

@@ -18,7 +18,15 @@ from analysis.manifest import is_stale, report_directory
 from analysis.options import Options
 from analysis.section import Section
 
-__all__ = ["AnalysisError", "Options", "ReportPaths", "is_stale", "write_index", "write_main_results", "write_report"]
+__all__ = [
+    "AnalysisError",
+    "Options",
+    "ReportPaths",
+    "is_stale",
+    "write_index",
+    "write_main_results",
+    "write_report",
+]
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,9 @@ def write_main_results(study_dir: Path, problem: str, options: Options | None = 
     """
     data, report = load(study_dir), report_directory(study_dir)
     figures, tables = problem_module(problem).main(data, options or Options())
-    paths = [p for name, figure in figures.items() for p in style.save(figure, report / "figures", name, ("png", "svg"))]
+    paths = [
+        p for name, figure in figures.items() for p in style.save(figure, report / "figures", name, ("png", "svg"))
+    ]
     paths += [p for name, table in tables.items() for p in table.save(report / "tables", name, ("csv", "md"))]
     return [p for p in paths if p.parent.name == "tables" or p.suffix != ".csv"]
 
@@ -67,7 +77,12 @@ def write_report(study_dir: Path, problem: str, options: Options | None = None) 
     paths = ReportPaths(report / "report.md", report / "index.html")
     paths.markdown.write_text(page.markdown(title, data, sections, texts), encoding="utf-8")
     paths.html.write_text(page.html(title, data, sections, texts), encoding="utf-8")
-    content = {"problem": problem, "title": title, "states": _states(data), "figures": _names(sections, "figures")}
+    content = {
+        "problem": problem,
+        "title": title,
+        "states": _states(data),
+        "figures": _names(sections, "figures"),
+    }
     content |= {"files": sorted(str(p.relative_to(report)) for p in [*files, paths.markdown, paths.html])}
     manifest.write(study_dir, content | {"questions": [q for s in sections for q in s.questions]})
     return paths

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-Numbers = Sequence[float] | npt.NDArray[np.floating]
+Numbers = npt.ArrayLike
+"""One-dimensional: a list, an array or a pandas Series of numbers."""
 TOLERANCE = 1e-7
 """Slack of the comparison with a target, as a fraction: above float32 rounding, far below one image in 10,000."""
 
@@ -64,11 +65,10 @@ def ratio(numerator: Numbers, denominator: Numbers, confidence: float = 0.95, *,
     if paired:
         if len(a) != len(b):
             raise ValueError(f"paired values are expected, got {len(a)} and {len(b)}")
-        difference = mean(a - b, confidence)
-        return Estimate(*(math.exp(v) for v in (difference.value, difference.low, difference.high)), len(a))
+        return _exponential(mean(a - b, confidence))
     centre = float(a.mean() - b.mean())
     half = _welch_half_width(a, b, confidence)
-    return Estimate(math.exp(centre), math.exp(centre - half), math.exp(centre + half), min(len(a), len(b)))
+    return _exponential(Estimate(centre, centre - half, centre + half, min(len(a), len(b))))
 
 
 def difference(a: Numbers, b: Numbers, confidence: float = 0.95) -> Estimate:
@@ -95,12 +95,13 @@ def first_reached(epochs: Sequence[int], errors: Numbers, seconds: Numbers, targ
 
     Epochs may come in any order; a NaN error reaches nothing. Later epochs above the target change nothing.
     """
-    order = np.argsort(np.asarray(epochs), kind="stable")
-    last = int(np.asarray(epochs)[order[-1]]) if len(order) else 0
-    hits = [i for i in order if errors[i] <= target_error + TOLERANCE]
-    if not hits:
+    passed, error = np.asarray(epochs, dtype=np.int64), np.asarray(errors, dtype=np.float64)
+    last = int(passed.max()) if len(passed) else 0
+    hits = np.flatnonzero(error <= target_error + TOLERANCE)
+    if not len(hits):
         return Crossing(None, None, last)
-    return Crossing(int(epochs[hits[0]]), float(seconds[hits[0]]), last)
+    first = hits[np.argmin(passed[hits])]
+    return Crossing(int(passed[first]), float(np.asarray(seconds, dtype=np.float64)[first]), last)
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,10 @@ def to_target(crossings: Sequence[Crossing], confidence: float = 0.95) -> ToTarg
         n=len(crossings),
         epochs=max((c.epochs for c in crossings), default=0),
     )
+
+
+def _exponential(e: Estimate) -> Estimate:
+    return Estimate(math.exp(e.value), math.exp(e.low), math.exp(e.high), e.n)
 
 
 def _finite(values: Numbers) -> npt.NDArray[np.float64]:

@@ -97,11 +97,11 @@ def number_column(heading: str, key: str, form: str = ",.0f", factor: float = 1.
 
 
 def estimate_text(estimate: Estimate, form: str = ",.2f", factor: float = 1.0) -> str:
-    """ "5.21 (5.03 to 5.39)"; without the interval for n=1, "–" for n=0."""
+    """ "5.21 (5.03 to 5.39)", unbreakable within the brackets; no interval for n=1, "–" for n=0."""
     if not math.isfinite(estimate.value):
         return "–"
     value, low, high = (format(factor * v, form) for v in (estimate.value, estimate.low, estimate.high))
-    return f"{value} ({low} to {high})" if estimate.has_interval else value
+    return f"{value} ({low}\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}{high})" if estimate.has_interval else value
 
 
 def estimate_columns(name: str, estimate: Estimate) -> dict[str, float]:
@@ -123,11 +123,20 @@ def estimate_column(heading: str, name: str, form: str = ",.2f", factor: float =
 def latex_text(text: str) -> str:
     """Text with LaTeX's special characters escaped."""
     special = {c: rf"\{c}" for c in "&%$#_{}"} | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    special |= {"\\": r"\textbackslash{}", "†": r"$^\dagger$", "±": r"$\pm$", "×": r"$\times$", "–": "--"}
+    special |= {
+        "\\": r"\textbackslash{}",
+        "†": r"$^\dagger$",
+        "±": r"$\pm$",
+        "×": r"$\times$",
+        "–": "--",
+        "\N{NO-BREAK SPACE}": "~",
+    }
     return re.sub("|".join(map(re.escape, special)), lambda m: special[m.group()], text)
 
 
-def plain_table(title: str, frame: pd.DataFrame, headings: Mapping[str, str] | None = None, notes: Sequence[str] = ()) -> Table:
+def plain_table(
+    title: str, frame: pd.DataFrame, headings: Mapping[str, str] | None = None, notes: Sequence[str] = ()
+) -> Table:
     """A table that shows every column of a frame, whole numbers with thousands separators, others with 4 digits."""
     shown = tuple(_plain(str(key), (headings or {}).get(str(key), str(key)), frame) for key in frame.columns)
     return Table(title, frame, shown, tuple(notes))

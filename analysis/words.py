@@ -1,4 +1,4 @@
-"""Numbers in running text: each with its unit, its interval and n."""
+"""Numbers in running text: each with its unit, its interval and n, and no line break before a unit."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 from analysis.stats import Estimate
 
+SPACE = "\N{NO-BREAK SPACE}"
+
 
 def percent(e: Estimate, digits: int = 2) -> str:
     """ "5.81 % (5.61 to 6.02, n = 3)" of a fraction; without the interval for n = 1."""
-    return _with_interval(e, lambda v: f"{100 * v:.{digits}f}", " %")
+    return _with_interval(e, lambda v: f"{100 * v:.{digits}f}", f"{SPACE}%")
 
 
 def points(e: Estimate) -> str:
@@ -21,7 +23,7 @@ def points(e: Estimate) -> str:
 
 def seconds(e: Estimate) -> str:
     """ "652 s (647 to 657, n = 3)"."""
-    return _with_interval(e, lambda v: f"{v:,.0f}" if abs(e.value) >= 100 else f"{v:,.1f}", " s")
+    return _with_interval(e, lambda v: f"{v:,.0f}" if abs(e.value) >= 100 else f"{v:,.1f}", f"{SPACE}s")
 
 
 def times(e: Estimate) -> str:
@@ -50,7 +52,7 @@ def _with_interval(e: Estimate, form: Callable[[float], str], unit: str) -> str:
     if not math.isfinite(e.value):
         return "not measured"
     interval = f"{form(e.low)} to {form(e.high)}, " if e.has_interval else ""
-    return f"{form(e.value)}{unit} ({interval}n = {e.n})"
+    return f"{form(e.value)}{unit} ({interval}n = {e.n})".replace(" = ", f"{SPACE}={SPACE}")
 
 
 FILTERS: Mapping[str, Callable[..., str]] = {

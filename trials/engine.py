@@ -16,12 +16,7 @@ it found them.
 
 from __future__ import annotations
 
-import ctypes
-import hashlib
 import math
-import os
-import platform
-import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,28 +26,18 @@ import torch
 from torch import Tensor, nn
 
 from trials.augment import ROWS, augment, epoch_table, pad_images
+from trials.models import count_parameters, weights_sha256
+from trials.process import peak_memory_bytes
 from trials.seeding import derived_seed
 from trials.spec import Context, Outcome, Row, State, TrialRun
+from trials.splits import Evaluation, Images, Step
 
-Step = Callable[[], None]
 StepMaker = Callable[["Trainer"], Step]
-EvaluationMaker = Callable[["Trainer", "Evaluation"], Step]
+EvaluationMaker = Callable[["Trainer", Evaluation], Step]
 CheckStop = Callable[[], None]
 
 STOP_EVERY = {"cpu": 1, "cuda": 50}
 """Steps between two looks at whether the trial should end: 0.1 s apart on a CPU, 50 ms on a GPU."""
-
-
-@dataclass(frozen=True)
-class Images:
-    """Labelled images on the host: uint8 (N, 32, 32, 3) and int64 (N,)."""
-
-    images: np.ndarray
-    labels: np.ndarray
-
-    def first(self, n: int) -> Images:
-        """The first n of them; all for n = 0."""
-        return Images(self.images[:n], self.labels[:n]) if n else self
 
 
 @dataclass(frozen=True)
@@ -257,7 +242,7 @@ class Trainer:
         return row | {
             "evaluation_seconds": seconds,
             "wall_seconds": self.wall_seconds,
-            "peak_memory_bytes": self.peak_memory_bytes(),
+            "peak_memory_bytes": peak_memory_bytes(self.device.type),
         }
 
     def _repeat(self, step: Step, times: int, check_stop: CheckStop) -> None:
@@ -271,12 +256,6 @@ class Trainer:
         """Wait until the device has done all that it was given."""
         if self.device.type == "cuda":
             torch.cuda.synchronize()
-
-    def peak_memory_bytes(self) -> int:
-        """Most memory held so far: tensors on the GPU, or the process's resident set on the CPU."""
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated()
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
     # What outlives the process.
 
@@ -298,41 +277,6 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate  # load_state_dict has put a copy there
 
-    def weights_sha256(self) -> str:
-        """SHA-256 over name, dtype, shape and bytes of every parameter and buffer, in state_dict order."""
-        digest = hashlib.sha256()
-        for name, value in self.model.state_dict().items():
-            host = value.detach().cpu().contiguous()
-            digest.update(f"{name} {host.dtype} {tuple(host.shape)}\n".encode())
-            digest.update(host.view(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
-
-
-class Evaluation:
-    """A split on the device, gone through in batches of `batch` in its own order."""
-
-    def __init__(self, images: Tensor, labels: Tensor, batch: int) -> None:
-        self.images, self.labels = images, labels
-        self.examples = len(labels)
-        self.batch = min(batch, self.examples)
-        self.steps = math.ceil(self.examples / self.batch)
-        self.lanes = torch.arange(self.batch, device=images.device)
-        self.position = torch.zeros(1, dtype=torch.int64, device=images.device)
-        self.loss_sum = torch.zeros((), dtype=torch.float64, device=images.device)
-        self.wrong = torch.zeros((), dtype=torch.int64, device=images.device)
-        self.step: Step
-
-    def reset(self) -> None:
-        """Back to the first batch, with empty sums."""
-        for counter in (self.position, self.loss_sum, self.wrong):
-            counter.zero_()
-
-    def next_indices(self) -> tuple[Tensor, Tensor]:
-        """The next batch's indices, and which are real: the last batch is filled up with its last image."""
-        index = self.position * self.batch + self.lanes
-        self.position += 1
-        return index.clamp(max=self.examples - 1), index < self.examples
-
 
 def run_epochs(
     trainer: Trainer, context: Context, epochs: int, rates: Callable[[int], Sequence[float]]
@@ -351,45 +295,12 @@ def run_epochs(
         if not all(math.isfinite(v) for k, v in row.items() if k.endswith("_loss") and isinstance(v, float)):
             return Outcome("diverged", {"diverged_epoch": epoch + 1, **trainer_summary(trainer)})
         yield [row], trainer.state
-    return Outcome("completed", {"weights_sha256": trainer.weights_sha256(), **trainer_summary(trainer)})
+    return Outcome("completed", {"weights_sha256": weights_sha256(trainer.model), **trainer_summary(trainer)})
 
 
 def trainer_summary(trainer: Trainer) -> Row:
     """Columns of a trial's one row that any end has."""
     return {"startup_seconds": trainer.startup_seconds, "model_parameters": count_parameters(trainer.model)}
-
-
-def count_parameters(model: nn.Module) -> int:
-    """Trainable numbers in a model."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
-
-
-def configure(device: str, threads: int, precision: str, deterministic: bool) -> None:
-    """Set what torch keeps for the whole process, before a trial's first tensor.
-
-    tf32 lets matrix products and convolutions of fp32 tensors round their inputs to 10 bits of mantissa;
-    torch's own default (convolutions only) is never used.
-    """
-    torch.set_num_threads(threads)
-    if device == "cpu":
-        keep_freed_memory()
-    tf32 = "tf32" if precision == "tf32" else "ieee"
-    torch.backends.cuda.matmul.fp32_precision = tf32
-    torch.backends.cudnn.conv.fp32_precision = tf32
-    torch.backends.cudnn.benchmark = device == "cuda" and not deterministic
-    if deterministic:
-        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # cuBLAS reads it when its handle is made
-    torch.use_deterministic_algorithms(deterministic)
-
-
-def keep_freed_memory() -> None:
-    """Make glibc reuse the memory of freed activations instead of returning it to the kernel and having every
-    page of it zeroed again: 15 % of a ResNet-8 step on a CPU. Without glibc, nothing happens."""
-    if platform.libc_ver()[0] == "glibc":
-        m_trim_threshold, m_mmap_threshold, mib = -1, -3, 2**20  # names and numbers of <malloc.h>
-        libc = ctypes.CDLL(None)
-        libc.mallopt(m_mmap_threshold, 32 * mib)
-        libc.mallopt(m_trim_threshold, 1024 * mib)
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:

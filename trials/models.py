@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
 from collections.abc import Callable, Iterator
@@ -149,3 +150,18 @@ def multilayer_perceptron(
             nn.init.zeros_(layer.bias)
             model.append(layer)
     return model
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Trainable numbers in a model."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """SHA-256 over name, dtype, shape and bytes of every parameter and buffer, in state_dict order."""
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        host = value.detach().cpu().contiguous()
+        digest.update(f"{name} {host.dtype} {tuple(host.shape)}\n".encode())
+        digest.update(host.view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -124,10 +124,10 @@ def run(spec: Spec, context: Context) -> TrialRun:
     """Train one arm; a row an epoch."""
     import torch
 
-    from trials import engine, models
+    from trials import engine, models, process, splits
 
     p = Parameters(**spec.parameters)  # type: ignore[arg-type]  # types were checked against the fields
-    engine.configure(context.device, spec.threads, p.precision, p.deterministic)
+    process.configure(context.device, spec.threads, p.precision, p.deterministic)
     data = context.dataset
     recipe = engine.Recipe(
         batch_size=p.batch_size,
@@ -146,9 +146,9 @@ def run(spec: Spec, context: Context) -> TrialRun:
         make_optimizer=lambda model: torch.optim.SGD(
             engine.decay_groups(model, p.weight_decay), lr=p.learning_rate, momentum=p.momentum, fused=True
         ),
-        train=engine.Images(data.train_images, data.train_labels).first(p.train_examples),
+        train=splits.Images(data.train_images, data.train_labels).first(p.train_examples),
         evaluations={
-            "validation": engine.Images(data.test_images, data.test_labels).first(p.validation_examples)
+            "validation": splits.Images(data.test_images, data.test_labels).first(p.validation_examples)
         },
         recipe=recipe,
         device=context.device,

@@ -26,7 +26,12 @@ class MadeUpExport:
     """Collects trials, then writes the four Parquet files."""
 
     def __init__(self) -> None:
-        self.tables: dict[str, list[dict[str, Any]]] = {"epochs": [], "trials": [], "attempts": [], "plan": []}
+        self.tables: dict[str, list[dict[str, Any]]] = {
+            "epochs": [],
+            "trials": [],
+            "attempts": [],
+            "plan": [],
+        }
 
     def add(
         self,
@@ -49,10 +54,25 @@ class MadeUpExport:
         ids = {"trial_id": trial, "name": f"{augmentation}-M{copies}-seed{seed}"}
         done = state == "done"
         self.tables["plan"].append(
-            ids | {"state": state, "status": status if done else "", "epoch": 0, "reason": reason, "gpus": 1.0} | config
+            ids
+            | {
+                "state": state,
+                "status": status if done else "",
+                "epoch": 37 * (state == "partial"),
+                "reason": reason,
+                "gpus": 1.0,
+            }
+            | config
         )
         self.tables["attempts"].append(
-            ids | {"attempt": 1, "how": status if done else state, "error_class": "", "device": device, "host": "n1"}
+            ids
+            | {
+                "attempt": 1,
+                "how": status if done else state,
+                "error_class": "RuntimeError" if state == "failed" else "",
+                "device": device,
+                "host": "n1",
+            }
         )
         if not done:
             return trial
@@ -72,13 +92,22 @@ class MadeUpExport:
                 ids
                 | {"attempt": 1, "epoch": epoch, "learning_rate": 0.1 if epoch < drop else 0.01}
                 | {"validation_error": error, "train_error": 0.8 * error, "validation_loss": 3 * error}
+                | {"steps": 781, "samples": 49_984 * copies}
                 | {"wall_seconds": epoch * (4.0 + 2.5 * copies + 0.02 * seed), "train_seconds": 2.5 * copies}
                 | config
             )
         return trial
 
-    def config(self, augmentation: str, copies: int, seed: int, schedule: str, epochs: int, device: str) -> dict[str, Any]:
-        parameters = {"augmentation": augmentation, "M": copies, "schedule": schedule, "depth": 44, "epochs": epochs}
+    def config(
+        self, augmentation: str, copies: int, seed: int, schedule: str, epochs: int, device: str
+    ) -> dict[str, Any]:
+        parameters = {
+            "augmentation": augmentation,
+            "M": copies,
+            "schedule": schedule,
+            "depth": 44,
+            "epochs": epochs,
+        }
         parameters |= {"batch_size": 64, "precision": "fp32", "cutout_length": 16, "learning_rate": 0.1}
         spec = {"seed": seed, "threads": 1, "dataset": "cifar10", "fingerprint": "f" * 64, "revision": 1}
         spec |= {"timed": True, "hardware": device, "module": "trials.problem4"}

@@ -15,12 +15,6 @@ from trials.data import Dataset
 from trials.spec import Row, State
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line(
-        "markers", "cifar10: needs the real images (FARM_TEST_CIFAR10 or ../shared/cifar10)"
-    )
-
-
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """One CPU thread, and torch's process-wide settings as they were, whatever a trial configures."""

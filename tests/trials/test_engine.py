@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from trials import engine, models, plain_loop, synthetic
+from trials import engine, models, plain_loop, process, synthetic
 from trials.data import Dataset
-from trials.engine import Images, Recipe, Trainer
+from trials.engine import Recipe, Trainer
 from trials.spec import Outcome, Row, State
+from trials.splits import Evaluation, Images
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 EAGER = (engine.eager_step, engine.eager_evaluation)
@@ -23,7 +24,7 @@ def sgd(model: nn.Module) -> torch.optim.Optimizer:
 
 def trainer_of(data: Dataset, device: str = "cpu", model: nn.Module | None = None, **recipe: Any) -> Trainer:
     """ResNet-8 on the tiny data: 4 steps of 16 samples an epoch."""
-    engine.configure(device, 1, "fp32", device == "cuda")
+    process.configure(device, 1, "fp32", device == "cuda")
     values = {"batch_size": 16, "seed": 0, "mean": data.mean, "std": data.std, "augmentation": "cutout"}
     return Trainer(
         model=model or models.cifar_resnet(8, "projection", 0),
@@ -167,7 +168,7 @@ def test_a_cpu_trial_looks_whether_to_stop_before_each_step(tiny: Dataset, conte
 def test_evaluation_counts_each_image_once_in_whatever_batches(tiny: Dataset) -> None:
     trainer = trainer_of(tiny)
     whole = trainer.evaluations["validation"]
-    ragged = engine.Evaluation(whole.images, whole.labels, 8)
+    ragged = Evaluation(whole.images, whole.labels, 8)
     trainer.prepare()
     trainer.model.eval()
     ragged.step = engine.eager_evaluation(trainer, ragged)
@@ -190,11 +191,11 @@ def test_weight_decay_spares_biases_and_batch_norm() -> None:
 @pytest.mark.parametrize("change", ["weight", "buffer"])
 def test_the_hash_sees_weights_and_buffers(tiny: Dataset, change: str) -> None:
     trainer = trainer_of(tiny)
-    before = trainer.weights_sha256()
-    assert trainer_of(tiny).weights_sha256() == before
+    before = models.weights_sha256(trainer.model)
+    assert models.weights_sha256(trainer_of(tiny).model) == before
     name = "fc.weight" if change == "weight" else "bn1.running_mean"
     trainer.model.state_dict()[name].view(-1)[0] += 1e-6
-    assert trainer.weights_sha256() != before
+    assert models.weights_sha256(trainer.model) != before
 
 
 def test_bf16_keeps_weights_and_statistics_in_fp32(tiny: Dataset) -> None:

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from trials import models
-from trials.engine import count_parameters
+from trials.models import count_parameters
 
 
 @pytest.mark.parametrize(("shortcut", "parameters"), [("identity", 658_586), ("projection", 661_338)])

@@ -1,0 +1,37 @@
+import pandas as pd
+
+from analysis.arms import arms
+from analysis.load import load
+from analysis.problem4 import arm_name, study_arms
+
+
+def plan(**columns):
+    frame = pd.DataFrame({f"config_{k}": v for k, v in columns.items()})
+    return frame.assign(trial_id=[str(i) for i in range(len(frame))])
+
+
+def test_seeds_are_one_arm():
+    assert [a.trials for a in arms(plan(depth=[8, 8, 20], seed=[0, 1, 0]))] == [("0", "1"), ("2",)]
+
+
+def test_an_arm_is_named_by_what_varies():
+    assert [a.label for a in arms(plan(depth=[8, 20], epochs=[4, 4], seed=[0, 0]))] == ["depth=8", "depth=20"]
+
+
+def test_a_column_with_gaps_does_not_split_or_mar_names():
+    assert [a.label for a in arms(plan(copies=[4.0, None, 0.5], seed=[0, 0, 0]))] == [
+        "copies=4",
+        "copies=none",
+        "copies=0.5",
+    ]
+
+
+def test_other_swept_parameters_go_into_the_label():
+    grid = plan(augmentation=["standard", "cutout"], M=[1, 4], precision=["fp32", "bf16"], seed=[0, 0])
+    labels = [a.label for a in arms(grid, arm_name, ("augmentation", "M"))]
+    assert labels == ["baseline, precision=fp32", "cutout M=4, precision=bf16"]
+
+
+def test_arms_are_in_the_order_of_m_whatever_the_plans(study_dir):
+    names = [a.name for a in study_arms(load(study_dir))]
+    assert names == ["baseline", *(f"cutout M={m}" for m in (1, 2, 4, 8, 16, 32))]

@@ -1,0 +1,76 @@
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from analysis.load import AnalysisError, load
+
+
+def test_trials_of_the_plan_are_read_with_their_rows(study_dir):
+    data = load(study_dir)
+    assert set(data.rows["trial_id"]) <= set(data.plan["trial_id"])
+    assert len(data.ended("completed")) == 15
+    assert data.table == "epochs"
+
+
+def test_what_the_plan_does_not_hold_is_left_out(study_dir):
+    plan = pd.read_parquet(study_dir / "export/plan.parquet")
+    plan.iloc[:2].to_parquet(study_dir / "export/plan.parquet")
+    data = load(study_dir)
+    assert set(data.rows["trial_id"]) == set(data.trials["trial_id"]) == set(plan["trial_id"][:2])
+
+
+def test_what_is_missing_is_told(study_dir):
+    assert load(study_dir).missing["state"].tolist() == ["new"]
+
+
+def test_rows_of_a_trial_that_is_not_done_are_left_out(study_dir):
+    plan = pd.read_parquet(study_dir / "export/plan.parquet")
+    plan.loc[0, "state"] = "partial"
+    plan.to_parquet(study_dir / "export/plan.parquet")
+    assert plan["trial_id"][0] not in set(load(study_dir).rows["trial_id"])
+
+
+def test_an_absent_export_says_which_command_makes_it(tmp_path):
+    with pytest.raises(AnalysisError, match="farm export study=nothing"):
+        load(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("name", ["plan", "trials", "attempts"])
+def test_a_missing_table_is_named(study_dir, name):
+    (study_dir / f"export/{name}.parquet").unlink()
+    with pytest.raises(AnalysisError, match=rf"{name}\.parquet is missing"):
+        load(study_dir)
+
+
+def test_a_missing_row_table_is_told(study_dir):
+    (study_dir / "export/epochs.parquet").unlink()
+    with pytest.raises(AnalysisError, match="found none"):
+        load(study_dir)
+
+
+def test_a_truncated_file_is_named(study_dir):
+    path = study_dir / "export/epochs.parquet"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(AnalysisError, match=r"epochs\.parquet: not readable"):
+        load(study_dir)
+
+
+def test_an_epoch_that_is_there_twice_is_refused(study_dir):
+    rows = pd.read_parquet(study_dir / "export/epochs.parquet")
+    pd.concat([rows, rows.iloc[[7]]]).to_parquet(study_dir / "export/epochs.parquet")
+    with pytest.raises(AnalysisError, match=r"epoch 8 of 000000000000 is there twice"):
+        load(study_dir)
+
+
+def test_a_done_trial_without_its_row_is_refused(study_dir):
+    trials = pd.read_parquet(study_dir / "export/trials.parquet")
+    trials.iloc[1:].to_parquet(study_dir / "export/trials.parquet")
+    with pytest.raises(AnalysisError, match=r"absent from trials\.parquet"):
+        load(study_dir)
+
+
+def test_loading_imports_neither_matplotlib_nor_torch_nor_ray():
+    code = "import sys, analysis.load; sys.exit(bool({'matplotlib', 'torch', 'ray', 'scipy'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

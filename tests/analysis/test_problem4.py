@@ -1,0 +1,126 @@
+import pytest
+
+from analysis import problem4, style
+from analysis.load import load
+from analysis.options import Options
+
+
+@pytest.fixture
+def cells(study_dir):
+    table = problem4.tables(load(study_dir))["to-target"]
+    spaced = [[c.replace("\N{NO-BREAK SPACE}", " ") for c in row] for row in table.cells]
+    return {row[0]: dict(zip(table.headings, row, strict=True)) for row in spaced}
+
+
+def test_every_arm_of_the_plan_is_in_the_table(cells):
+    assert list(cells) == ["baseline", *(f"cutout M={m}" for m in (1, 2, 4, 8, 16, 32))]
+
+
+def test_a_censored_arm_says_so_with_its_accuracy_and_time(cells):
+    assert cells["baseline"]["Epochs to 94 %"] == "not reached in 100 epochs (92.75 %)"
+    assert cells["baseline"]["Wall-clock to 94 % (s)"] == "not reached in 652 s"
+
+
+def test_an_arm_of_which_some_seeds_got_there_says_how_many(cells):
+    assert cells["cutout M=8"]["Epochs to 94 %"] == "83, 1 of 2 seeds"
+
+
+def test_out_of_memory_is_a_result(cells):
+    assert cells["cutout M=32"]["n"] == "0 of 1"
+    assert cells["cutout M=32"]["Remarks"] == "out of memory (peak 80.0 GiB)"
+
+
+def test_a_missing_seed_is_named(cells):
+    assert cells["cutout M=16"]["n"] == "1 of 2"
+    assert "1 of 2 seeds missing (new)" in cells["cutout M=16"]["Remarks"]
+
+
+def test_wall_clock_pieced_together_from_two_devices_is_marked(cells):
+    assert cells["cutout M=16"]["Wall-clock to 94 % (s)"].endswith("†")
+    assert "†" not in cells["cutout M=4"]["Wall-clock to 94 % (s)"]
+
+
+def test_a_pieced_together_time_does_not_enter_the_mean_of_whole_ones(empty, tmp_path):
+    export = empty()
+    export.add("cutout", 2, 0, 0.05)
+    export.add("cutout", 2, 1, 0.05, devices="NVIDIA H200, NVIDIA L40S")
+    record = problem4.tables(load(export.write(tmp_path)))["to-target"].frame.iloc[0]
+    assert (record["n"], record["total_seconds_n"], record["total_seconds"]) == (2, 1, 900.0)
+
+
+def test_every_fate_has_its_words(empty, tmp_path):
+    export = empty()
+    export.add("cutout", 1, 0, 0.05, status="diverged")
+    export.add("cutout", 2, 0, 0.05, state="failed", reason="ValueError: no")
+    export.add("cutout", 4, 0, 0.05, state="failed")
+    export.add("cutout", 8, 0, 0.05, state="partial")
+    export.add("cutout", 16, 0, 0.05, state="unschedulable", reason="needs 8 GPUs")
+    remarks = problem4.tables(load(export.write(tmp_path)))["to-target"].frame["remark"].tolist()
+    assert remarks == [
+        "diverged at epoch 3",
+        "failed: ValueError: no",
+        "failed: RuntimeError",
+        "missing (stopped at epoch 37)",
+        "unschedulable: needs 8 GPUs",
+    ]
+
+
+def test_gpu_models_never_share_a_table(empty, tmp_path):
+    export = empty()
+    export.add("cutout", 1, 0, 0.05)
+    export.add("cutout", 1, 0, 0.05, device="NVIDIA L40S")
+    tables = problem4.tables(load(export.write(tmp_path)))
+    assert list(tables) == ["to-target-nvidia-h200", "to-target-nvidia-l40s"]
+    assert [set(t.frame["device"]) for t in tables.values()] == [{"NVIDIA H200"}, {"NVIDIA L40S"}]
+    assert "do not compare" in tables["to-target-nvidia-h200"].notes[-1]
+
+
+def test_the_target_can_be_moved(study_dir):
+    table = problem4.tables(load(study_dir), Options(target_accuracy=0.925))["to-target"]
+    assert table.frame.set_index("arm").loc["baseline", "reached"] == 3
+    assert "Epochs to 92.5 %" in table.headings
+
+
+def test_figures_name_arms_and_ends_in_words(study_dir):
+    figures = problem4.figures(load(study_dir))
+    assert set(figures) == {"cutout", "baseline", "validation-error"}
+    assert "cutout M=4: 59.2 % at epoch 1, 5.3 % at epoch 100." in figures["validation-error"].alt
+    assert "no completed trial: cutout M=32" in figures["validation-error"].caption
+
+
+def test_schedules_are_compared_where_there_are_two(made_up, tmp_path):
+    made_up.add("cutout", 1, 0, 0.05, schedule="budget")
+    figures = problem4.figures(load(made_up.write(tmp_path)))
+    assert set(figures["variations"].data["variation"]) == {"schedule=hoffer", "schedule=budget"}
+    assert set(figures["validation-error"].data["arm"]) == set(figures["variations"].data["arm"])
+
+
+def test_an_arm_has_one_colour_in_every_figure(made_up, tmp_path):
+    made_up.add("cutout", 4, 0, 0.05, schedule="budget")
+    figures = problem4.figures(load(made_up.write(tmp_path)))
+    colours = {
+        text.get_color()
+        for name in ("validation-error", "variations")
+        for axes in figures[name].drawing.axes
+        for text in axes.texts
+        if text.get_text() == "cutout M=4"
+    }
+    assert colours == {style.ARM_COLOURS["cutout M=4"]}
+
+
+def test_a_plan_without_any_result_gives_a_table_and_no_curves(empty, tmp_path):
+    export = empty()
+    export.add("standard", 1, 0, 0.05)
+    export.tables["plan"][0]["state"] = "new"
+    data = load(export.write(tmp_path))
+    assert set(problem4.figures(data)) == {"cutout"}
+    assert problem4.tables(data)["to-target"].frame["remark"].tolist() == ["missing (new)"]
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 3])
+def test_bands_are_drawn_from_three_seeds_on(empty, tmp_path, seeds):
+    export = empty()
+    for seed in range(seeds):
+        export.add("cutout", 1, seed, 0.05 + 0.001 * seed)
+    (axes,) = problem4.figures(load(export.write(tmp_path)))["validation-error"].drawing.axes
+    assert len(axes.collections) == (1 if seeds == 3 else 0)

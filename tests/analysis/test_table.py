@@ -1,0 +1,50 @@
+import io
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from analysis import table
+from analysis.stats import NOTHING, Estimate
+
+numbers = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@given(st.lists(st.tuples(numbers, st.integers(-(2**53), 2**53)), min_size=1))
+def test_csv_gives_the_numbers_back(rows):
+    frame = pd.DataFrame(rows, columns=["error", "epoch"])
+    back = pd.read_csv(io.StringIO(table.plain_table("t", frame).csv()), float_precision="round_trip")
+    pd.testing.assert_frame_equal(back, frame, check_exact=True)
+
+
+def test_an_estimate_goes_into_columns_and_back():
+    estimate = Estimate(0.06, 0.05, 0.07, 3)
+    assert table.estimate_of(table.estimate_columns("error", estimate), "error") == estimate
+
+
+@pytest.mark.parametrize(
+    ("estimate", "text"),
+    [
+        (Estimate(0.0581, 0.0561, 0.0602, 3), "5.81 (5.61 to 6.02)"),
+        (Estimate(0.0581, float("nan"), float("nan"), 1), "5.81"),
+        (NOTHING, "–"),
+    ],
+)
+def test_an_estimate_is_written_with_what_is_known_of_it(estimate, text):
+    assert table.estimate_text(estimate, ".2f", 100).replace("\N{NO-BREAK SPACE}", " ") == text
+
+
+def test_markdown_cells_cannot_break_the_table():
+    made = table.plain_table("t", pd.DataFrame({"why": ["a|b\nc*d_e"]})).markdown()
+    assert made.splitlines()[2] == r"| a\|b c\*d\_e |"
+
+
+def test_latex_cells_are_escaped():
+    made = table.plain_table("t", pd.DataFrame({"why": ["50 % of a_b & \\c"]})).latex()
+    assert r"50 \% of a\_b \& \textbackslash{}c \\" in made
+
+
+def test_a_missing_cell_is_a_dash():
+    made = table.plain_table("t", pd.DataFrame({"x": [1.5, float("nan")], "y": ["a", None]}))
+    assert made.cells == [["1.5", "a"], ["–", "–"]]
