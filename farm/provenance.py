@@ -29,7 +29,7 @@ def farm_commit() -> str:
 
 @functools.cache
 def source_digest(module: str) -> str:
-    """SHA-256 (16 digits) of the sources that decide a trial's results: its module and what that imports of `trials`."""
+    """SHA-256 (16 digits) of what decides a trial's results: its module and all that imports of `trials`."""
     digest = hashlib.sha256()
     for name, path in sorted(_sources(module).items()):
         digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")

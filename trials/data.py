@@ -64,9 +64,10 @@ def fingerprint_of(name: str) -> str:
 def load(name: str, data_root: Path | str | None, cache_dir: Path | str) -> Dataset:
     """The dataset `name`, decoded from `data_root` (which "synthetic" does not need) or read from the cache.
 
-    Decoding CIFAR-10 takes 10 to 15 s on one core (threads do not help, Pillow holds the interpreter), drawing "synthetic" 2 s, opening either again 10 ms. Raises
-    DataError. The source must be there, whole as far as its file listing and Parquet footers tell, even where
-    the cache would do: a wrong `data_root` is said at once and not on the day the cache is gone.
+    Decoding CIFAR-10 takes 10 to 15 s on one core (threads do not help: Pillow holds the interpreter), drawing
+    "synthetic" 2 s, opening either again 10 ms. Raises DataError. The source must be there, whole as far as its
+    file listing and Parquet footers tell, even where the cache would do: a wrong `data_root` is said at once and
+    not on the day the cache is gone.
     """
     fingerprint = fingerprint_of(name)
     folder = Path(cache_dir) / f"{name}-{fingerprint[:12]}"
@@ -98,16 +99,12 @@ def fetch(data_root: Path | str) -> Path:
 
 def find_cifar10(data_root: Path | str | None) -> Pickled | Parquet:
     """The layout found in `data_root` or in a folder directly under it."""
-    ways_out = (
-        "`farm data fetch` downloads it, data_root=FOLDER names another place, data=synthetic needs none"
-    )
+    ways_out = "`farm data fetch` downloads it, data_root=FOLDER names another place, data=synthetic needs none"
     if data_root is None or not Path(data_root).is_dir():
         raise DataError(f"CIFAR-10: there is no folder {data_root}: {ways_out}")
     root = Path(data_root)
     for parent in (root, root.parent):
-        if (parent / "cifar-10-batches-py").is_dir() and (
-            parent == root or root.name == "cifar-10-batches-py"
-        ):
+        if (parent / "cifar-10-batches-py").is_dir() and (parent == root or root.name == "cifar-10-batches-py"):
             return Pickled(parent)
     for folder in (root, *sorted(p for p in root.iterdir() if p.is_dir())):
         if any(folder.glob("*.parquet")):
@@ -167,9 +164,7 @@ class Parquet:
                 raise DataError(f"CIFAR-10: {path} is truncated or damaged: {error}") from error
         if rows != CIFAR10_ROWS[split]:
             wanted = CIFAR10_ROWS[split]
-            raise DataError(
-                f"CIFAR-10: {len(paths)} {split} files in {self.folder} hold {rows} images, not {wanted}"
-            )
+            raise DataError(f"CIFAR-10: {len(paths)} {split} files in {self.folder} hold {rows} images, not {wanted}")
         return paths
 
     def read(self) -> dict[str, Split]:
@@ -210,9 +205,7 @@ def decode(encoded: bytes) -> np.ndarray:
 def digests(images: np.ndarray, labels: np.ndarray) -> list[bytes]:
     """SHA-256 of each image's pixels (HWC uint8) and label byte."""
     pixels = np.ascontiguousarray(images).reshape(len(images), -1)
-    return [
-        hashlib.sha256(p.tobytes() + bytes([label])).digest() for p, label in zip(pixels, labels, strict=True)
-    ]
+    return [hashlib.sha256(p.tobytes() + bytes([label])).digest() for p, label in zip(pixels, labels, strict=True)]
 
 
 def canonical(split: Split) -> tuple[Split, list[bytes]]:
@@ -237,7 +230,5 @@ def verified(splits: dict[str, Split], wanted: str, source: object) -> tuple[np.
     test, test_digests = canonical(splits["test"])
     found = fingerprint((train_digests, test_digests))
     if found != wanted:
-        raise DataError(
-            f"{source} does not hold CIFAR-10: its fingerprint is {found[:12]}…, not {wanted[:12]}…"
-        )
+        raise DataError(f"{source} does not hold CIFAR-10: its fingerprint is {found[:12]}…, not {wanted[:12]}…")
     return (*train, *test)

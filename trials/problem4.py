@@ -45,9 +45,7 @@ class Parameters:
         "cutout", "standard is crop and flip, cutout adds the hole", choices=("none", "standard", "cutout")
     )
     cutout_length: int = parameter(16, "side of the hole", unit="pixels", minimum=2, maximum=64)
-    M: int = parameter(
-        1, "copies of each sample in a batch, augmented independently", minimum=1, maximum=1024
-    )
+    M: int = parameter(1, "copies of each sample in a batch, augmented independently", minimum=1, maximum=1024)
     batch_size: int = parameter(
         64,
         "different samples in a batch, which has M times as many",
@@ -56,9 +54,7 @@ class Parameters:
         maximum=65536,
     )
     epochs: int = parameter(100, "passes over the training images", unit="epochs", minimum=1, maximum=100_000)
-    learning_rate: float = parameter(
-        0.1, "SGD's, before any drop, or one-cycle's peak", minimum=0, maximum=100
-    )
+    learning_rate: float = parameter(0.1, "SGD's, before any drop, or one-cycle's peak", minimum=0, maximum=100)
     momentum: float = parameter(0.9, "SGD's, without Nesterov", minimum=0, maximum=1)
     weight_decay: float = parameter(1e-4, "L2, not on batch norm and biases", minimum=0, maximum=1)
     schedule: str = parameter(
@@ -147,11 +143,12 @@ def run(spec: Spec, context: Context) -> TrialRun:
             engine.decay_groups(model, p.weight_decay), lr=p.learning_rate, momentum=p.momentum, fused=True
         ),
         train=splits.Images(data.train_images, data.train_labels).first(p.train_examples),
-        evaluations={
-            "validation": splits.Images(data.test_images, data.test_labels).first(p.validation_examples)
-        },
+        evaluations={"validation": splits.Images(data.test_images, data.test_labels).first(p.validation_examples)},
         recipe=recipe,
         device=context.device,
     )
-    rates = lambda epoch: learning_rates(p, epoch, trainer.steps)
+
+    def rates(epoch: int) -> list[float]:
+        return learning_rates(p, epoch, trainer.steps)
+
     return (yield from engine.run_epochs(trainer, context, p.epochs, rates))

@@ -61,9 +61,7 @@ def bars(random: np.random.RandomState, n: int) -> np.ndarray:
     return (np.abs(u) < 0.12) & (np.abs(v) < 1.0)
 
 
-def coordinates(
-    random: np.random.RandomState, n: int, radius: tuple[float, float], turn: float
-) -> tuple[Field, Field]:
+def coordinates(random: np.random.RandomState, n: int, radius: tuple[float, float], turn: float) -> tuple[Field, Field]:
     """Each pixel in a frame that is moved, scaled by a radius in pixels, and turned by an angle whose tangent
     is uniform in -turn..turn."""
     centre = uniform(random, 10.0, 22.0, (2, n, 1, 1))

@@ -91,7 +91,7 @@ def test_a_broken_study_file_is_named(tmp_path: Path) -> None:
 def test_a_wrong_key_in_a_study_file_names_the_file_and_the_key(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("module: trials.problem4\ntrail: {epochs: 3}\n")
-    with pytest.raises(UsageError, match="nearest is trial.*study mine"):
+    with pytest.raises(UsageError, match=r"nearest is trial.*study mine"):
         configuration.load([f"study={path}"])
 
 

@@ -110,9 +110,7 @@ def test_the_same_draws_give_torchvision_s_image_bit_for_bit() -> None:
 
 def test_no_augmentation_is_the_normalised_image() -> None:
     images = torch.randint(0, 256, (5, 32, 32, 3), dtype=torch.uint8)
-    batch = augment.augment(
-        images, torch.tensor([[4, 0]]), torch.tensor(MEAN), torch.tensor(STD), 16, torch.float32
-    )
+    batch = augment.augment(images, torch.tensor([[4, 0]]), torch.tensor(MEAN), torch.tensor(STD), 16, torch.float32)
     assert torch.equal(pixels_of(batch), images[[4, 0]].permute(0, 3, 1, 2).float())
 
 

@@ -83,13 +83,9 @@ def write_pickled(monkeypatch: pytest.MonkeyPatch) -> WritePickled:
     return write
 
 
-def test_both_layouts_give_the_same_dataset(
-    splits: Splits, write_pickled: WritePickled, tmp_path: Path
-) -> None:
+def test_both_layouts_give_the_same_dataset(splits: Splits, write_pickled: WritePickled, tmp_path: Path) -> None:
     pickled = data.load("cifar10", write_pickled(tmp_path / "a", splits), tmp_path / "cache-a")
-    parquet = data.load(
-        "cifar10", write_parquet(tmp_path / "b" / "plain_text", splits).parent, tmp_path / "cache-b"
-    )
+    parquet = data.load("cifar10", write_parquet(tmp_path / "b" / "plain_text", splits).parent, tmp_path / "cache-b")
     for name in ("train_images", "train_labels", "test_images", "test_labels"):
         assert np.array_equal(getattr(pickled, name), getattr(parquet, name))
     assert pickled.train_images.shape == (TRAIN, 32, 32, 3)
@@ -159,9 +155,7 @@ def test_where_nothing_is_the_ways_out_are_listed(root: str | None, tmp_path: Pa
     assert all(way in str(caught.value) for way in ("farm data fetch", "data_root=", "data=synthetic"))
 
 
-def test_a_pickle_with_a_wrong_md5_is_never_opened(
-    splits: Splits, write_pickled: WritePickled, tmp_path: Path
-) -> None:
+def test_a_pickle_with_a_wrong_md5_is_never_opened(splits: Splits, write_pickled: WritePickled, tmp_path: Path) -> None:
     class Trap:
         def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
             return (tmp_path / "sprung").touch, ()
@@ -173,9 +167,7 @@ def test_a_pickle_with_a_wrong_md5_is_never_opened(
     assert not (tmp_path / "sprung").exists()
 
 
-def test_a_second_load_decodes_nothing(
-    splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_second_load_decodes_nothing(splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_parquet(tmp_path, splits)
     first = data.load("cifar10", tmp_path, tmp_path / "cache")
     monkeypatch.delattr(data, "decode")

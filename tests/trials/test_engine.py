@@ -66,9 +66,7 @@ def without_measured(row: Row) -> Row:
     return {k: v for k, v in row.items() if not k.endswith(("_seconds", "_bytes"))}
 
 
-@pytest.mark.parametrize(
-    ("device", "tolerance"), [("cpu", 1e-6), pytest.param("cuda", 1e-4, marks=needs_cuda)]
-)
+@pytest.mark.parametrize(("device", "tolerance"), [("cpu", 1e-6), pytest.param("cuda", 1e-4, marks=needs_cuda)])
 def test_the_step_is_the_plain_loop_s(tiny: Dataset, device: str, tolerance: float) -> None:
     trainer = trainer_of(tiny, device)
     trainer.prepare()
@@ -101,9 +99,7 @@ def test_an_epoch_without_augmentation_is_the_plain_loop_s(tiny: Dataset) -> Non
     optimizer = torch.optim.SGD(engine.decay_groups(plain_model, 1e-2), lr=0.1, momentum=0.9)
     loss, error = plain_loop.train_epoch(plain_model, optimizer, batches, "cpu")
     assert (row["train_loss"], row["train_error"]) == pytest.approx((loss, error), rel=1e-4)
-    evaluated = plain_loop.evaluate(
-        plain_model, plain_loop.loader(test_set, 7, train=False, workers=0), "cpu"
-    )
+    evaluated = plain_loop.evaluate(plain_model, plain_loop.loader(test_set, 7, train=False, workers=0), "cpu")
     assert (row["validation_loss"], row["validation_error"]) == pytest.approx(evaluated, rel=1e-3)
 
 
@@ -149,9 +145,7 @@ def test_a_state_is_a_copy(tiny: Dataset) -> None:
 
 
 def test_a_loss_that_is_not_finite_ends_the_trial_as_diverged(tiny: Dataset, context: Any) -> None:
-    engine_run = engine.run_epochs(
-        trainer_of(tiny), context, 3, lambda epoch: [0.1 if epoch < 1 else 1e30] * 4
-    )
+    engine_run = engine.run_epochs(trainer_of(tiny), context, 3, lambda epoch: [0.1 if epoch < 1 else 1e30] * 4)
     next(engine_run)
     with pytest.raises(StopIteration) as end:
         next(engine_run)
@@ -205,9 +199,7 @@ def test_bf16_keeps_weights_and_statistics_in_fp32(tiny: Dataset) -> None:
     assert {v.dtype for v in trainer.model.state_dict().values()} == {torch.float32, torch.int64}
     fp32 = trainer_of(tiny)
     fp32.prepare()
-    assert row["train_loss"] == pytest.approx(
-        fp32.train_epoch(0, [0.1] * 4, lambda: None)["train_loss"], rel=0.05
-    )
+    assert row["train_loss"] == pytest.approx(fp32.train_epoch(0, [0.1] * 4, lambda: None)["train_loss"], rel=0.05)
 
 
 def test_compiling_on_a_cpu_is_refused(tiny: Dataset) -> None:
