@@ -21,9 +21,7 @@ ROWS = {"none": 1, "standard": 4, "cutout": 6}
 """Rows of the table for each augmentation: index alone; with crop and flip; with the hole's centre too."""
 
 
-def epoch_table(
-    seed: int, epoch: int, examples: int, batch_size: int, copies: int, augmentation: str
-) -> Tensor:
+def epoch_table(seed: int, epoch: int, examples: int, batch_size: int, copies: int, augmentation: str) -> Tensor:
     """Draw an epoch: int32 (steps, ROWS[augmentation], copies * batch_size) on the CPU.
 
     Each step has `batch_size` distinct samples, each `copies` times with draws of its own (the whole pipeline
@@ -49,9 +47,7 @@ def pad_images(images: Tensor) -> Tensor:
     return torch.nn.functional.pad(images, (0, 0, PAD, PAD, PAD, PAD))
 
 
-def augment(
-    images: Tensor, rows: Tensor, mean: Tensor, std: Tensor, cutout_length: int, dtype: torch.dtype
-) -> Tensor:
+def augment(images: Tensor, rows: Tensor, mean: Tensor, std: Tensor, cutout_length: int, dtype: torch.dtype) -> Tensor:
     """One batch, (samples, 3, 32, 32) in `dtype` and channels-last memory.
 
     `images` is uint8 (N, 32, 32, 3) for one row (no augmentation) and padded, (N, 40, 40, 3), for more; `rows`

@@ -201,16 +201,12 @@ class Trainer:
         self.synchronize()
         started = time.perf_counter()
         recipe = self.recipe
-        table = epoch_table(
-            recipe.seed, epoch, len(self.labels), recipe.batch_size, recipe.copies, recipe.augmentation
-        )
+        table = epoch_table(recipe.seed, epoch, len(self.labels), recipe.batch_size, recipe.copies, recipe.augmentation)
         self.table.copy_(table)
         self.rates.copy_(torch.tensor(rates))
         for counter in (self.position, self.loss_sum, self.wrong):
             counter.zero_()
-        torch.manual_seed(
-            derived_seed(recipe.seed, "model", epoch)
-        )  # dropout draws from the default generator
+        torch.manual_seed(derived_seed(recipe.seed, "model", epoch))  # dropout draws from the default generator
         self.model.train()
         self._repeat(self.step, self.steps, check_stop)
         self.synchronize()
@@ -278,9 +274,7 @@ class Trainer:
             group["lr"] = self.learning_rate  # load_state_dict has put a copy there
 
 
-def run_epochs(
-    trainer: Trainer, context: Context, epochs: int, rates: Callable[[int], Sequence[float]]
-) -> TrialRun:
+def run_epochs(trainer: Trainer, context: Context, epochs: int, rates: Callable[[int], Sequence[float]]) -> TrialRun:
     """Train from the context's state up to `epochs` epochs, yielding a row at the end of each.
 
     `rates(epoch)` gives the learning rate of each of the epoch's steps (epochs from 0). A loss that is NaN or

@@ -67,9 +67,7 @@ def loader(
     pinned: bool = False,
 ) -> DataLoader[Batch]:
     """Shuffled and without the last incomplete batch for training; in order and whole otherwise."""
-    return DataLoader(
-        dataset, batch_size, shuffle=train, drop_last=train, num_workers=workers, pin_memory=pinned
-    )
+    return DataLoader(dataset, batch_size, shuffle=train, drop_last=train, num_workers=workers, pin_memory=pinned)
 
 
 def train_step(
