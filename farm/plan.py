@@ -84,10 +84,10 @@ def specs(config: Config, fingerprint: str, hardware: str | None) -> list[tuple[
     share a GPU.
     """
     module = trial_module(config.settings.module)
-    check = getattr(module, "check", None)
+    check, resolve = getattr(module, "check", None), getattr(module, "resolve", dict)
     found: dict[str, tuple[Spec, Bundle]] = {}
     for point in _points(config):
-        parameters = {**config.parameters, **point}
+        parameters = resolve({**config.parameters, **point})
         if check is not None and (problem := check(parameters)):
             raise UsageError(f"{_point_text(point)}: {problem}")
         bundle = _bundle(config, parameters)

@@ -84,7 +84,10 @@ def trial_module(name: str) -> Any:
 
     A trial module has `REVISION: int` (raised when old results stop being comparable), a dataclass
     `Parameters` whose fields are made by `parameter`, and `run(spec, context)`, a `TrialRun` generator.
-    It may have `TABLE`, the name of its row table (else "epochs"), and `COLUMNS`, columns of its own.
+    It may have `resolve(parameters)`, which returns all parameters with those filled in that follow from others
+    (a default that depends on the method), so that a spec says everything; `check(parameters)`, which says what
+    is wrong with them together; `TABLE`, the name of its row table (else "epochs"); and `COLUMNS`, columns of
+    its own.
     """
     return importlib.import_module(name)
 
