@@ -8,13 +8,16 @@ and the rows lack is in `Data.missing`, `Data.ended` says how the rest ended. No
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
+from farm.ledger import schema
+
 FIXED = ("trials", "attempts", "plan")
-"""Tables that every export has, beside the one row table that the trial module names (mostly "epochs")."""
+"""Tables that every export has, beside the row table that the trial module names (mostly "epochs"), or several."""
 
 
 class AnalysisError(Exception):
@@ -25,7 +28,8 @@ class AnalysisError(Exception):
 class Data:
     """One study's export. `plan` keeps the grid's order; the other tables hold only trials of the plan.
 
-    `rows` is the row table named `table`; `digests` maps each file of the export to its SHA-256.
+    `rows` is the row table named `table`, the main one where there are several; `tables` has each by its name.
+    `digests` maps each file of the export to its SHA-256.
     """
 
     study: str
@@ -36,6 +40,7 @@ class Data:
     attempts: pd.DataFrame
     plan: pd.DataFrame
     digests: dict[str, str]
+    tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
     @property
     def missing(self) -> pd.DataFrame:
@@ -63,25 +68,37 @@ def load(study_dir: Path) -> Data:
     if lacking := [name for name in FIXED if name not in files]:
         raise AnalysisError(f"{export}: {lacking[0]}.parquet is missing; {command} rebuilds it")
     row_tables = [name for name in files if name not in FIXED]
-    if len(row_tables) != 1:
-        found = ", ".join(row_tables) or "none"
-        raise AnalysisError(f"{export}: one row table is expected beside {', '.join(FIXED)}, found {found}")
     frames = {name: _read(path) for name, path in files.items()}
     plan = frames["plan"]
+    main = _main_table(export, row_tables, plan)
     done = set(plan.loc[plan["state"] == "done", "trial_id"])
-    kept = {name: _only(frame, done) for name, frame in frames.items() if name in ("trials", row_tables[0])}
+    kept = {name: _only(frame, done) for name, frame in frames.items() if name in ("trials", *row_tables)}
     data = Data(
         study=study,
         directory=study_dir,
-        table=row_tables[0],
-        rows=kept[row_tables[0]],
+        table=main,
+        rows=kept[main],
         trials=kept["trials"],
         attempts=_only(frames["attempts"], set(plan["trial_id"])),
         plan=plan,
         digests=digests(study_dir),
+        tables={name: kept[name] for name in row_tables},
     )
     _check(data, done)
     return data
+
+
+def _main_table(export: Path, found: list[str], plan: pd.DataFrame) -> str:
+    """The only row table, or the first of the trial module's `TABLES`."""
+    if len(found) == 1:
+        return found[0]
+    module = str(plan["config_module"].iloc[0]) if "config_module" in plan and len(plan) else ""
+    declared = list(schema.row_tables(module)) if module else []
+    if sorted(declared) != sorted(found):
+        fixed, names = ", ".join(FIXED), ", ".join(found) or "none"
+        expected = "one row table is" if len(declared) < 2 else f"the row tables {', '.join(declared)} are"
+        raise AnalysisError(f"{export}: {expected} expected beside {fixed}, found {names}")
+    return declared[0]
 
 
 def digests(study_dir: Path) -> dict[str, str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,16 +40,20 @@ def export(root: Path, plan: Plan | None, module: str) -> Export:
     directory.mkdir(parents=True, exist_ok=True)
     damaged: list[Path] = []
     found = {trial_id(t): t for t in trial_directories(root) if (t / DONE / MANIFEST).exists()}
-    names = {"rows": schema.row_table(module), "trials": "trials", "attempts": "attempts", "plan": "plan"}
+    main, *further = schema.row_tables(module)
+    names = {"rows": main} | {name: name for name in (*further, "trials", "attempts", "plan")}
     paths = {kind: directory / f"{name}.parquet" for kind, name in names.items()}
-    old = _old_trials(paths, found)
+    row_paths = {names[kind]: paths[kind] for kind in ("rows", *further)}
+    old = _old_trials(paths["trials"], row_paths, found)
     fresh = [t for i, t in sorted(found.items()) if i not in old.ids]
-    if fresh or old.dropped or not paths["trials"].exists() or not paths["rows"].exists():
-        trials, rows = list(old.trials), _Rows(paths["rows"], module)
-        rows.keep(paths["rows"], old.ids)
+    if fresh or old.dropped or not all(p.exists() for p in (paths["trials"], *row_paths.values())):
+        trials, rows = list(old.trials), [_Rows(path, module, name) for name, path in row_paths.items()]
+        for one in rows:
+            one.keep(old.ids)
         for table in _read_trials(fresh, rows, damaged):
             trials.append(table)
-        rows.close()
+        for one in rows:
+            one.close()
         whole = pa.concat_tables(trials, promote_options="permissive") if trials else _empty_trials(module)
         write_file(paths["trials"], parquet(whole.sort_by("trial_id")))
     write_file(paths["attempts"], parquet(_attempts(root)))
@@ -87,10 +91,10 @@ class _Old:
     dropped: bool
 
 
-def _old_trials(paths: dict[str, Path], found: dict[str, Path]) -> _Old:
+def _old_trials(trials: Path, rows: dict[str, Path], found: dict[str, Path]) -> _Old:
     try:
-        table = pq.read_table(paths["trials"])
-        if not paths["rows"].exists():
+        table = pq.read_table(trials)
+        if not all(path.exists() for path in rows.values()):
             raise OSError
         known = dict(zip(table["trial_id"].to_pylist(), table["rows_sha256"].to_pylist(), strict=True))
     except (OSError, pa.ArrowException, KeyError):
@@ -106,25 +110,33 @@ def _rows_digest(trial: Path) -> str:
 
 
 class _Rows:
-    """The row table, written in batches to a temporary file and renamed into place at the end."""
+    """A row table, written in batches to a temporary file and renamed into place at the end."""
 
-    def __init__(self, target: Path, module: str) -> None:
+    def __init__(self, target: Path, module: str, name: str) -> None:
         self._target, self._temporary = target, target.with_name(f".tmp-{target.name}-{os.getpid()}")
-        self._columns = schema.row_columns(module)
-        fields = [pa.field(c.name, schema.ARROW[c.type]) for c in self._columns]
+        self._name, self._main = name, schema.row_table(module)
+        fields = [pa.field(c.name, schema.ARROW[c.type]) for c in schema.row_tables(module)[name]]
         self._schema = pa.schema([*fields, *schema.config_schema(module)])
         self._writer = pq.ParquetWriter(self._temporary, self._schema, compression="zstd")
 
-    def keep(self, old: Path, ids: set[str]) -> None:
+    def keep(self, ids: set[str]) -> None:
         """Copy the rows of trials that stand as they did, a row group at a time."""
-        if not ids or not old.exists():
+        if not ids or not self._target.exists():
             return
         wanted = pa.array(sorted(ids), pa.string())
-        for batch in pq.ParquetFile(old).iter_batches(batch_size=1 << 17):
+        for batch in pq.ParquetFile(self._target).iter_batches(batch_size=1 << 17):
             table = pa.Table.from_batches([batch])
-            self.add(table.filter(pc.is_in(table["trial_id"], wanted)))
+            self._append(table.filter(pc.is_in(table["trial_id"], wanted)))
 
     def add(self, table: pa.Table) -> None:
+        """Append those rows of trials that are this table's."""
+        if "table" in table.column_names:
+            own = pc.equal(pc.fill_null(table["table"], self._main), self._name)
+            self._append(table.filter(own))
+        elif self._name == self._main:
+            self._append(table)
+
+    def _append(self, table: pa.Table) -> None:
         """Append rows; columns that they lack are null."""
         if len(table):
             columns = [
@@ -142,7 +154,7 @@ class _Rows:
         sync_directory(self._target.parent)
 
 
-def _read_trials(fresh: Iterable[Path], rows: _Rows, damaged: list[Path]) -> Iterator[pa.Table]:
+def _read_trials(fresh: Iterable[Path], rows: Sequence[_Rows], damaged: list[Path]) -> Iterator[pa.Table]:
     batch: list[pa.Table] = []
     for trial in fresh:
         try:
@@ -157,11 +169,17 @@ def _read_trials(fresh: Iterable[Path], rows: _Rows, damaged: list[Path]) -> Ite
             own = own.append_column(pa.field(name, kind), pa.repeat(pa.scalar(value, kind), len(own)))
         batch.append(own)
         if len(batch) >= BATCH:
-            rows.add(pa.concat_tables(batch, promote_options="permissive"))
+            _add(batch, rows)
             batch.clear()
         yield one.append_column("rows_sha256", pa.array([_rows_digest(trial)], pa.string()))
     if batch:
-        rows.add(pa.concat_tables(batch, promote_options="permissive"))
+        _add(batch, rows)
+
+
+def _add(batch: list[pa.Table], rows: Sequence[_Rows]) -> None:
+    whole = pa.concat_tables(batch, promote_options="permissive")
+    for one in rows:
+        one.add(whole)
 
 
 def _parquet(trial: Path, name: str) -> pa.Table:

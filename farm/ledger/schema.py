@@ -1,6 +1,7 @@
 """Every column of every table: name, type, unit, measured or not, direction of better. Nowhere else.
 
-A trial module may add columns of its own rows (`COLUMNS`) and name its row table (`TABLE`).
+A trial module may add columns of its own rows (`COLUMNS`) and name its row table (`TABLE`), or declare several
+row tables (`TABLES`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ ROWS: tuple[Column, ...] = (
     Column("name", "str", help="readable name of the trial"),
     Column("attempt", "int", measured=True, help="attempt that produced the row"),
     Column("epoch", "int", "epochs", help="epochs trained, from 1"),
-    Column("learning_rate", "float", help="learning rate at the end of the epoch"),
+    Column("learning_rate", "float", help="learning rate of the epoch's first step"),
     Column("train_loss", "float", "nats", better="lower", help="mean loss over the epoch's batches, while training"),
     Column("train_error", "float", "fraction", better="lower", help="training error over the epoch, while training"),
     Column("train_eval_loss", "float", "nats", better="lower", help="training loss in eval mode after the epoch"),
@@ -88,6 +89,8 @@ PLAN: tuple[Column, ...] = (
     Column("gpus", "float", "GPUs"),
 )
 
+IDENTITY = ("trial_id", "name", "attempt")
+"""Columns of every row table."""
 SPEC_COLUMNS = ("seed", "threads", "dataset", "fingerprint", "revision", "timed", "hardware", "module")
 ARROW = {"int": pa.int64(), "float": pa.float64(), "str": pa.string(), "bool": pa.bool_()}
 
@@ -96,16 +99,55 @@ class SchemaError(Exception):
     """A row does not fit its table."""
 
 
+def row_tables(module: str) -> dict[str, tuple[Column, ...]]:
+    """Row tables of a trial module by name, the main one first, and the columns of each.
+
+    A module with `TABLES` has those tables with exactly the columns named there (a name alone is a standard
+    column); its rows say theirs in the key `table`, else they are of the main one. Any other module has one table
+    (`TABLE`, else "epochs") with the standard columns and its own `COLUMNS`.
+    """
+    source = trial_module(module)
+    several: Mapping[str, Sequence[str | Column]] | None = getattr(source, "TABLES", None)
+    if several is None:
+        own: tuple[Column, ...] = tuple(getattr(source, "COLUMNS", ()))
+        names = {c.name for c in own}
+        return {str(getattr(source, "TABLE", "epochs")): tuple(c for c in ROWS if c.name not in names) + own}
+    standard = {c.name: c for c in ROWS}
+    columns = {t: [standard[c] if isinstance(c, str) else c for c in declared] for t, declared in several.items()}
+    return {t: (*(standard[name] for name in IDENTITY), *declared) for t, declared in columns.items()}
+
+
 def row_table(module: str) -> str:
-    """Name of the table that a trial module's rows go to."""
-    return str(getattr(trial_module(module), "TABLE", "epochs"))
+    """Name of a trial module's main row table."""
+    return next(iter(row_tables(module)))
 
 
 def row_columns(module: str) -> tuple[Column, ...]:
-    """Columns that rows of a trial module may have: the standard ones and its own."""
-    own: tuple[Column, ...] = tuple(getattr(trial_module(module), "COLUMNS", ()))
-    names = {c.name for c in own}
-    return tuple(c for c in ROWS if c.name not in names) + own
+    """Columns that rows of a trial module may have: of all its tables, and `table` where there are several.
+
+    Raises `SchemaError` where two tables give one name two types: a trial's rows lie in one file.
+    """
+    tables = row_tables(module)
+    found: dict[str, Column] = {} if len(tables) == 1 else {"table": Column("table", "str", help="the row's table")}
+    for name, columns in tables.items():
+        for c in columns:
+            if found.setdefault(c.name, c).type != c.type:
+                raise SchemaError(f"TABLES of {module}: column {c.name!r} of {name} has another type elsewhere")
+    return tuple(found.values())
+
+
+def check_tables(module: str, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Raise `SchemaError` for a row of a table that the module has not, or with a column of another table."""
+    tables = {name: {c.name for c in columns} for name, columns in row_tables(module).items()}
+    if len(tables) == 1:
+        return
+    main = next(iter(tables))
+    for row in rows:
+        name = row.get("table") or main
+        if name not in tables:
+            raise SchemaError(f"{module} has no row table {name!r}; TABLES are {', '.join(tables)}")
+        if wrong := [k for k, v in row.items() if v is not None and k != "table" and k not in tables[name]]:
+            raise SchemaError(f"row column {wrong[0]!r} is not one of table {name!r} in TABLES of {module}")
 
 
 def column(name: str, module: str | None = None) -> Column:

@@ -118,6 +118,7 @@ class Attempt:
         return time.monotonic() - self._begun
 
     def _rows(self, rows: Sequence[Row]) -> bytes:
+        schema.check_tables(self.spec.module, rows)
         columns = [c for c in schema.row_columns(self.spec.module) if c.name not in ("trial_id", "name")]
         used = {k for row in rows for k in row}
         return parquet(schema.table(rows, [c for c in columns if c.name in used or c.name == "attempt"]))

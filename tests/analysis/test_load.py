@@ -74,3 +74,20 @@ def test_a_done_trial_without_its_row_is_refused(study_dir):
 def test_loading_imports_neither_matplotlib_nor_torch_nor_ray():
     code = "import sys, analysis.load; sys.exit(bool({'matplotlib', 'torch', 'ray', 'scipy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_several_row_tables_are_read_and_the_first_declared_is_the_main_one(study_dir):
+    plan = pd.read_parquet(study_dir / "export/plan.parquet")
+    plan.assign(config_module="two_tables").to_parquet(study_dir / "export/plan.parquet")
+    rows = pd.read_parquet(study_dir / "export/epochs.parquet")
+    (study_dir / "export/epochs.parquet").unlink()
+    rows.to_parquet(study_dir / "export/steps.parquet")
+    rows.head(1).to_parquet(study_dir / "export/boxes.parquet")
+    data = load(study_dir)
+    assert (data.table, len(data.tables["boxes"]), len(data.rows)) == ("steps", 1, len(data.tables["steps"]))
+
+
+def test_row_tables_that_the_module_does_not_declare_are_told(study_dir):
+    pd.read_parquet(study_dir / "export/epochs.parquet").to_parquet(study_dir / "export/circles.parquet")
+    with pytest.raises(AnalysisError, match="found circles, epochs"):
+        load(study_dir)
