@@ -88,7 +88,16 @@ def run_attempt(request: Request, stop: StopFlag, report: Report, on_claim: Call
     except Exception as error:  # the one place where a trial's error becomes a record
         traceback.print_exc()
         end = _ended_by(error, run)
-    attempt.end(end.how, {"epoch": end.epoch, "error_class": end.error_class, "error": end.error, "log_path": log})
+    attempt.end(
+        end.how,
+        {
+            "from_epoch": run.from_epoch,
+            "epoch": end.epoch,
+            "error_class": end.error_class,
+            "error": end.error,
+            "log_path": log,
+        },
+    )
     return dataclasses.replace(end, log_path=log)
 
 
@@ -106,7 +115,7 @@ class _Run:
         self.device = request.device
         self.state: State | None = None
         self.rows: list[Row] = []
-        self.epoch = 0
+        self.epoch = self.from_epoch = 0
         self._dataset: Any = None
         self._epoch_began = time.monotonic()
         self._epoch_seconds = float("inf")
@@ -133,7 +142,7 @@ class _Run:
         _prepare_torch(self.spec, self.request.device)
         if (commit := self.attempt.newest_commit()) is not None:
             self.state, self.rows = _load_state(commit.state), list(commit.rows)
-            self.epoch = commit.epoch
+            self.epoch = self.from_epoch = commit.epoch
         with _WriteBehind(self.attempt) as writer:
             outcome, state = self._epochs(writer)
         return self._finish(outcome, state)

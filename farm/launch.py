@@ -32,6 +32,7 @@ from farm.ledger.durable import read_json
 from farm.ledger.scan import attempt_directories
 from farm.ledger.store import trial_path
 from farm.plan import Bundle, Node
+from farm.signals import Signals
 from farm.view import View
 from trials.spec import Spec
 
@@ -141,8 +142,12 @@ class _Unsaved:
 class _Events(_Unsaved, Callback):
     """Passes Tune's events on to the view. Tune ends the whole run when a callback raises, so it must not."""
 
-    def __init__(self, view: View) -> None:
-        self._view = view
+    def __init__(self, view: View, renew: Callable[[], None]) -> None:
+        self._view, self._renew = view, renew
+
+    def on_step_begin(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
+        if iteration <= 1:
+            self._renew()
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         self._view.started(trial.config["label"])
@@ -204,7 +209,7 @@ def disconnect() -> None:
     ray.shutdown()
 
 
-def run(jobs: Sequence[Job], run_id: str, view: View, stopping: Callable[[], bool], retries: int) -> None:
+def run(jobs: Sequence[Job], run_id: str, view: View, signals: Signals, retries: int) -> None:
     """Run all jobs on the connected cluster; returns when each has ended, or after a drain."""
     configs = [
         {
@@ -226,13 +231,14 @@ def run(jobs: Sequence[Job], run_id: str, view: View, stopping: Callable[[], boo
                 name="tune",
                 storage_path=scratch,
                 verbose=0,
-                stop=_DrainStopper(view, stopping),
-                callbacks=[_Events(view)],
+                stop=_DrainStopper(view, signals.stopping),
+                callbacks=[_Events(view, signals.renew)],
                 failure_config=FailureConfig(max_failures=retries),
                 checkpoint_config=CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
             ),
         )
-        tuner.fit()
+        with signals.held():  # Tune takes SIGUSR1 for itself; `renew` takes it back and lets signals through
+            tuner.fit()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

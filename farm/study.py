@@ -2,72 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from farm import plan as planning
 from farm import provenance
 from farm.attempt import Request
 from farm.config import Config
-from farm.errors import COMPLETE, FAILED, INTERRUPTED, RESUMABLE, PreflightError, UsageError
+from farm.errors import COMPLETE, FAILED, PreflightError, UsageError
 from farm.ledger.durable import write_file
 from farm.ledger.lock import LedgerLock
 from farm.ledger.scan import scan
 from farm.ledger.store import quarantine
 from farm.plan import Node, Plan, Trial
+from farm.signals import Signals
 from farm.view import View, counts
 
 DRAIN_FILE = "drain"
-
-
-@dataclass
-class Signals:
-    """SIGTERM, SIGUSR1 and SIGINT ask for a drain; a second SIGINT ends at once."""
-
-    received: list[int] = field(default_factory=list)
-    on_first: Any = lambda: None
-
-    def stopping(self) -> bool:
-        """Whether a drain was asked for."""
-        return bool(self.received)
-
-    @property
-    def exit_code(self) -> int | None:
-        """75 after SIGTERM or SIGUSR1, 130 after SIGINT alone, None after none."""
-        if any(n != signal.SIGINT for n in self.received):
-            return RESUMABLE
-        return INTERRUPTED if self.received else None
-
-    @contextlib.contextmanager
-    def handled(self) -> Iterator[None]:
-        """Handle the three signals inside the block."""
-        numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-        before = {n: signal.signal(n, self._handle) for n in numbers}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def renew(self) -> None:
-        """Install the handlers again, after a library has put its own in place."""
-        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-            signal.signal(number, self._handle)
-
-    def _handle(self, number: int, frame: Any) -> None:
-        self.received.append(number)
-        if len(self.received) == 1:
-            self.on_first()
-        elif number == signal.SIGINT:
-            raise KeyboardInterrupt
 
 
 @dataclass(frozen=True)
@@ -171,7 +127,7 @@ def _execute_with_ray(config: Config, plan: Plan, run_id: str, signals: Signals)
         with View(plan, settings.view, sum(n.gpu for n in nodes)) as view:
             jobs = [launch.Job(t.label, t.bundle, request(config, t, run_id)) for t in plan.to_run]
             if jobs and not signals.stopping():
-                launch.run(jobs, run_id, view, signals.stopping, settings.retries)
+                launch.run(jobs, run_id, view, signals, settings.retries)
     except ConnectionError as error:
         raise PreflightError(f"Ray: {error}") from None
     finally:

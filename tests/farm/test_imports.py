@@ -18,7 +18,15 @@ def imported(package: str) -> Iterator[tuple[str, str]]:
             if isinstance(node, ast.Import):
                 yield from ((path.relative_to(ROOT).as_posix(), alias.name) for alias in node.names)
             elif isinstance(node, ast.ImportFrom) and node.module:
-                yield path.relative_to(ROOT).as_posix(), node.module
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+                modules = [name if is_module(name) else node.module for name in names]
+                yield from ((path.relative_to(ROOT).as_posix(), name) for name in modules)
+
+
+def is_module(name: str) -> bool:
+    """Whether a dotted name is a module of this project."""
+    path = ROOT / name.replace(".", "/")
+    return path.with_suffix(".py").exists() or (path / "__init__.py").exists()
 
 
 def users(package: str, module: str) -> set[str]:

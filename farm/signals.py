@@ -1,0 +1,64 @@
+"""What SIGTERM, SIGUSR1 and SIGINT do to a run: the first asks for a drain."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from farm.errors import INTERRUPTED, RESUMABLE
+
+NUMBERS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
+
+@dataclass
+class Signals:
+    """SIGTERM, SIGUSR1 and SIGINT ask for a drain; a second SIGINT ends at once."""
+
+    received: list[int] = field(default_factory=list)
+    on_first: Any = lambda: None
+
+    def stopping(self) -> bool:
+        """Whether a drain was asked for."""
+        return bool(self.received)
+
+    @property
+    def exit_code(self) -> int | None:
+        """75 after SIGTERM or SIGUSR1, 130 after SIGINT alone, None after none."""
+        if any(n != signal.SIGINT for n in self.received):
+            return RESUMABLE
+        return INTERRUPTED if self.received else None
+
+    @contextlib.contextmanager
+    def handled(self) -> Iterator[None]:
+        """Handle the three signals inside the block."""
+        before = {n: signal.signal(n, self._handle) for n in NUMBERS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def renew(self) -> None:
+        """Install the handlers again, after a library has put its own in place, and let held signals through."""
+        for number in NUMBERS:
+            signal.signal(number, self._handle)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, NUMBERS)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the three signals back until `renew`, or the end of the block: none is lost to a library."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, NUMBERS)
+        try:
+            yield
+        finally:
+            self.renew()
+
+    def _handle(self, number: int, frame: Any) -> None:
+        self.received.append(number)
+        if len(self.received) == 1:
+            self.on_first()
+        elif number == signal.SIGINT:
+            raise KeyboardInterrupt

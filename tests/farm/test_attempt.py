@@ -1,0 +1,119 @@
+"""One attempt, in this process: it resumes, and ends in a record whatever the trial does."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from attempts import attempt, directory, request
+
+from farm.attempt import End, Request, infrastructure
+from farm.ledger import scan
+from farm.ledger.durable import read_json
+
+
+def rows(wanted: Request) -> list[dict[str, Any]]:
+    return pq.read_table(directory(wanted) / "done" / "rows.parquet").to_pylist()
+
+
+def test_a_trial_that_ends_is_done_and_leaves_no_commit(tmp_path: Path) -> None:
+    wanted = request(tmp_path)
+    assert attempt(wanted).how == "completed"
+    assert [r["epoch"] for r in rows(wanted)] == [1, 2, 3]
+    assert not list(directory(wanted).glob("attempts/*/commit-*"))
+
+
+def test_an_attempt_goes_on_from_the_commit_of_the_one_before(tmp_path: Path) -> None:
+    stopped, whole = request(tmp_path / "a", epochs=6), request(tmp_path / "b", epochs=6)
+    assert attempt(stopped, stop_at=3) == End("drained", 4)
+    assert attempt(stopped).how == attempt(whole).how == "completed"
+    assert [r["value"] for r in rows(stopped)] == [r["value"] for r in rows(whole)]
+    assert [r["attempt"] for r in rows(stopped)] == [1, 1, 1, 1, 2, 2]
+
+
+def test_a_drain_abandons_an_epoch_that_is_far_from_its_end(tmp_path: Path) -> None:
+    wanted = dataclasses.replace(request(tmp_path, epochs=3, seconds=1.5), drain_seconds=0.2)
+    assert attempt(wanted, stop_at=1) == End("drained", 1)
+
+
+def test_a_drain_finishes_an_epoch_that_is_near_its_end(tmp_path: Path) -> None:
+    wanted = dataclasses.replace(request(tmp_path, epochs=3, seconds=0.1), drain_seconds=5.0)
+    assert attempt(wanted, stop_at=1) == End("drained", 2)
+
+
+def test_commits_are_no_closer_than_commit_seconds(tmp_path: Path) -> None:
+    wanted = request(tmp_path, commit_seconds=3600, epochs=5, end="storage", end_epoch=5)
+    assert attempt(wanted).how == "interrupted"
+    assert not list(directory(wanted).glob("attempts/1/commit-*"))
+
+
+@pytest.mark.parametrize(
+    ("end", "how", "state", "error_class"),
+    [
+        ("failed", "failed", "failed", "ValueError"),
+        ("storage", "interrupted", "partial", "OSError"),
+        ("oom", "oom", "done", "OutOfMemoryError"),
+        ("diverged", "diverged", "done", ""),
+    ],
+)
+def test_how_a_trial_ended_is_recorded(tmp_path: Path, end: str, how: str, state: str, error_class: str) -> None:
+    wanted = request(tmp_path, end=end)
+    attempt(wanted)
+    record = read_json(directory(wanted) / "attempts" / "1" / "end.json") or {}
+    assert (record["how"], record["error_class"]) == (how, error_class)
+    assert scan.progress(directory(wanted)).state == state
+
+
+def test_a_failure_keeps_the_last_lines_of_its_traceback(tmp_path: Path) -> None:
+    end = attempt(request(tmp_path, end="failed"))
+    assert "counting.py" in end.error
+    assert end.error.endswith("ValueError: a bug in the trial")
+
+
+def test_out_of_memory_keeps_the_rows_before_it(tmp_path: Path) -> None:
+    wanted = request(tmp_path, end="oom", end_epoch=3)
+    attempt(wanted)
+    assert [r["epoch"] for r in rows(wanted)] == [1, 2]
+    row = pq.read_table(directory(wanted) / "done" / "trial.parquet").to_pylist()[0]
+    assert (row["status"], row["error"]) == ("oom", "CUDA out of memory. Tried to allocate 1 EiB.")
+
+
+def test_keep_weights_leaves_the_final_state(tmp_path: Path) -> None:
+    wanted = dataclasses.replace(request(tmp_path), keep="weights")
+    attempt(wanted)
+    assert (directory(wanted) / "done" / "state.pt").exists()
+
+
+def test_an_attempt_says_where_it_started_from(tmp_path: Path) -> None:
+    wanted = request(tmp_path, epochs=5)
+    attempt(wanted, stop_at=2)
+    attempt(wanted)
+    records = list(scan.attempt_records(tmp_path))
+    assert [r["from_epoch"] for r in records] == [0, 3]
+    assert [r["how"] for r in records] == ["drained", "completed"]
+
+
+def test_a_request_for_absent_cuda_is_the_machines_failure(tmp_path: Path) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    end = attempt(dataclasses.replace(request(tmp_path), device="cuda"))
+    assert (end.how, "device=cpu" in end.error) == ("interrupted", True)
+
+
+@pytest.mark.parametrize(
+    ("error", "machine"),
+    [
+        (OSError(28, "No space left on device"), True),
+        (OSError(2, "No such file"), False),
+        (MemoryError(), True),
+        (RuntimeError("NCCL error: unhandled system error"), True),
+        (RuntimeError("size mismatch"), False),
+    ],
+)
+def test_the_machines_failures_are_told_from_the_trials(error: Exception, machine: bool) -> None:
+    assert infrastructure(error) is machine

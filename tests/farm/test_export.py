@@ -1,0 +1,95 @@
+"""The export: every (trial, epoch) once, declared columns, nothing of other grids."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from attempts import attempt, directory, request
+from commands import COUNTING, exported
+
+from farm import config as configuration
+from farm.ledger import schema
+from farm.ledger.export import export
+from farm.study import make_plan
+
+
+def finish(ledger: Path, **parameters: Any) -> Path:
+    wanted = request(ledger, **parameters)
+    attempt(wanted)
+    return directory(wanted)
+
+
+def test_every_epoch_of_every_trial_is_there_once(tmp_path: Path) -> None:
+    for factor in (1, 2, 3):
+        finish(tmp_path, factor=factor, epochs=4)
+    rows = pq.read_table(export(tmp_path, None, "counting").tables["rows"])
+    keys = sorted(zip(rows["trial_id"].to_pylist(), rows["epoch"].to_pylist(), strict=True))
+    assert len(keys) == len(set(keys)) == 12
+
+
+def test_a_partial_trial_is_an_attempt_but_has_no_rows(tmp_path: Path) -> None:
+    attempt(request(tmp_path, epochs=5), stop_at=2)
+    tables = export(tmp_path, None, "counting").tables
+    assert pq.read_table(tables["rows"]).num_rows == 0
+    assert pq.read_table(tables["attempts"])["how"].to_pylist() == ["drained"]
+
+
+def test_columns_are_the_declared_ones_and_the_configuration(tmp_path: Path) -> None:
+    finish(tmp_path)
+    names = pq.read_table(export(tmp_path, None, "counting").tables["rows"]).column_names
+    assert {"config_factor", "config_seed", "config_epochs", "value"} <= set(names)
+    assert all(n.startswith("config_") or schema.column(n, "counting") for n in names)
+
+
+def test_a_second_export_reads_only_what_is_new(tmp_path: Path) -> None:
+    first = finish(tmp_path, factor=1)
+    export(tmp_path, None, "counting")
+    (first / "done" / "rows.parquet").write_bytes(b"unreadable, and not read")
+    finish(tmp_path, factor=2)
+    result = export(tmp_path, None, "counting")
+    assert sorted(set(pq.read_table(result.tables["rows"])["config_factor"].to_pylist())) == [1, 2]
+    assert result.damaged == []
+
+
+def test_an_export_from_nothing_names_damaged_results(tmp_path: Path) -> None:
+    bad, good = finish(tmp_path, factor=1), finish(tmp_path, factor=2)
+    (bad / "done" / "rows.parquet").write_bytes(b"x")
+    result = export(tmp_path, None, "counting")
+    assert result.damaged == [bad]
+    assert pq.read_table(result.tables["trials"])["name"].to_pylist() == [good.name]
+
+
+def test_results_that_vanished_leave_the_export(tmp_path: Path) -> None:
+    finish(tmp_path, factor=1)
+    gone = finish(tmp_path, factor=2)
+    export(tmp_path, None, "counting")
+    (gone / "done").rename(gone / "damaged-1")
+    assert pq.read_table(export(tmp_path, None, "counting").tables["trials"]).num_rows == 1
+
+
+def test_the_plan_holds_the_grid_that_was_asked_for(tmp_path: Path) -> None:
+    config = configuration.load([f"study={COUNTING}", f"results={tmp_path}", "sweep.factor=[5,6,7]"])
+    finish(config.ledger, factor=5)
+    finish(config.ledger, factor=99)
+    export(config.ledger, make_plan(config), "counting")
+    plan = exported(tmp_path, "counting", "plan")
+    assert [(r["config_factor"], r["state"]) for r in plan] == [(5, "done"), (6, "new"), (7, "new")]
+
+
+def test_pandas_reads_the_export(tmp_path: Path) -> None:
+    finish(tmp_path)
+    frame = pd.read_parquet(export(tmp_path, None, "counting").tables["rows"])
+    assert frame["epoch"].tolist() == [1, 2, 3]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_an_export_that_cannot_be_written_raises(tmp_path: Path) -> None:
+    finish(tmp_path)
+    (tmp_path / "export").mkdir(mode=0o500)
+    with pytest.raises(PermissionError):
+        export(tmp_path, None, "counting")

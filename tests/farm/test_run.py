@@ -1,0 +1,212 @@
+"""Whole runs with a real Ray: the same command resumes, nothing is lost and nothing runs twice."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import math
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import COUNTING, Finished, command, environment, exported, run_farm
+
+from farm.ledger import scan
+
+pytestmark = pytest.mark.ray
+STUDY = f"study={COUNTING}"
+EXACT = ("trial_id", "epoch", "train_loss", "value", "config_factor", "config_seed")
+
+
+def rows(results: Path) -> list[tuple[Any, ...]]:
+    """The columns of the row table that no clock or host produced, sorted."""
+    return sorted(tuple(row[c] for c in EXACT) for row in exported(results, "counting", "epochs"))
+
+
+def start(directory: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Start a run as the leader of a process group of its own."""
+    return subprocess.Popen(
+        [*command(STUDY, *arguments), f"results={directory / 'results'}"],
+        cwd=directory,
+        env=environment(),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 120) -> None:
+    """Return when the condition holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came to pass"
+        time.sleep(0.05)
+
+
+def highest_commit(ledger: Path) -> int:
+    """Highest epoch that any trial of a ledger has committed."""
+    return max((p.epoch for p in scan.scan(ledger).values()), default=0)
+
+
+def running(ledger: Path) -> int:
+    """Attempts that have begun and not ended."""
+    return sum(r["how"] == "lost" for r in scan.attempt_records(ledger))
+
+
+SLOW = ("sweep.factor=[1,2,3,4]", "trial.epochs=40", "trial.seconds=0.15", "commit_seconds=0", "cpus=2")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Any, ...]]:
+    """Rows of the slow study when nothing interrupts it."""
+    directory = tmp_path_factory.mktemp("undisturbed")
+    run = start(directory, *SLOW)
+    assert run.communicate(timeout=240)[0].count("completed") == 4
+    return rows(directory / "results")
+
+
+def test_a_study_runs_once_and_then_not_again(farm: Callable[..., Finished], tmp_path: Path) -> None:
+    first = farm(STUDY, "cpus=2")
+    assert (first.code, first.err) == (0, "")
+    again = farm(STUDY, "cpus=2")
+    assert (again.code, "counting: 2 done" in again.out) == (0, True)
+    assert again.seconds < 3
+    more = farm(STUDY, "cpus=2", "sweep.factor=[1,2,3]")
+    assert (more.code, "counting: 2 done, 1 new" in more.out) == (0, True)
+    assert [r["attempt"] for r in exported(tmp_path / "results", "counting", "attempts")] == [1, 1, 1]
+
+
+def test_a_killed_driver_loses_and_repeats_nothing(tmp_path: Path, undisturbed: list[tuple[Any, ...]]) -> None:
+    chance, kills = random.Random(int(os.environ.get("FARM_TEST_SEED", "4"))), 0
+    for _ in range(6):
+        run = start(tmp_path, *SLOW)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            run.communicate(timeout=chance.uniform(1, 14))
+            continue
+        os.killpg(run.pid, signal.SIGKILL)
+        run.communicate()
+        kills += 1
+    run = start(tmp_path, *SLOW)
+    run.communicate(timeout=240)
+    assert (run.returncode, kills >= 3) == (0, True)
+    assert rows(tmp_path / "results") == undisturbed
+
+
+def test_a_killed_training_ends_with_the_same_weights(tmp_path: Path) -> None:
+    smoke = ("problem=4", "profile=smoke", "trial.epochs=3", "trial.train_examples=512", "sweep.M=[1]")
+    smoke = (*smoke, "extra=[]", "commit_seconds=0")
+    calm, stormy = tmp_path / "calm", tmp_path / "stormy"
+    for directory in (calm, stormy):
+        directory.mkdir()
+    whole = run_farm(calm, *smoke, "executor=inline")
+    for epoch in (1, 2):
+        run = subprocess.Popen(
+            [*command(*smoke), f"results={stormy / 'results'}"],
+            env=environment(),
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        wait_for(lambda epoch=epoch: highest_commit(stormy / "results" / "problem4") >= epoch)
+        os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
+    again = run_farm(stormy, *smoke)
+    assert (whole.code, again.code) == (0, 0)
+    weights = [exported(d / "results", "problem4", "trials")[0]["weights_sha256"] for d in (calm, stormy)]
+    assert weights[0] == weights[1]
+    epochs = [r["epoch"] for r in exported(stormy / "results", "problem4", "epochs")]
+    assert epochs == [1, 2, 3]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
+def test_a_signal_drains_and_the_same_command_goes_on(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    arguments = (STUDY, "sweep.factor=[1,2,3]", "trial.epochs=60", "trial.seconds=0.1", "cpus=2")
+    run = start(tmp_path, *arguments[1:])
+    wait_for(lambda: running(tmp_path / "results" / "counting") == 2)
+    os.kill(run.pid, number)
+    out, _ = run.communicate(timeout=60)
+    assert (run.returncode, "Traceback" in out) == (code, False)
+    ends = [r["how"] for r in exported(tmp_path / "results", "counting", "attempts")]
+    assert ends == ["drained", "drained"]
+    states = sorted(r["state"] for r in exported(tmp_path / "results", "counting", "plan"))
+    assert states == ["new", "partial", "partial"]
+    if number == signal.SIGTERM:
+        assert run_farm(tmp_path, *arguments).code == 0
+        assert len(rows(tmp_path / "results")) == 180
+
+
+def test_the_second_driver_is_told_who_is_first(tmp_path: Path) -> None:
+    first = start(tmp_path, "trial.epochs=200", "trial.seconds=0.1", "executor=inline")
+    wait_for(lambda: running(tmp_path / "results" / "counting"))
+    second = run_farm(tmp_path, STUDY)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.communicate()
+    assert second.code == 3
+    assert str(first.pid) in second.err
+    assert socket.gethostname() in second.err
+
+
+def test_each_trial_gets_exactly_its_gpus(farm: Callable[..., Finished], tmp_path: Path) -> None:
+    axes = ("sweep.gpus=[1,2,4,0.5,8]", "sweep.factor=[1]", "resources.gpu=gpus", "resources.cpu=0.5")
+    done = farm(STUDY, "gpus=4", "cpus=2", *axes)
+    assert (done.code, "8 GPUs on one node; the largest node has 2 CPUs and 4 GPUs" in done.out) == (1, True)
+    plan = {r["trial_id"]: r for r in exported(tmp_path / "results", "counting", "plan")}
+    assert sorted((r["gpus"], r["state"]) for r in plan.values()) == [
+        (0.5, "done"), (1, "done"), (2, "done"), (4, "done"), (8, "unschedulable"),
+    ]  # fmt: skip
+    for attempt in exported(tmp_path / "results", "counting", "attempts"):
+        ids = attempt["gpu_ids"].split(",")
+        assert len(set(ids)) == math.ceil(plan[attempt["trial_id"]]["gpus"])
+        assert set(ids) <= {"0", "1", "2", "3"}
+        assert attempt["visible_devices"] == attempt["gpu_ids"]
+
+
+def test_trials_that_need_more_than_half_the_gpus_take_turns(farm: Callable[..., Finished], tmp_path: Path) -> None:
+    axes = ("sweep.factor=[1,2,3]", "trial.seconds=0.3", "resources.gpu=3", "resources.cpu=0.5")
+    assert farm(STUDY, "gpus=4", "cpus=2", *axes).code == 0
+    attempts = exported(tmp_path / "results", "counting", "attempts")
+    spans = sorted((r["started_at"], r["ended_at"]) for r in attempts)
+    assert all(before[1] <= after[0] for before, after in itertools.pairwise(spans))
+
+
+def test_a_killed_trial_is_tried_again(farm: Callable[..., Finished], tmp_path: Path) -> None:
+    done = farm(STUDY, "cpus=2", "trial.end=killed", "trial.end_epoch=3", "trial.once=true", "commit_seconds=0")
+    assert done.code == 0
+    assert [r["epoch"] for r in exported(tmp_path / "results", "counting", "epochs")] == [1, 2, 3] * 2
+    assert "lost" in {r["how"] for r in exported(tmp_path / "results", "counting", "attempts")}
+
+
+def test_a_trial_that_fails_is_told_and_not_tried_again(farm: Callable[..., Finished], tmp_path: Path) -> None:
+    failing = (STUDY, "cpus=2", "trial.end=failed", "sweep.factor=[1]")
+    done = farm(*failing)
+    assert (done.code, "ValueError: a bug in the trial" in done.out, "log.txt" in done.out) == (1, True, True)
+    assert (farm(*failing).code, len(exported(tmp_path / "results", "counting", "attempts"))) == (1, 1)
+    assert (farm(*failing, "retry=failed").code, len(exported(tmp_path / "results", "counting", "attempts"))) == (1, 2)
+
+
+def test_a_machine_that_goes_on_failing_ends_the_retries(farm: Callable[..., Finished], tmp_path: Path) -> None:
+    done = farm(STUDY, "cpus=2", "trial.end=storage", "sweep.factor=[1]", "retries=1")
+    assert (done.code, "No space left on device" in done.out) == (1, True)
+    assert [r["how"] for r in exported(tmp_path / "results", "counting", "attempts")] == ["interrupted"] * 2
+
+
+def test_a_study_of_ones_own_needs_one_yaml_and_one_module(farm: Callable[..., Finished], tmp_path: Path) -> None:
+    for name in ("counting.py", "counting.yaml"):
+        shutil.copy(COUNTING.with_name(name), tmp_path / name)
+    done = farm("study=counting.yaml", "cpus=2")
+    assert (done.code, done.err) == (0, "")
+
+
+def test_a_plan_runs_nothing(farm: Callable[..., Finished], tmp_path: Path) -> None:
+    plan = farm(STUDY, "--dry-run", "--json")
+    assert json.loads(plan.out)["counts"] == {"done": 0, "partial": 0, "new": 2, "failed": 0, "unschedulable": 0}
+    assert not (tmp_path / "results").exists()
