@@ -62,7 +62,7 @@ def _outcome(data: Data, arm: Arm, error: str, target_error: float, confidence: 
     done = set(data.ended("completed"))
     completed = tuple(i for i in arm.trials if i in done and (data.rows["trial_id"] == i).any())
     runs = {i: data.rows_of([i]).sort_values("epoch") for i in completed}
-    mixed = {i for i in completed if "," in str(_trial(data, i).get("devices", ""))}
+    mixed = pieced_together(data, completed)
     timed = [i for i in completed if i not in mixed] or list(completed)
     finals = [float(run[error].iloc[-1]) for run in runs.values()]
     crossings = {
@@ -81,8 +81,13 @@ def _outcome(data: Data, arm: Arm, error: str, target_error: float, confidence: 
         crossings=tuple(crossings.values()),
         times=times,
         pieced=bool(mixed),
-        remark=_remark(data, arm, completed, mixed),
+        remark=remark(data, arm, completed, mixed),
     )
+
+
+def pieced_together(data: Data, trial_ids: Sequence[str]) -> set[str]:
+    """Those of the trials whose attempts ran on different devices, so that their times compare with nothing."""
+    return {i for i in trial_ids if "," in str(_trial(data, i).get("devices", ""))}
 
 
 def _within_0_and_1(e: Estimate) -> Estimate:
@@ -95,8 +100,11 @@ def _trial(data: Data, trial_id: str) -> Mapping[str, Any]:
     return {str(k): v for k, v in found.iloc[0].items()} if len(found) else {}
 
 
-def _remark(data: Data, arm: Arm, completed: Sequence[str], mixed: set[str]) -> str:
-    """What became of the trials without numbers: "2 of 3 seeds missing (new), 1 out of memory"."""
+def remark(data: Data, arm: Arm, completed: Sequence[str], mixed: set[str]) -> str:
+    """What became of the trials without numbers: "2 of 3 seeds missing (new), 1 out of memory".
+
+    `mixed` are the completed trials whose times come from several devices.
+    """
     rest = Counter(fate(data, i) for i in arm.trials if i not in completed)
     planned = len(arm.trials)
     parts = [text if planned == 1 else f"{count} of {planned} seeds {text}" for text, count in rest.items()]

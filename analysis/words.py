@@ -31,6 +31,11 @@ def times(e: Estimate) -> str:
     return _with_interval(e, lambda v: f"{v:.2f}", "") + " times"
 
 
+def loss(e: Estimate) -> str:
+    """ "0.0213 (0.0201 to 0.0225, n = 3)", three digits."""
+    return _with_interval(e, lambda v: f"{v:#.3g}", "")
+
+
 def number(e: Estimate) -> str:
     """ "84.0 (81.5 to 86.5, n = 3)"; a whole number without decimals."""
     whole = float(e.value).is_integer() and (not e.has_interval or e.low == e.high)
@@ -60,6 +65,7 @@ FILTERS: Mapping[str, Callable[..., str]] = {
     "points": points,
     "seconds": seconds,
     "times": times,
+    "loss": loss,
     "number": number,
     "listing": listing,
     "escape_markdown": escape,
