@@ -20,6 +20,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,6 +55,8 @@ class Recipe:
     precision: str = "fp32"
     compile: bool = False
     deterministic: bool = False
+    kernels: str = "auto"
+    """On a GPU: "torch", torch's own; "fused", those of `trials.fused_resnet`; "auto", the faster."""
 
 
 def eager_step(trainer: Trainer) -> Step:
@@ -159,6 +162,11 @@ class Trainer:
         self.position += 1
         return self.images_of(self.images, rows), self.labels.index_select(0, rows[0])
 
+    def batch_arguments(self) -> tuple[Any, ...]:
+        """What `trials.fused_batch.load_batch` makes the next batch of."""
+        tensors = (self.images, self.labels, self.table, self.rates, self.position, self.learning_rate)
+        return (*tensors, self.mean, self.std, self.recipe.cutout_length, self.dtype)
+
     def images_of(self, images: Tensor, rows: Tensor) -> Tensor:
         """The normalised batch that one step of the table names."""
         return augment(images, rows, self.mean, self.std, self.recipe.cutout_length, self.dtype)
@@ -256,13 +264,16 @@ class Trainer:
     # What outlives the process.
 
     def state(self) -> State:
-        """All that training goes on from, as CPU tensors in plain dicts."""
-        return {
+        """All that training goes on from, as CPU tensors in plain dicts. From a GPU the copies are queued into
+        pinned memory behind one another and waited for once."""
+        state = {
             "epochs_done": self.epochs_done,
             "wall_seconds": self.wall_seconds,
             "model": {name: _to_host(value) for name, value in self.model.state_dict().items()},
             "optimizer": _to_host(self.optimizer.state_dict()["state"]),
         }
+        self.synchronize()
+        return state
 
     def load_state(self, state: State) -> None:
         """Go on from `state`; before `prepare`, since the optimizer's tensors are replaced."""
@@ -308,7 +319,7 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object
 
 def _to_host(value: object) -> object:
     if isinstance(value, Tensor):
-        return value.detach().to("cpu", copy=True)
+        return value.detach().to("cpu", copy=True, non_blocking=True)  # pinned, where it comes from a GPU
     if isinstance(value, dict):
         return {k: _to_host(v) for k, v in value.items()}
     return value

@@ -1,0 +1,345 @@
+"""Triton kernels for the convolutions and batch norms of narrow residual networks, training forward and backward.
+
+cuDNN's convolutions reach a fifth of the memory bound at 16 to 64 channels, and the passes of batch norm and ReLU
+between them cost as much again. Here the statistics of batch norm, its gradient's sums, the ReLU's mask and the
+shortcut's gradient are computed where a convolution's result is still in registers:
+
+    convolve           y = conv(x); batch norm's statistics of y
+    normalise          a = relu(scale * y + shift [+ shortcut])
+    weight_gradient    dy from the gradient dz of batch norm's result; dW = x * dy
+    input_gradient     dz of the layer below: (dy * W [+ shortcut's gradient]) where its a > 0; its batch norm's sums
+
+Tensors are (N, H, W, C) in memory. The sums over the batch are computed by a fixed number of programs, each over its
+own tiles, and put together in one order by the program that finishes last, so results are the same bits in every
+run. `docs/performance.md` has what each fusion was predicted to bring and brought.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def last_to_finish(counter, programs):
+    """Whether all other programs have stored what they will store. Resets the counter for the next launch."""
+    tl.debug_barrier()  # the stores of all of this program's threads stand before its sign
+    last = tl.atomic_add(counter, 1, sem="acq_rel") == programs - 1
+    if last:
+        tl.store(counter, 0)
+    return last
+
+
+@triton.jit
+def sums_of_programs(partial, programs, C: tl.constexpr, AT_ONCE: tl.constexpr):
+    """Two sums over programs, each (C,), of partial (programs, 2, C)."""
+    channel = tl.arange(0, C)[None, :]
+    first = tl.zeros([AT_ONCE, C], tl.float32)
+    second = tl.zeros([AT_ONCE, C], tl.float32)
+    for start in range(0, programs, AT_ONCE):
+        program = (start + tl.arange(0, AT_ONCE))[:, None]
+        address = partial + program * (2 * C) + channel
+        real = (program < programs) & (channel < C)
+        first += tl.load(address, mask=real, other=0.0, cache_modifier=".cg")
+        second += tl.load(address + C, mask=real, other=0.0, cache_modifier=".cg")
+    return tl.sum(first, 0), tl.sum(second, 0)
+
+
+@triton.jit
+def store_sums(partial, program, first, second, C: tl.constexpr):
+    """This program's row of partial."""
+    address = partial + program * (2 * C) + tl.arange(0, C)
+    tl.store(address, first)
+    tl.store(address + C, second)
+
+
+@triton.jit
+def window_product(
+    source, weight, pixel, pixels,
+    SIZE: tl.constexpr, SOURCE_SIZE: tl.constexpr, C: tl.constexpr, OUT: tl.constexpr, WEIGHT_C: tl.constexpr,
+    TAPS: tl.constexpr, STRIDE: tl.constexpr, DILATION: tl.constexpr, BACKWARD: tl.constexpr,
+    PRECISION: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Convolution at the pixels `pixel` (BLOCK,) of images SIZE wide: (BLOCK, OUT) in float32.
+
+    Forward, `source` has C channels, of which the weight (OUT, TAPS, TAPS, WEIGHT_C) knows the first. BACKWARD it is
+    the gradient of the result, seen as spread out by DILATION with zeros between, and the weight is
+    (C, TAPS, TAPS, OUT). One row of a window is one product of TAPS * C values, which lie side by side in memory
+    (padded to a power of two).
+    """
+    LANES: tl.constexpr = C if TAPS == 1 else 4 * C
+    lane = tl.arange(0, LANES)
+    tap_x, channel = lane // C, lane % C
+    out = tl.arange(0, OUT)
+    image = pixel // (SIZE * SIZE)
+    top = (pixel // SIZE) % SIZE * STRIDE - TAPS // 2
+    left = pixel % SIZE * STRIDE - TAPS // 2
+    x = left[:, None] + tap_x[None, :]
+    x_inside = (x >= 0) & (x < SOURCE_SIZE * DILATION) & (tap_x < TAPS)[None, :] & (pixel < pixels)[:, None]
+    product = tl.zeros([BLOCK, OUT], tl.float32)
+    for tap_y in tl.static_range(TAPS):
+        y = top + tap_y
+        inside = x_inside & ((y >= 0) & (y < SOURCE_SIZE * DILATION))[:, None]
+        if DILATION == 1:
+            start = ((image * SOURCE_SIZE + y) * SOURCE_SIZE + left) * C
+            address = start[:, None] + lane[None, :]
+        else:
+            inside = inside & (y % DILATION == 0)[:, None] & (x % DILATION == 0)
+            start = (image * SOURCE_SIZE + y // DILATION) * SOURCE_SIZE
+            address = (start[:, None] + x // DILATION) * C + channel[None, :]
+        values = tl.load(source + address, mask=inside, other=0.0)
+        if BACKWARD:
+            tap = (TAPS - 1 - tap_y) * TAPS + TAPS - 1 - tap_x
+            weights = weight + (channel * (TAPS * TAPS) + tap)[:, None] * OUT + out[None, :]
+            known = tap_x < TAPS
+        else:
+            tap = tap_y * TAPS + tap_x
+            weights = weight + (tap * WEIGHT_C + channel)[:, None] + out[None, :] * (TAPS * TAPS * WEIGHT_C)
+            known = (tap_x < TAPS) & (channel < WEIGHT_C)
+        matrix = tl.load(weights, mask=known[:, None] & (out < OUT)[None, :], other=0.0)
+        product = tl.dot(values, matrix, product, input_precision=PRECISION)
+    return product
+
+
+@triton.jit
+def convolve(
+    source, weight, result, partial, counter,
+    norm_weight, norm_bias, running_mean, running_var, mean, inverse, scale, shift,
+    pixels, momentum, epsilon,
+    SIZE: tl.constexpr, SOURCE_SIZE: tl.constexpr, C: tl.constexpr, OUT: tl.constexpr, WEIGHT_C: tl.constexpr,
+    TAPS: tl.constexpr, STRIDE: tl.constexpr, PRECISION: tl.constexpr, BLOCK: tl.constexpr, AT_ONCE: tl.constexpr,
+):  # fmt: skip
+    """result = conv(source), and from its statistics what batch norm needs of it: mean, inverse standard
+    deviation, scale and shift; running mean and variance are moved on as torch does."""
+    program, programs = tl.program_id(0), tl.num_programs(0)
+    out = tl.arange(0, OUT)
+    # Deviations from a value near the mean: a plain sum of squares would lose a mean far from zero.
+    centre = tl.load(running_mean + out)
+    first = tl.zeros([OUT], tl.float32)
+    second = tl.zeros([OUT], tl.float32)
+    for tile in range(program, tl.cdiv(pixels, BLOCK), programs):
+        pixel = tile * BLOCK + tl.arange(0, BLOCK)
+        product = window_product(
+            source, weight, pixel, pixels, SIZE, SOURCE_SIZE, C, OUT, WEIGHT_C,
+            TAPS, STRIDE, 1, False, PRECISION, BLOCK,
+        )  # fmt: skip
+        real = (pixel < pixels)[:, None] & (out < OUT)[None, :]
+        tl.store(result + pixel[:, None] * OUT + out[None, :], product.to(result.dtype.element_ty), mask=real)
+        deviation = tl.where(real, product - centre[None, :], 0.0)
+        first += tl.sum(deviation, 0)
+        second += tl.sum(deviation * deviation, 0)
+    store_sums(partial, program, first, second, OUT)
+    if last_to_finish(counter, programs):
+        total, total_squares = sums_of_programs(partial, programs, OUT, AT_ONCE)
+        offset = total / pixels
+        variance = tl.maximum(total_squares / pixels - offset * offset, 0.0)
+        batch_mean = centre + offset
+        deviation_inverse = 1.0 / tl.sqrt(variance + epsilon)
+        factor = tl.load(norm_weight + out) * deviation_inverse
+        tl.store(mean + out, batch_mean)
+        tl.store(inverse + out, deviation_inverse)
+        tl.store(scale + out, factor)
+        tl.store(shift + out, tl.load(norm_bias + out) - batch_mean * factor)
+        tl.store(running_mean + out, centre + momentum * (batch_mean - centre))
+        running = tl.load(running_var + out)
+        unbiased = variance * (pixels / (pixels - 1.0))
+        tl.store(running_var + out, running + momentum * (unbiased - running))
+
+
+@triton.jit
+def normalise(
+    result, scale, shift, shortcut, shortcut_scale, shortcut_shift, activation, values,
+    SHORTCUT: tl.constexpr, C: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """activation = relu(scale * result + shift + shortcut). SHORTCUT: "none", "same" (added as it is) or "norm"
+    (a convolution's result, with scale and shift of its own)."""
+    lane = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    channel = lane % C
+    real = lane < values
+    total = tl.load(result + lane, mask=real, other=0.0).to(tl.float32)
+    total = total * tl.load(scale + channel) + tl.load(shift + channel)
+    if SHORTCUT != "none":
+        beside = tl.load(shortcut + lane, mask=real, other=0.0).to(tl.float32)
+        if SHORTCUT == "norm":
+            beside = beside * tl.load(shortcut_scale + channel) + tl.load(shortcut_shift + channel)
+        total += beside
+    tl.store(activation + lane, tl.maximum(total, 0.0).to(activation.dtype.element_ty), mask=real)
+
+
+@triton.jit
+def weight_gradient(
+    source, gradient, result, mean, inverse, norm_weight, norm_weight_gradient, norm_bias_gradient,
+    result_gradient, partial, pixels,
+    SIZE: tl.constexpr, SOURCE_SIZE: tl.constexpr, C: tl.constexpr, OUT: tl.constexpr, WEIGHT_C: tl.constexpr,
+    TAPS: tl.constexpr, STRIDE: tl.constexpr, PRECISION: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Programs (n, tap_y). From `gradient`, that of batch norm's result, batch norm's backward pass gives that of
+    the convolution's, stored in `result_gradient` for `input_gradient`; its product with the windows of `source` is
+    this program's part of the weight's gradient, in partial (programs, OUT, TAPS, TAPS, WEIGHT_C)."""
+    program, programs, tap_y = tl.program_id(0), tl.num_programs(0), tl.program_id(1)
+    LANES: tl.constexpr = C if TAPS == 1 else 4 * C
+    lane = tl.arange(0, LANES)
+    tap_x, channel = lane // C, lane % C
+    out = tl.arange(0, OUT)
+    centre, deviation_inverse = tl.load(mean + out), tl.load(inverse + out)
+    factor = tl.load(norm_weight + out) * deviation_inverse
+    mean_gradient = tl.load(norm_bias_gradient + out) / pixels
+    slope = tl.load(norm_weight_gradient + out) / pixels * deviation_inverse
+    product = tl.zeros([LANES, OUT], tl.float32)
+    for tile in range(program, tl.cdiv(pixels, BLOCK), programs):
+        pixel = tile * BLOCK + tl.arange(0, BLOCK)
+        real = (pixel < pixels)[:, None] & (out < OUT)[None, :]
+        address = pixel[:, None] * OUT + out[None, :]
+        above = tl.load(gradient + address, mask=real, other=0.0).to(tl.float32)
+        value = tl.load(result + address, mask=real, other=0.0).to(tl.float32)
+        below = factor[None, :] * (above - mean_gradient[None, :] - (value - centre[None, :]) * slope[None, :])
+        below = tl.where(real, below, 0.0).to(result_gradient.dtype.element_ty)
+        if tap_y == 0:
+            tl.store(result_gradient + address, below, mask=real)
+        image = pixel // (SIZE * SIZE)
+        y = (pixel // SIZE) % SIZE * STRIDE - TAPS // 2 + tap_y
+        left = pixel % SIZE * STRIDE - TAPS // 2
+        x = left[:, None] + tap_x[None, :]
+        inside = (x >= 0) & (x < SOURCE_SIZE) & (tap_x < TAPS)[None, :]
+        inside = inside & ((y >= 0) & (y < SOURCE_SIZE) & (pixel < pixels))[:, None]
+        start = ((image * SOURCE_SIZE + y) * SOURCE_SIZE + left) * C
+        values = tl.load(source + start[:, None] + lane[None, :], mask=inside, other=0.0)
+        product = tl.dot(tl.trans(values), below, product, input_precision=PRECISION)
+    tap = tap_y * TAPS + tap_x
+    part = partial + program * (OUT * TAPS * TAPS * WEIGHT_C)
+    address = (tap * WEIGHT_C + channel)[:, None] + out[None, :] * (TAPS * TAPS * WEIGHT_C)
+    known = (tap_x < TAPS) & (channel < WEIGHT_C)
+    tl.store(part + address, product, mask=known[:, None] & (out < OUT)[None, :])
+
+
+@triton.jit
+def through_relu(
+    gradient, address, real, activation, below_result, centre, deviation_inverse, below_gradient
+):  # fmt: skip
+    """Store the gradient of batch norm's result below a ReLU; its sum and that of its product with the normalised
+    values, over the tile."""
+    passed = tl.load(activation + address, mask=real, other=0.0) > 0
+    gradient = tl.where(passed, gradient, 0.0)
+    tl.store(below_gradient + address, gradient.to(below_gradient.dtype.element_ty), mask=real)
+    value = tl.load(below_result + address, mask=real, other=0.0).to(tl.float32)
+    normalised = (value - centre[None, :]) * deviation_inverse[None, :]
+    return tl.sum(gradient, 0), tl.sum(gradient * normalised, 0)
+
+
+@triton.jit
+def finish_norm_gradient(
+    partial, counter, program, programs, first, second, norm_weight_gradient, norm_bias_gradient,
+    C: tl.constexpr, AT_ONCE: tl.constexpr,
+):  # fmt: skip
+    """The gradients of batch norm's weight and bias, from the programs' sums."""
+    store_sums(partial, program, first, second, C)
+    if last_to_finish(counter, programs):
+        total, total_product = sums_of_programs(partial, programs, C, AT_ONCE)
+        tl.store(norm_bias_gradient + tl.arange(0, C), total)
+        tl.store(norm_weight_gradient + tl.arange(0, C), total_product)
+
+
+@triton.jit
+def input_gradient(
+    result_gradient, weight, beside, activation, below_result, mean, inverse,
+    below_gradient, partial, counter, norm_weight_gradient, norm_bias_gradient, pixels,
+    SIZE: tl.constexpr, SOURCE_SIZE: tl.constexpr, C: tl.constexpr, OUT: tl.constexpr,
+    TAPS: tl.constexpr, STRIDE: tl.constexpr, BESIDE: tl.constexpr, PLAIN: tl.constexpr,
+    PRECISION: tl.constexpr, BLOCK: tl.constexpr, AT_ONCE: tl.constexpr,
+):  # fmt: skip
+    """The gradient of a convolution's input, from that of its result with C channels SOURCE_SIZE wide. PLAIN: as
+    it is. Else with `beside` added (BESIDE), taken through the ReLU and into the batch norm that made the input."""
+    program, programs = tl.program_id(0), tl.num_programs(0)
+    out = tl.arange(0, OUT)
+    if not PLAIN:
+        centre, deviation_inverse = tl.load(mean + out), tl.load(inverse + out)
+    first = tl.zeros([OUT], tl.float32)
+    second = tl.zeros([OUT], tl.float32)
+    for tile in range(program, tl.cdiv(pixels, BLOCK), programs):
+        pixel = tile * BLOCK + tl.arange(0, BLOCK)
+        product = window_product(
+            result_gradient, weight, pixel, pixels, SIZE, SOURCE_SIZE, C, OUT, OUT,
+            TAPS, 1, STRIDE, True, PRECISION, BLOCK,
+        )  # fmt: skip
+        real = (pixel < pixels)[:, None] & (out < OUT)[None, :]
+        address = pixel[:, None] * OUT + out[None, :]
+        if BESIDE:
+            product += tl.load(beside + address, mask=real, other=0.0).to(tl.float32)
+        if PLAIN:
+            tl.store(below_gradient + address, product.to(below_gradient.dtype.element_ty), mask=real)
+        else:
+            sums = through_relu(
+                product, address, real, activation, below_result, centre, deviation_inverse, below_gradient
+            )  # fmt: skip
+            first += sums[0]
+            second += sums[1]
+    if not PLAIN:
+        finish_norm_gradient(
+            partial, counter, program, programs, first, second, norm_weight_gradient, norm_bias_gradient, OUT, AT_ONCE
+        )  # fmt: skip
+
+
+@triton.jit
+def pool_gradient(
+    pooled_gradient, activation, below_result, mean, inverse,
+    below_gradient, partial, counter, norm_weight_gradient, norm_bias_gradient, pixels,
+    AREA: tl.constexpr, C: tl.constexpr, BLOCK: tl.constexpr, AT_ONCE: tl.constexpr,
+):  # fmt: skip
+    """`input_gradient` for the global average pool over AREA pixels: pooled_gradient is (N, C), float32."""
+    program, programs = tl.program_id(0), tl.num_programs(0)
+    out = tl.arange(0, C)
+    centre, deviation_inverse = tl.load(mean + out), tl.load(inverse + out)
+    first = tl.zeros([C], tl.float32)
+    second = tl.zeros([C], tl.float32)
+    for tile in range(program, tl.cdiv(pixels, BLOCK), programs):
+        pixel = tile * BLOCK + tl.arange(0, BLOCK)
+        real = (pixel < pixels)[:, None] & (out < C)[None, :]
+        gradient = tl.load(pooled_gradient + (pixel // AREA)[:, None] * C + out[None, :], mask=real, other=0.0) / AREA
+        sums = through_relu(
+            gradient, pixel[:, None] * C + out[None, :], real, activation, below_result, centre, deviation_inverse,
+            below_gradient,
+        )  # fmt: skip
+        first += sums[0]
+        second += sums[1]
+    finish_norm_gradient(
+        partial, counter, program, programs, first, second, norm_weight_gradient, norm_bias_gradient, C, AT_ONCE
+    )  # fmt: skip
+
+
+@triton.jit
+def norm_gradient(
+    gradient, below_result, mean, inverse, partial, counter, norm_weight_gradient, norm_bias_gradient, pixels,
+    C: tl.constexpr, BLOCK: tl.constexpr, AT_ONCE: tl.constexpr,
+):  # fmt: skip
+    """Batch norm's sums for a gradient that is already stored: the projection's, which shares its block's."""
+    program, programs = tl.program_id(0), tl.num_programs(0)
+    out = tl.arange(0, C)
+    centre, deviation_inverse = tl.load(mean + out), tl.load(inverse + out)
+    first = tl.zeros([C], tl.float32)
+    second = tl.zeros([C], tl.float32)
+    for tile in range(program, tl.cdiv(pixels, BLOCK), programs):
+        pixel = tile * BLOCK + tl.arange(0, BLOCK)
+        real = (pixel < pixels)[:, None] & (out < C)[None, :]
+        address = pixel[:, None] * C + out[None, :]
+        above = tl.load(gradient + address, mask=real, other=0.0).to(tl.float32)
+        value = tl.load(below_result + address, mask=real, other=0.0).to(tl.float32)
+        first += tl.sum(above, 0)
+        second += tl.sum(above * (value - centre[None, :]) * deviation_inverse[None, :], 0)
+    finish_norm_gradient(
+        partial, counter, program, programs, first, second, norm_weight_gradient, norm_bias_gradient, C, AT_ONCE
+    )  # fmt: skip
+
+
+@triton.jit
+def sum_of_parts(parts, table, gradient, BLOCK: tl.constexpr):
+    """Sum the weight gradients' parts of all layers. A row of the table (programs, 5) says for a program's BLOCK
+    values: where its first part starts, values between parts, parts, where the sum goes, how many are real."""
+    row = table + tl.program_id(0) * 5
+    start, stride, count = tl.load(row), tl.load(row + 1), tl.load(row + 2)
+    target, values = tl.load(row + 3), tl.load(row + 4)
+    lane = tl.arange(0, BLOCK)
+    real = lane < values
+    total = tl.zeros([BLOCK], tl.float32)
+    for part in range(count):
+        total += tl.load(parts + start + part * stride + lane, mask=real, other=0.0)
+    tl.store(gradient + target + lane, total, mask=real)
