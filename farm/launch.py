@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -39,6 +40,7 @@ from trials.spec import Spec
 STEP_SECONDS = 1.0
 DRAIN_FILE = "drain"
 STOP_GRACE_SECONDS = 60.0
+CONNECT_SECONDS = 10.0
 BACK_OFF_SECONDS = (0.0, 1.0, 4.0, 15.0, 60.0)
 
 
@@ -197,11 +199,23 @@ def connect(address: str | None, cpus: int | None, gpus: int | None, modules: Pa
     path = os.pathsep.join(filter(None, [str(ROOT), str(modules), os.environ.get("PYTHONPATH")]))
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address and address != "local":
+        _check_answers(address)
         ray.init(address=address, runtime_env={"env_vars": {"PYTHONPATH": path}}, **quiet)
         return
     os.environ["PYTHONPATH"] = path
     os.environ.pop("RAY_ADDRESS", None)
     ray.init(address="local", num_cpus=cpus, num_gpus=gpus, include_dashboard=False, **quiet)
+
+
+def _check_answers(address: str) -> None:
+    """Raise ConnectionError where nobody listens: Ray itself goes on trying for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():  # "auto": Ray looks the address up
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except OSError as error:
+        raise ConnectionError(f"nothing answers at {address}: {error.strerror or error}") from None
 
 
 def disconnect() -> None:

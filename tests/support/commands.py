@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,13 @@ def command(*arguments: str, verb: str = "run") -> list[str]:
     return [sys.executable, "-c", code, verb, *arguments]
 
 
-def run_farm(directory: Path, *arguments: str, verb: str = "run", timeout: float = 240) -> Finished:
+def run_farm(
+    directory: Path,
+    *arguments: str,
+    verb: str = "run",
+    timeout: float = 120,
+    variables: Mapping[str, str] | None = None,
+) -> Finished:
     """Run a command from `directory`, with results there unless the arguments say otherwise."""
     where = [] if any(a.startswith("results=") for a in arguments) else [f"results={directory / 'results'}"]
     extra = {} if verb == "run" else {"PYTHONPATH": str(ROOT)}
@@ -50,7 +57,7 @@ def run_farm(directory: Path, *arguments: str, verb: str = "run", timeout: float
         capture_output=True,
         text=True,
         cwd=directory,
-        env=environment() | extra,
+        env=environment() | extra | dict(variables or {}),
         timeout=timeout,
     )
     return Finished(done.returncode, done.stdout, done.stderr, time.monotonic() - began)

@@ -1,0 +1,63 @@
+"""`ray job submit`, both forms, and joining a cluster, against a real head started in the checkout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from clusters import Head, head
+from commands import COUNTING, ROOT, environment, exported, run_farm
+
+pytestmark = pytest.mark.ray
+STUDY = f"study={COUNTING}"
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Head]:
+    """A head with two CPUs and two logical GPUs, started in the checkout as a user would."""
+    with head(ROOT, environment(), cpus=2, gpus=2) as started:
+        yield started
+
+
+def submit(cluster: Head, *words: str, cwd: Path = ROOT) -> tuple[int, str]:
+    """Exit code and output of `ray job submit`."""
+    done = cluster.ray("job", "submit", "--address", cluster.dashboard, *words, cwd=cwd)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_a_job_in_the_checkout_of_the_cluster(cluster: Head, tmp_path: Path) -> None:
+    code, out = submit(cluster, "--", "python", "farm/run.py", STUDY, f"results={tmp_path}")
+    assert (code, "counting: 2 new" in out) == (0, True), out
+    assert len(exported(tmp_path, "counting", "epochs")) == 6
+
+
+def test_a_job_with_a_copy_of_the_checkout(cluster: Head, tmp_path: Path) -> None:
+    words = ("python", "farm/run.py", "problem=4", "profile=smoke", "trial.epochs=1", "sweep.M=[1]", "extra=[]")
+    code, out = submit(cluster, "--working-dir", ".", "--", *words, f"results={tmp_path}")
+    assert (code, "problem4: 1 new" in out) == (0, True), out
+    trial = exported(tmp_path, "problem4", "trials")[0]
+    assert trial["status"] == "completed"
+    assert trial["source_digest"]
+    again, out = submit(cluster, "--working-dir", ".", "--", *words, f"results={tmp_path}")
+    assert (again, "problem4: 1 done" in out) == (0, True), out
+
+
+def test_results_in_the_copy_of_the_checkout_are_refused(cluster: Head) -> None:
+    words = ("--submission-id", "refused", "--working-dir", ".", "--", "python", "farm/run.py", STUDY)
+    code, out = submit(cluster, *words)
+    assert (code, "would be lost" in out, "FARM_RESULTS" in out) == (1, True, True), out
+    assert cluster.get("/api/jobs/refused")["driver_exit_code"] == 3
+
+
+def test_a_run_joins_the_cluster_that_is_named(cluster: Head, tmp_path: Path) -> None:
+    joined = (STUDY, f"ray_address={cluster.address}", "resources.gpu=gpus", "sweep.gpus=[1,2,4]", "sweep.factor=[1]")
+    done = run_farm(tmp_path, *joined, variables=cluster.environment)
+    assert (done.code, done.out.count("completed")) == (1, 2), done.out + done.err
+    states = {r["gpus"]: r["state"] for r in exported(tmp_path / "results", "counting", "plan")}
+    assert states == {1: "done", 2: "done", 4: "unschedulable"}
+
+
+def test_a_cluster_that_does_not_answer_is_said_so(tmp_path: Path) -> None:
+    done = run_farm(tmp_path, STUDY, "ray_address=127.0.0.1:1")
+    assert (done.code, "127.0.0.1:1" in done.err, "Traceback" in done.err) == (3, True, False), done.err
