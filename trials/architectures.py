@@ -2,8 +2,8 @@
 
 No weight is allocated: the network is copied onto the meta device, where tensors have shapes and no numbers, and one
 input goes through it. Modules that trials/layer_rules.py knows are one row each; a module that it does not know is
-looked into, down to the functions that it calls. A function without a rule ends in `Uncountable`, which names
-the layer: a total that leaves something out is worse than none.
+looked into, down to the functions that it calls (columns: `LAYERS` of trials/problem3_tables.py). A function
+without a rule ends in `Uncountable`, which names the layer: a total that leaves something out is worse than none.
 """
 
 from __future__ import annotations
@@ -20,29 +20,9 @@ from torch.overrides import TorchFunctionMode
 from trials import layer_rules
 from trials.layer_rules import Window
 from trials.receptive import Field, after_layer, after_move, union
-from trials.spec import Column, Row
+from trials.spec import Row
 
 WINDOWED = ("conv", "max_pool", "avg_pool")
-COLUMNS = (
-    Column("network", "str", help="name of the network"),
-    Column("position", "int", help="place in the order of execution, from 1"),
-    Column("layer", "str", help="the module's name in the network; for a function, its module's and its own"),
-    Column("call", "int", help="1 for the layer's first call, 2 where it is used again"),
-    Column("kind", "str", help="conv, linear, max_pool, …"),
-    Column("in_forward", "bool", help="false for layers that inference does not use"),
-    Column("input_shape", "str", help="of one example, channels first, as 3x227x227"),
-    Column("output_shape", "str", help="of one example"),
-    Column("kernel", "str", help="height x width"),
-    Column("stride", "str", help="height x width"),
-    Column("padding", "str", help="height x width, on each side"),
-    Column("groups", "int", help="groups of a convolution"),
-    Column("activations", "int", "numbers", help="numbers that the layer puts out for one example"),
-    Column("parameters", "int", "numbers", help="learned numbers; those of a layer used again count once"),
-    Column("parameters_without_bias", "int", "numbers", help="the same without biases"),
-    Column("macs", "int", "MACs", help="multiply-accumulates for one example; operations are twice as many"),
-    Column("receptive_field", "int", "pixels", help="height of the input region that a unit depends on"),
-    Column("receptive_field_width", "int", "pixels", help="its width"),
-)
 
 
 class Uncountable(Exception):
