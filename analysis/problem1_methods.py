@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 
 from analysis import equations
+from analysis.provenance import Source
 from analysis.table import Table, plain_table
 from trials.methods import METHODS, Method
 
@@ -23,7 +24,8 @@ SYMBOLS: Mapping[str, tuple[str, str]] = {
     ),
     "lambda_": (
         r"\lambda",
-        r"strength of the L2 term: the loss gets $\frac{\lambda}{2}\|\theta\|^2$ added, its gradient $\lambda\theta$",
+        r"strength of the L2 term: $\frac{\lambda}{2}\lVert\theta\rVert^2$ is added to the loss, so $\lambda\theta$ "
+        "to its gradient",
     ),
     "g": ("g", "the gradient that the method works with, that of the L2 term included"),
     "eta": (r"\eta", "the learning rate, constant through a run"),
@@ -128,7 +130,8 @@ def defaults_table() -> Table:
         "constants": "Constants",
     }
     notes = ("The default learning rates were chosen on held-out training images, not taken from torch.",)
-    return plain_table("Hyperparameters of each method", pd.DataFrame(records), headings, notes)
+    shown = plain_table("Hyperparameters of each method", pd.DataFrame(records), headings, notes)
+    return replace(shown, source=Source(note="Set in trials/methods.py, not measured."))
 
 
 def _equations(function: Callable[..., Any]) -> list[str]:

@@ -1,0 +1,328 @@
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from analysis import equations, problem1, problem1_learning_rates, problem1_methods, style
+from analysis.load import Data, load
+from analysis.markup import to_html
+from analysis.options import Options
+from analysis.problem1_answers import answers, results
+from analysis.report import write_main_results, write_report
+from trials.methods import METHODS
+
+GPU = "NVIDIA H200"
+EPOCHS = 5
+LOSS = {"adagrad": 0.5, "rmsprop": 0.3, "rmsprop_nesterov": 0.2, "adadelta": 0.4, "adam": 0.1}
+
+
+class Export:
+    """Collects trials of problem 1, then writes the four Parquet files."""
+
+    def __init__(self) -> None:
+        self.tables: dict[str, list[dict[str, Any]]] = {"epochs": [], "trials": [], "attempts": [], "plan": []}
+
+    def add(
+        self,
+        method: str,
+        dropout: bool,
+        seed: int = 0,
+        *,
+        rate: float | None = None,
+        status: str = "completed",
+        device: str = GPU,
+        devices: str = "",
+        holdout: int = 0,
+        error: float = 0.4,
+        epochs: int = EPOCHS,
+        resumed_after: int = 0,
+    ) -> str:
+        """One trial with its rows; status "new" is one that has not run."""
+        trial = f"{len(self.tables['plan']):012x}"
+        parameters = {"method": method, "dropout": dropout, "epochs": epochs, "batch_size": 128, "holdout": holdout}
+        parameters |= {"learning_rate": rate or METHODS[method].learning_rate, "weight_decay": 1e-4}
+        spec = {"seed": seed, "dataset": "cifar10", "fingerprint": "f", "revision": 1, "module": "trials.problem1"}
+        spec |= {"timed": not holdout, "hardware": device, "threads": 1}
+        config = {f"config_{k}": v for k, v in (parameters | spec).items()}
+        ids = {"trial_id": trial, "name": f"{method}-{dropout}-{seed}"}
+        done = status != "new"
+        self.tables["plan"].append(ids | {"state": "done" if done else "new", "status": status, "reason": ""} | config)
+        self.tables["attempts"].append(ids | {"attempt": 1, "how": status, "error_class": "", "device": device})
+        if not done:
+            return trial
+        lasted = epochs if status == "completed" else 2
+        self.tables["trials"].append(
+            ids
+            | {"status": status, "device": device, "devices": devices or device, "finished_at": "2026-11-23"}
+            | {"diverged_epoch": lasted + 1.0 if status == "diverged" else None, "farm_commit": "c" * 40}
+            | {"weight_scaling_difference": 1e-5 * (seed + 1) if dropout else None, "weight_scaling_changed": 0.0}
+            | {"weight_scaling_train_difference": 2e-5, "weight_scaling_largest_logit": 20.0}
+            | config
+        )
+        for epoch in range(1, lasted + 1):
+            loss = LOSS[method] * (1 + 1 / epoch) + 0.001 * seed
+            seconds = 0.06 + 0.01 * dropout + 0.0001 * seed + (1.0 if epoch in (1, resumed_after + 1) else 0.0)
+            unseen = "validation" if holdout else "test"
+            self.tables["epochs"].append(
+                ids
+                | {"attempt": 1 + (0 < resumed_after < epoch), "epoch": epoch, "train_loss": loss + 0.5 * dropout}
+                | {"train_eval_loss": loss + 0.1 * dropout, f"{unseen}_error": error + 0.2 / epoch - 0.05 * dropout}
+                | {"train_seconds": seconds, "steps": 390, "samples": 49_920}
+                | config
+            )
+        return trial
+
+    def write(self, results: Path, study: str = "problem1") -> Data:
+        """Write `<results>/<study>/export/` and read it."""
+        export = results / study / "export"
+        export.mkdir(parents=True, exist_ok=True)
+        for name, rows in self.tables.items():
+            pd.DataFrame(rows).to_parquet(export / f"{name}.parquet", index=False)
+        return load(results / study)
+
+
+@pytest.fixture
+def export() -> Export:
+    return Export()
+
+
+@pytest.fixture
+def whole(export: Export, tmp_path: Path) -> Data:
+    """Three seeds of all ten arms, but AdaGrad with dropout diverged and one AdaDelta is missing."""
+    for method in METHODS:
+        for dropout in (False, True):
+            for seed in range(3):
+                lost = method == "adagrad" and dropout, method == "adadelta" and dropout and seed == 2
+                export.add(method, dropout, seed, status="diverged" if lost[0] else "new" if lost[1] else "completed")
+    return export.write(tmp_path)
+
+
+def cells(table: Any, *keys: str) -> dict[Any, dict[str, str]]:
+    """The cells that a reader sees, by the first columns."""
+    spaced = [[c.replace("\N{NO-BREAK SPACE}", " ") for c in row] for row in table.cells]
+    rows = [dict(zip(table.headings, row, strict=True)) for row in spaced]
+    return {tuple(r[k] for k in keys) if len(keys) > 1 else r[keys[0]]: r for r in rows}
+
+
+def test_all_ten_arms_are_in_the_table_of_losses(whole: Data) -> None:
+    found = cells(problem1.tables(whole)["training-loss"], "Method", "Regularization")
+    assert len(found) == 10
+    assert found["Adam", "L2"]["Running (nats)"].startswith("0.121 (")
+    assert found["Adam", "L2 + dropout"]["Eval mode (nats)"].startswith("0.221 (")
+
+
+def test_a_diverged_arm_says_when_and_a_missing_seed_is_counted(whole: Data) -> None:
+    found = cells(problem1.tables(whole)["training-loss"], "Method", "Regularization")
+    assert found["AdaGrad", "L2 + dropout"]["Running (nats)"] == "–"
+    assert found["AdaGrad", "L2 + dropout"]["Remarks"] == "3 of 3 seeds diverged at epoch 3"
+    assert found["AdaDelta", "L2 + dropout"]["n"] == "2 of 3"
+
+
+def test_time_leaves_out_the_warm_up_and_compares_both_arms(whole: Data) -> None:
+    table = problem1.tables(whole)["training-time"]
+    assert GPU in table.title
+    row = table.frame.set_index("method").loc["Adam"]
+    assert (row["plain"], row["plain_n"]) == (pytest.approx(0.0601), 3)
+    assert row["ratio"] == pytest.approx(0.0701 / 0.0601, rel=1e-5)
+    assert row["ratio_low"] < row["ratio"] < row["ratio_high"]
+    assert row["plain_total"] == pytest.approx(1 + 5 * 0.0601)
+
+
+def test_the_first_epoch_of_a_resumed_attempt_is_a_warm_up_too(export: Export, tmp_path: Path) -> None:
+    export.add("adam", False, resumed_after=3)
+    (result,) = results(export.write(tmp_path), Options())
+    assert result.epoch_seconds == pytest.approx([0.06] * 3)
+
+
+def test_one_seed_has_an_interval_over_its_epochs(export: Export, tmp_path: Path) -> None:
+    export.add("adam", False)
+    (result,) = results(export.write(tmp_path), Options())
+    assert result.seconds.n == EPOCHS - 1
+
+
+def test_one_epoch_gives_no_time_and_no_ratio(export: Export, tmp_path: Path) -> None:
+    export.add("adam", False, epochs=1)
+    export.add("adam", True, epochs=1)
+    row = problem1.tables(export.write(tmp_path))["training-time"].frame.iloc[0]
+    assert math.isnan(row["plain"])
+    assert math.isnan(row["ratio"])
+
+
+def test_gpu_models_never_share_a_table_of_times(export: Export, tmp_path: Path) -> None:
+    export.add("adam", False)
+    export.add("adam", True, device="NVIDIA L40S")
+    tables = problem1.tables(export.write(tmp_path))
+    times = {name: t for name, t in tables.items() if name.startswith("training-time")}
+    assert set(times) == {"training-time-nvidia-h200", "training-time-nvidia-l40s"}
+    assert all(math.isnan(t.frame["ratio"].iloc[0]) for t in times.values())
+
+
+def test_times_pieced_together_give_no_ratio(export: Export, tmp_path: Path) -> None:
+    export.add("adam", False)
+    export.add("adam", True, devices=f"{GPU}, NVIDIA L40S")
+    table = problem1.tables(export.write(tmp_path))["training-time"]
+    assert math.isnan(table.frame["ratio"].iloc[0])
+    assert "pieced together" in cells(table, "Method")["Adam"]["Remarks"]
+
+
+def test_accuracy_has_all_ten_and_what_dropout_changes(whole: Data) -> None:
+    found = cells(problem1.tables(whole)["test-accuracy"], "Method")
+    assert list(found) == [m.title for m in METHODS.values()]
+    assert found["Adam"]["L2 (%)"] == "56.00 (56.00 to 56.00)"
+    assert found["Adam"]["Difference (points)"].startswith("+5.00")
+    assert found["AdaGrad"]["L2 + dropout (%)"] == "–"
+
+
+def test_the_best_method_is_named_with_its_lead(whole: Data) -> None:
+    found = answers(whole, results(whole, Options()), Options())
+    best = found.best_eval[False]
+    assert best is not None
+    assert (best.first.method, best.excluded) == ("adam", True)
+    assert best.second is not None
+    assert best.second.method == "rmsprop_nesterov"
+
+
+def test_a_lead_of_single_seeds_excludes_nothing(export: Export, tmp_path: Path) -> None:
+    export.add("adam", False)
+    export.add("rmsprop", False)
+    data = export.write(tmp_path)
+    best = answers(data, results(data, Options()), Options()).best_running[False]
+    assert best is not None
+    assert not best.excluded
+
+
+def test_the_check_of_weight_scaling_shows_the_worst_seed(whole: Data) -> None:
+    (section,) = (s for s in problem1.sections(whole) if "weight-scaling" in s.tables)
+    table = cells(section.tables["weight-scaling"], "Method")
+    assert "AdaGrad" not in table
+    assert table["Adam"]["Largest difference of test logits"] == "3e-05"
+    assert table["Adam"]["Predictions changed"] == "0"
+
+
+def test_figures_have_a_panel_an_arm_and_bands_for_three_seeds(whole: Data) -> None:
+    figures = problem1.figures(whole)
+    assert list(figures) == ["training-loss", "training-loss-eval", "test-error"]
+    plain, dropout = figures["training-loss"].drawing.axes
+    assert (plain.get_title("left"), dropout.get_title("left")) == ("L2", "L2 + dropout")
+    assert (len(plain.collections), len(dropout.collections)) == (5, 3)
+    assert "no completed trial: AdaGrad (L2 + dropout)" in figures["training-loss"].caption
+
+
+def test_a_method_has_one_colour(whole: Data) -> None:
+    found = {
+        text.get_color()
+        for figure in problem1.figures(whole).values()
+        for axes in figure.drawing.axes
+        for text in axes.texts
+        if text.get_text() == "RMSProp"
+    }
+    assert found == {style.ARM_COLOURS["rmsprop"]}
+
+
+def test_learning_rates_name_arms_only_where_a_method_has_several(export: Export, tmp_path: Path) -> None:
+    export.add("adam", False)
+    export.add("rmsprop", False)
+    first = results(export.write(tmp_path / "one"), Options())
+    export.add("adam", False, rate=0.5)
+    second = results(export.write(tmp_path / "two"), Options())
+    assert {r.title for r in first} == {"Adam", "RMSProp"}
+    assert "Adam, learning_rate=0.5" in {r.title for r in second}
+
+
+def test_the_report_answers_the_sheets_questions_in_typeset_equations(whole: Data, tmp_path: Path) -> None:
+    paths = write_report(tmp_path / "problem1", "1")
+    html = paths.html.read_text()
+    assert html.count("<math") > 60
+    assert "$" not in html.split("<body", 1)[1].replace("${", "")
+    text = paths.markdown.read_text()
+    assert "The lowest training loss after 5 epochs is that of **Adam**" in text
+    assert [q for s in problem1.sections(whole) for q in s.questions] == ["1.1", "1.2", "1.3", "1.4"]
+
+
+@pytest.mark.parametrize("status", ["new", "diverged"])
+def test_a_report_without_any_completed_trial_says_so(export: Export, tmp_path: Path, status: str) -> None:
+    export.add("adam", False, status=status)
+    export.add("rmsprop", False)
+    del export.tables["plan"][1]  # of another grid in the same ledger
+    export.write(tmp_path)
+    text = write_report(tmp_path / "problem1", "1").markdown.read_text()
+    assert text.count("nothing can be said yet") == 3
+
+
+def test_every_symbol_of_an_equation_is_explained() -> None:
+    functions = [f for m in METHODS.values() for f in (m.update, m.one_pass) if f]
+    used = set().union(*(equations.names(f) for f in functions))
+    assert used == set(problem1_methods.SYMBOLS)
+    assert len(problem1_methods.explanations()) == len(used)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_equations_are_the_lines_of_the_reference(method: str) -> None:
+    (shown,) = (w for w in problem1_methods.written() if w.name == method)
+    assert shown.equations[-1 if method != "rmsprop_nesterov" else 1].startswith(
+        r"\theta \leftarrow \theta" if method != "rmsprop_nesterov" else r"g \leftarrow \nabla J\left(\tilde{\theta}"
+    )
+    assert all("<math" in to_html(f"$${e}$$") for e in shown.equations + shown.one_pass)
+    assert all(f"{v:g}".split("e")[0] in shown.hyperparameters for v in METHODS[method].constants.values() if v > 1e-4)
+
+
+def test_arithmetic_is_bracketed_where_it_has_to_be() -> None:
+    def code(a: float, b: float, c: float) -> float:
+        a = (a + b) * (b - c) ** 2
+        b = a - (b - c)
+        c = -(a / b) * c
+        return c
+
+    symbols = {name: name for name in "abc"}
+    assert equations.equations(code, symbols) == [
+        r"a \leftarrow \left(a + b\right) \, \left(b - c\right)^{2}",
+        r"b \leftarrow a - \left(b - c\right)",
+        r"c \leftarrow -\frac{a}{b} \, c",
+    ]
+
+
+def test_what_cannot_be_typeset_is_refused() -> None:
+    def code(a: int, b: int) -> int:
+        a = a % b
+        return a
+
+    with pytest.raises(ValueError, match="a % b"):
+        equations.equations(code, {"a": "a", "b": "b"})
+    with pytest.raises(KeyError):
+        equations.equations(METHODS["adam"].update, {"t": "t"})
+
+
+def grid(export: Export, tmp_path: Path, **last: Any) -> Data:
+    for rate, error in ((0.001, 0.5), (0.01, 0.4), (0.1, 0.6)):
+        for dropout in (False, True):
+            export.add("adam", dropout, rate=rate, error=error, holdout=500)
+    export.add("adam", True, rate=1.0, error=0.1, holdout=500, **last)
+    return export.write(tmp_path, "problem1-learning-rates")
+
+
+def test_the_grid_chooses_the_rate_with_the_lowest_validation_error(export: Export, tmp_path: Path) -> None:
+    data = grid(export, tmp_path, status="diverged")
+    (choice,) = problem1_learning_rates.choices(problem1_learning_rates.points(data, Options()))
+    assert (choice.chosen.rate, choice.edge) == (0.01, False)
+    assert choice.chosen.mean == pytest.approx(0.4 + 0.2 / EPOCHS - 0.025)
+    table = cells(problem1.main(data)[1]["learning-rates"], "Method", "Learning rate")
+    assert table["Adam", "0.01"]["Remarks"] == "chosen"
+    assert table["Adam", "1"]["Remarks"] == "1 diverged at epoch 3"
+
+
+def test_a_choice_at_the_end_of_the_ladder_is_marked(export: Export, tmp_path: Path) -> None:
+    data = grid(export, tmp_path)
+    table = cells(problem1.main(data)[1]["chosen-rates"], "Method")
+    assert table["Adam"]["Chosen here"] == "1"
+    assert "end of the ladder" in table["Adam"]["Remarks"]
+
+
+def test_the_grid_has_a_report_that_compares_with_the_code(export: Export, tmp_path: Path) -> None:
+    grid(export, tmp_path, status="diverged")
+    study = tmp_path / "problem1-learning-rates"
+    assert {p.stem for p in write_main_results(study, "1")} == {"learning-rates", "chosen-rates"}
+    text = write_report(study, "1").markdown.read_text()
+    assert f"chooses 0.01, the default in the code is {METHODS['adam'].learning_rate:g}" in text
+    assert "500 training images that were held out" in text.replace("\n", " ")
