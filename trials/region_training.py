@@ -32,6 +32,7 @@ class Recipe:
     steps: int
     batch_size: int
     learning_rate: float
+    box_weight: float
     scene_size: int
     suppression_iou: float
     before_suppression: int
@@ -90,7 +91,8 @@ class Training:
                 context.check_stop()
                 sums += self._step(((epoch - 1) * recipe.steps + step) * recipe.batch_size)
         objectness, box = (sums / recipe.steps).tolist()
-        losses: Row = {"train_loss": objectness + box, "objectness_loss": objectness, "box_loss": box}
+        losses: Row = {"objectness_loss": objectness, "box_loss": box}
+        losses["train_loss"] = objectness + recipe.box_weight * box
         counts: Row = {"steps": recipe.steps, "samples": recipe.steps * recipe.batch_size}
         return {"table": "epochs", "epoch": epoch, "learning_rate": rate} | losses | counts
 
@@ -100,7 +102,7 @@ class Training:
         drawn = [scenes.draw(self.seed, "train", first + i, recipe.scene_size) for i in range(recipe.batch_size)]
         losses = torch.stack(self.model.losses(*region_proposal.batch(drawn)))
         self.optimizer.zero_grad()
-        losses.sum().backward()
+        (losses[0] + recipe.box_weight * losses[1]).backward()
         self.optimizer.step()
         return losses.detach()
 
