@@ -95,16 +95,13 @@ def _plan(options: argparse.Namespace) -> int:
 
 def _show_plan(config: Config, as_json: bool) -> int:
     from farm import study
-    from farm.view import counts, plan_table
+    from farm.view import print_plan
 
     plan = study.make_plan(config)
     if as_json:
         print(json.dumps(_plan_json(plan), indent=1))
     else:
-        from rich.console import Console
-
-        Console(soft_wrap=True).print(plan_table(plan))
-        print(counts(plan, STATES))
+        print_plan(plan)
     return FAILED if plan.count("failed") or plan.count("unschedulable") else COMPLETE
 
 

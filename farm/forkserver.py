@@ -191,12 +191,24 @@ def _send(stream: socket.socket, message: dict[str, Any]) -> None:
         pass  # the actor is gone, and the server is about to kill this child
 
 
+def _warm_up() -> None:
+    """Do once what every child would do again: 0.5 s of an attempt."""
+    import pyarrow as pa
+
+    from farm import provenance
+
+    pa.array([0])  # imports pandas
+    provenance.farm_commit()
+    provenance.versions()
+
+
 def main(arguments: list[str]) -> None:
     """Import what attempts need, then serve."""
     path, *modules = arguments
     os.umask(0o022)
     for module in modules:
         importlib.import_module(module)
+    _warm_up()
     ForkServer(Path(path)).serve()
 
 

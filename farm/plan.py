@@ -207,7 +207,13 @@ def _state(progress: Progress, bundle: Bundle, nodes: Sequence[Node], retry: str
 
 
 def _too_large(bundle: Bundle, nodes: Sequence[Node]) -> str:
-    need = f"{bundle.cpu:g} CPUs" + (f" and {bundle.gpu:g} GPUs" if bundle.gpu else "")
+    need = _count(bundle.cpu, "CPU") + (f" and {_count(bundle.gpu, 'GPU')}" if bundle.gpu else "")
     best = max(nodes, key=lambda n: (n.gpu, n.cpu))
     hint = "; device=cpu resources.gpu=0 runs without a GPU" if bundle.gpu and not best.gpu else ""
-    return f"needs {need} on one node; the largest node has {best.cpu:g} CPUs and {best.gpu:g} GPUs{hint}"
+    return (
+        f"needs {need} on one node; the largest node has {_count(best.cpu, 'CPU')} and {_count(best.gpu, 'GPU')}{hint}"
+    )
+
+
+def _count(number: float, word: str) -> str:
+    return f"{number:g} {word}" if number == 1 else f"{number:g} {word}s"

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from farm.plan import Plan, Trial
+from farm.plan import STATES, Plan, Trial
 
 PLAIN_SECONDS = 10.0
 ROWS = 20
@@ -139,18 +139,37 @@ class View:
         return table
 
 
-def plan_table(plan: Plan) -> Table:
-    """The plan as a table for a terminal."""
+def print_plan(plan: Plan) -> None:
+    """The plan as a table, then what is worth saying, each thing once, then the counts."""
+    console = Console(soft_wrap=True, highlight=False)
     table = Table(box=None, pad_edge=False)
-    for name in ("trial", "id", "state", "CPUs", "GPUs", "GPU-hours", "note"):
+    for name in ("trial", "id", "state", "CPUs", "GPUs", "GPU-hours"):
         table.add_column(name, justify="right" if name in ("CPUs", "GPUs", "GPU-hours") else "left")
+    notes: dict[str, list[str]] = {}
     for trial in plan.trials:
-        hours = "?" if trial.gpu_hours is None else f"{trial.gpu_hours:.2f}"
         state = f"{trial.state} ({trial.status})" if trial.status not in ("", "completed") else trial.state
-        table.add_row(
-            trial.label, trial.id, state, f"{trial.bundle.cpu:g}", f"{trial.bundle.gpu:g}", hours, note(trial)
-        )
-    return table
+        table.add_row(trial.label, trial.id, state, f"{trial.bundle.cpu:g}", f"{trial.bundle.gpu:g}", _hours(trial))
+        if text := note(trial):
+            notes.setdefault(text, []).append(trial.label)
+    console.print(table)
+    for text, labels in notes.items():
+        console.print(f"{_some(labels)}: {text}", markup=False)
+    console.print(counts(plan, STATES), markup=False)
+
+
+def _hours(trial: Trial) -> str:
+    """Estimated GPU-hours still to spend; "?" where no finished trial tells."""
+    if trial.state == "done":
+        return ""
+    if trial.bundle.gpu == 0:
+        return "0"
+    return "?" if trial.gpu_hours is None else f"{trial.gpu_hours:.2f}"
+
+
+def _some(labels: Sequence[str], most: int = 4) -> str:
+    if len(labels) <= most:
+        return ", ".join(labels)
+    return f"{', '.join(labels[:most])} and {len(labels) - most} more"
 
 
 def note(trial: Trial) -> str:
