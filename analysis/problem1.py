@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import curves, problem1_learning_rates, problem1_methods, style
+from analysis import curves, generic, problem1_learning_rates, problem1_methods, style
 from analysis.load import Data
 from analysis.options import Options
 from analysis.problem1_answers import KINDS, Result, answers, results
 from analysis.problem1_tables import accuracy_table, loss_table, scaling_table, time_table
 from analysis.provenance import source
-from analysis.section import Section
+from analysis.section import Problem, Section
 from analysis.style import Figure
 from analysis.table import Table
 
@@ -27,13 +27,21 @@ MAIN_FIGURE = "training-loss"
 DASHES = ("-", "--", ":", "-.")
 
 
-def main(data: Data, options: Options | None = None) -> tuple[dict[str, Figure], dict[str, Table]]:
+def main(data: Data, options: Options | None = None) -> tuple[Mapping[str, Figure], Mapping[str, Table]]:
     """The figure of the training loss and the tables, for the end of a run."""
     options = options or Options()
-    if problem1_learning_rates.is_grid(data):
-        return problem1_learning_rates.main(data, options)
+    if grid := _grid_analysis(data):
+        return grid.main(data, options)
     figure = loss_figure(data, results(data, options), options)
     return ({MAIN_FIGURE: figure} if figure else {}), tables(data, options)
+
+
+def _grid_analysis(data: Data) -> Problem | None:
+    """What analyses a study with held-out images: the choice of rates, or where more than that varies the general
+    one. None for a study without them."""
+    if not problem1_learning_rates.is_grid(data):
+        return None
+    return problem1_learning_rates if problem1_learning_rates.is_plain(data) else generic
 
 
 def tables(data: Data, options: Options | None = None) -> dict[str, Table]:
@@ -62,11 +70,11 @@ def figures(data: Data, options: Options | None = None) -> dict[str, Figure]:
     return {name: figure for name, figure in made.items() if figure is not None}
 
 
-def sections(data: Data, options: Options | None = None) -> list[Section]:
+def sections(data: Data, options: Options | None = None) -> Sequence[Section]:
     """The report: the sheet's four questions, and the protocol that their numbers rest on."""
     options = options or Options()
-    if problem1_learning_rates.is_grid(data):
-        return problem1_learning_rates.sections(data, options)
+    if grid := _grid_analysis(data):
+        return grid.sections(data, options)
     found = results(data, options)
     made, listed = figures(data, options), tables(data, options)
     numbers = answers(data, found, options)
@@ -117,7 +125,8 @@ def panels(data: Data, found: Sequence[Result], options: Options, column: str, w
     every = [c for kind in kinds for c in lines[kind]]
     height = 0.6 + 2.8 * len(kinds)
     drawing, axes = style.new_drawing(1, len(kinds), height=height, sharex=True, sharey=True)
-    drawing.subplots_adjust(left=0.15, right=0.67, bottom=0.55 / height, top=1 - 0.3 / height, hspace=0.16)
+    right = 1 - 0.018 * max(len(c.label) for c in every)  # room for the labels at the lines' ends
+    drawing.subplots_adjust(left=0.15, right=min(right, 0.75), bottom=0.55 / height, top=1 - 0.3 / height, hspace=0.16)
     with style.styled():
         for panel, kind in zip(axes, kinds, strict=True):
             curves.draw(panel, lines[kind], log=True, percent=percent)

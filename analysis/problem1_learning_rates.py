@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import curves, stats, style
-from analysis.arms import arms
+from analysis.arms import arms, varying
 from analysis.load import Data
 from analysis.options import Options
 from analysis.outcomes import fate
@@ -28,6 +28,7 @@ from analysis.style import Figure
 from analysis.table import Table, estimate_column, estimate_columns, number_column, text_column
 from trials.methods import METHODS
 
+TITLE = "Problem 1: learning rates"
 ERROR = "validation_error"
 
 
@@ -61,6 +62,11 @@ class Choice:
 def is_grid(data: Data) -> bool:
     """Whether a study of problem 1 has held-out training images, and so judges learning rates."""
     return "config_holdout" in data.plan and bool((data.plan["config_holdout"] > 0).any())
+
+
+def is_plain(data: Data) -> bool:
+    """Whether method, learning rate and dropout alone vary, so that points can be compared."""
+    return set(varying(data.plan)) <= {"method", "learning_rate", "dropout", "seed", "fingerprint"}
 
 
 def points(data: Data, options: Options) -> list[Point]:

@@ -126,7 +126,7 @@ def defaults_table() -> Table:
     headings = {
         "method": "Method",
         "learning_rate": "Default learning rate η",
-        "torch_learning_rate": "torch's",
+        "torch_learning_rate": "torch's own",
         "constants": "Constants",
     }
     notes = ("The default learning rates were chosen on held-out training images, not taken from torch.",)

@@ -319,6 +319,13 @@ def test_a_choice_at_the_end_of_the_ladder_is_marked(export: Export, tmp_path: P
     assert "end of the ladder" in table["Adam"]["Remarks"]
 
 
+def test_a_grid_in_which_more_varies_is_not_averaged_over(export: Export, tmp_path: Path) -> None:
+    export.add("adam", False, rate=0.01, holdout=500)
+    export.add("adam", False, rate=0.01, holdout=700)
+    figures, tables = problem1.main(export.write(tmp_path))
+    assert (set(figures), len(tables["arms"].frame)) == ({"validation_error"}, 2)
+
+
 def test_the_grid_has_a_report_that_compares_with_the_code(export: Export, tmp_path: Path) -> None:
     grid(export, tmp_path, status="diverged")
     study = tmp_path / "problem1-learning-rates"

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from commands import exported
 
 from trials import models, problem1, weight_scaling
 from trials.data import (
@@ -198,6 +199,8 @@ def test_an_unknown_method_is_told_with_the_five_names(farm: Callable[..., Any])
 def test_the_smoke_profile_gives_the_figure_and_the_tables(farm: Callable[..., Any], tmp_path: Path) -> None:
     done = farm("problem=1", "profile=smoke", "executor=inline", "trial.epochs=1", "sweep.method=[adam]")
     assert done.code == 0, done.err
+    trials = exported(tmp_path / "results", "problem1", "trials")
+    assert {t["config_learning_rate"] for t in trials} == {METHODS["adam"].learning_rate}
     report = tmp_path / "results" / "problem1" / "report"
     assert (report / "figures" / "training-loss.svg").is_file()
     assert {p.stem for p in (report / "tables").glob("*.csv")} == {"training-loss", "training-time", "test-accuracy"}
