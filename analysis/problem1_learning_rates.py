@@ -204,10 +204,12 @@ def error_figure(data: Data, found: Sequence[Point]) -> Figure | None:
     drawing, axes = style.new_drawing(1, len(kinds), height=height, sharex=True, sharey=True)
     drawing.subplots_adjust(left=0.15, right=0.67, bottom=0.55 / height, top=1 - 0.3 / height, hspace=0.16)
     lines = {kind: _lines(found, kind) for kind in kinds}
+    every = [c for kind in kinds for c in lines[kind]]
     with style.styled():
         for panel, kind in zip(axes, kinds, strict=True):
             curves.draw(panel, lines[kind], percent=True)
             panel.set_xscale("log")
+            curves.limit(panel, every)
             panel.set_title(KINDS[kind], loc="left")
             panel.set_ylabel("validation error")
         axes[-1].set_xlabel("learning rate")
