@@ -140,9 +140,12 @@ def _main_results(config: Config, plan: Plan) -> list[Path]:
     """The study's main figure and table, when there is anything to show."""
     if not plan.count("done"):
         return []
-    from analysis.report import write_main_results
+    from analysis.report import AnalysisError, write_main_results
 
-    return write_main_results(config.ledger, config.settings.problem)
+    try:
+        return write_main_results(config.ledger, config.settings.problem)
+    except AnalysisError as error:
+        raise PreflightError(str(error)) from None
 
 
 def _export(options: argparse.Namespace) -> int:
@@ -162,7 +165,7 @@ def _export(options: argparse.Namespace) -> int:
 
 def _report(options: argparse.Namespace) -> int:
     config = configuration.load(options.overrides)
-    from analysis.report import is_stale, write_report
+    from analysis.report import AnalysisError, is_stale, write_report
 
     if not (config.ledger / "export").is_dir():
         raise PreflightError(f"{config.ledger}: nothing is exported yet; farm run or farm export comes first")
@@ -171,7 +174,10 @@ def _report(options: argparse.Namespace) -> int:
         for reason in stale:
             print(f"farm: {reason}", file=sys.stderr)
         return FAILED if stale else COMPLETE
-    paths = write_report(config.ledger, config.settings.problem)
+    try:
+        paths = write_report(config.ledger, config.settings.problem)
+    except AnalysisError as error:
+        raise PreflightError(str(error)) from None
     for path in dataclasses.astuple(paths):
         print(short_path(path))
     return COMPLETE

@@ -20,6 +20,7 @@ from farm.ledger.durable import MANIFEST, Damaged, read_json, read_verified, syn
 from farm.ledger.scan import DONE, attempt_records, trial_directories, trial_id
 from farm.ledger.store import parquet
 from farm.plan import Plan
+from trials.spec import parameter_defaults
 
 BATCH = 500
 """Trials whose rows are held in memory at once."""
@@ -47,11 +48,14 @@ def export(root: Path, plan: Plan | None, module: str) -> Export:
     old = _old_trials(paths["trials"], row_paths, found)
     fresh = [t for i, t in sorted(found.items()) if i not in old.ids]
     if fresh or old.dropped or not all(p.exists() for p in (paths["trials"], *row_paths.values())):
-        trials, rows = list(old.trials), [_Rows(path, module, name) for name, path in row_paths.items()]
+        trials, rows = (
+            [_with_defaults(t, module) for t in old.trials],
+            [_Rows(path, module, name) for name, path in row_paths.items()],
+        )
         for one in rows:
             one.keep(old.ids)
         for table in _read_trials(fresh, rows, damaged):
-            trials.append(table)
+            trials.append(_with_defaults(table, module))
         for one in rows:
             one.close()
         whole = pa.concat_tables(trials, promote_options="permissive") if trials else _empty_trials(module)
@@ -94,8 +98,8 @@ class _Old:
 def _old_trials(trials: Path, rows: dict[str, Path], found: dict[str, Path]) -> _Old:
     try:
         table = pq.read_table(trials)
-        if not all(path.exists() for path in rows.values()):
-            raise OSError
+        for path in rows.values():
+            pq.read_metadata(path)  # raises where the file is missing or cut
         known = dict(zip(table["trial_id"].to_pylist(), table["rows_sha256"].to_pylist(), strict=True))
     except (OSError, pa.ArrowException, KeyError):
         return _Old([], set(), False)
@@ -114,7 +118,7 @@ class _Rows:
 
     def __init__(self, target: Path, module: str, name: str) -> None:
         self._target, self._temporary = target, target.with_name(f".tmp-{target.name}-{os.getpid()}")
-        self._name, self._main = name, schema.row_table(module)
+        self._name, self._main, self._module = name, schema.row_table(module), module
         fields = [pa.field(c.name, schema.ARROW[c.type]) for c in schema.row_tables(module)[name]]
         self._schema = pa.schema([*fields, *schema.config_schema(module)])
         self._writer = pq.ParquetWriter(self._temporary, self._schema, compression="zstd")
@@ -139,6 +143,7 @@ class _Rows:
     def _append(self, table: pa.Table) -> None:
         """Append rows; columns that they lack are null."""
         if len(table):
+            table = _with_defaults(table, self._module)
             columns = [
                 table[f.name].cast(f.type) if f.name in table.column_names else pa.nulls(len(table), f.type)
                 for f in self._schema
@@ -174,6 +179,16 @@ def _read_trials(fresh: Iterable[Path], rows: Sequence[_Rows], damaged: list[Pat
         yield one.append_column("rows_sha256", pa.array([_rows_digest(trial)], pa.string()))
     if batch:
         _add(batch, rows)
+
+
+def _with_defaults(table: pa.Table, module: str) -> pa.Table:
+    """Results older than a parameter have it at the default that it was introduced with."""
+    fields = {f.name: f for f in schema.config_schema(module)}
+    for key, default in parameter_defaults(module).items():
+        field = fields[f"config_{key}"]
+        if field.name not in table.column_names and len(table):
+            table = table.append_column(field, pa.repeat(pa.scalar(default, field.type), len(table)))
+    return table
 
 
 def _add(batch: list[pa.Table], rows: Sequence[_Rows]) -> None:

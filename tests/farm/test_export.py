@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from commands import COUNTING, exported
 
 from farm import config as configuration
 from farm.ledger import schema
+from farm.ledger.durable import write_directory
 from farm.ledger.export import export
+from farm.ledger.store import parquet
 from farm.study import make_plan
 
 
@@ -70,6 +73,27 @@ def test_results_that_vanished_leave_the_export(tmp_path: Path) -> None:
     export(tmp_path, None, "counting")
     (gone / "done").rename(gone / "damaged-1")
     assert pq.read_table(export(tmp_path, None, "counting").tables["trials"]).num_rows == 1
+
+
+@pytest.mark.parametrize("table", ["rows", "trials", "attempts"])
+def test_a_damaged_table_is_made_anew(tmp_path: Path, table: str) -> None:
+    finish(tmp_path)
+    path = export(tmp_path, None, "counting").tables[table]
+    whole = pq.read_table(path)
+    path.write_bytes(path.read_bytes()[:50])
+    export(tmp_path, None, "counting")
+    assert pq.read_table(path).equals(whole)
+
+
+def test_results_older_than_a_parameter_have_it_at_its_introduced_default(tmp_path: Path) -> None:
+    done = finish(tmp_path) / "done"
+    old = pq.read_table(done / "trial.parquet").drop_columns(["config_gpus"])
+    files = {"trial.parquet": parquet(old), "rows.parquet": (done / "rows.parquet").read_bytes()}
+    shutil.rmtree(done)
+    write_directory(done, files, {"status": "completed"})
+    tables = export(tmp_path, None, "counting").tables
+    assert pq.read_table(tables["trials"])["config_gpus"].to_pylist() == [0.0]
+    assert pq.read_table(tables["rows"])["config_gpus"].to_pylist() == [0.0] * 3
 
 
 def test_the_plan_holds_the_grid_that_was_asked_for(tmp_path: Path) -> None:
