@@ -13,6 +13,7 @@ import pandas as pd
 
 from analysis import problem3_layers as layers
 from analysis import problem3_scene as scene
+from analysis import problem3_scene_tables as scene_tables
 from analysis import problem3_tables as made
 from analysis.load import Data
 from analysis.options import Options
@@ -207,7 +208,7 @@ def _faster(data: Data, found: Mapping[str, Network]) -> Section:
     truth, anchors = scene.split(boxes)
     cell, last = scene.best_cell(anchors), epochs.sort_values("epoch").iloc[-1]
     context["shown"] = {
-        "counts": made.stage_counts(anchors),
+        "counts": scene_tables.stage_counts(anchors),
         "cells": len(anchors) // len(cell),
         "anchors": len(cell),
         "rows": int(anchors["cell_row"].max()) + 1,
@@ -228,7 +229,7 @@ def _faster(data: Data, found: Mapping[str, Network]) -> Section:
         "proposals": scene.proposals_figure(boxes, lines),
         "proposal-training": scene.training_figure(epochs),
     }
-    return Section(title, template, ("3.5",), context, drawn, {"proposal-stages": made.stages_table(anchors)})
+    return Section(title, template, ("3.5",), context, drawn, {"proposal-stages": scene_tables.stages_table(anchors)})
 
 
 def _suppression(data: Data, found: Mapping[str, Network]) -> Section:
@@ -239,7 +240,7 @@ def _suppression(data: Data, found: Mapping[str, Network]) -> Section:
         context["missing"] = [why_missing(data, "task", "proposals")]
         return Section(title, template, ("3.5",), context)
     _, anchors = scene.split(boxes)
-    counts = made.stage_counts(anchors)
+    counts = scene_tables.stage_counts(anchors)
     dropped = steps[steps["suppressed"].astype(bool)]
     context["example"] = {
         "boxes": int(anchors["letter"].notna().sum()),
@@ -251,8 +252,8 @@ def _suppression(data: Data, found: Mapping[str, Network]) -> Section:
     }
     drawn = {"suppression": scene.suppression_figure(boxes, lines, steps)}
     shown = {
-        "suppression-boxes": made.example_table(anchors, steps),
-        "suppression-steps": made.steps_table(anchors, steps),
+        "suppression-boxes": scene_tables.example_table(anchors, steps),
+        "suppression-steps": scene_tables.steps_table(anchors, steps),
     }
     return Section(title, template, ("3.5",), context, drawn, shown)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.patches import Patch
 
@@ -43,7 +45,10 @@ def inception_figure(data: Data, naive: Network, reduced: Network) -> Figure:
                 axes.barh(-y, millions, left=start, height=0.6, color=COLOURS[row["layer"]], edgecolor="white")
                 start += millions
                 shown.append({"module": name, "convolution": row["layer"], "macs": row["macs"]})
-            axes.annotate(f"{start:,.0f}", (start, -y), xytext=(3, 0), textcoords="offset points", va="center")
+            where = {"xytext": (4, 0), "textcoords": "offset points", "va": "center"}
+            axes.annotate(
+                f"{start:,.0f}", (start, -y), bbox={"facecolor": "white", "edgecolor": "none", "pad": 1}, **where
+            )
         axes.set_yticks([0, -1], list(modules))
         axes.set_xlabel("millions of multiply-accumulates")
         axes.grid(axis="y", visible=False)

@@ -13,7 +13,8 @@ from matplotlib.patches import Rectangle
 
 from analysis import style
 from analysis.problem3_layers import records
-from analysis.problem3_tables import source_of, stage_counts
+from analysis.problem3_scene_tables import stage_counts
+from analysis.problem3_tables import source_of
 from analysis.style import Figure
 
 SIDES = ("left", "top", "right", "bottom")

@@ -39,4 +39,4 @@ def unknown(name: str) -> str | None:
         return None
     near = difflib.get_close_matches(name.lower(), NAMES, n=1, cutoff=0.0)
     own = ", ".join(OWN)
-    return f"network={name}: no such network; nearest is {near[0]}. Known are {own} and torchvision's classifiers"
+    return f"{name!r} is no network; nearest is {near[0]}. Known are {own} and torchvision's classification networks"
