@@ -45,10 +45,9 @@ def inception_figure(data: Data, naive: Network, reduced: Network) -> Figure:
                 axes.barh(-y, millions, left=start, height=0.6, color=COLOURS[row["layer"]], edgecolor="white")
                 start += millions
                 shown.append({"module": name, "convolution": row["layer"], "macs": row["macs"]})
-            where = {"xytext": (4, 0), "textcoords": "offset points", "va": "center"}
-            axes.annotate(
-                f"{start:,.0f}", (start, -y), bbox={"facecolor": "white", "edgecolor": "none", "pad": 1}, **where
-            )
+            beside: dict[str, Any] = {"xytext": (4, 0), "textcoords": "offset points", "va": "center"}
+            beside["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+            axes.annotate(f"{start:,.0f}", (start, -y), **beside)
         axes.set_yticks([0, -1], list(modules))
         axes.set_xlabel("millions of multiply-accumulates")
         axes.grid(axis="y", visible=False)

@@ -37,7 +37,8 @@ def analyse(network: nn.Module, input_shape: tuple[int, ...], name: str = "") ->
     """
     shadow = meta_copy(network).eval()
     walk = _Walk(shadow, name or type(network).__name__)
-    example = torch.empty((1, *input_shape), device="meta")
+    dtype = next((p.dtype for p in shadow.parameters() if p.is_floating_point()), torch.float32)
+    example = torch.empty((1, *input_shape), dtype=dtype, device="meta")
     walk.follow(example, Field() if example.dim() == 4 else None)
     hooks = [hook for module in shadow.modules() for hook in walk.hooks(module)]
     with torch.no_grad(), walk:
