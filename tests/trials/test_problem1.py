@@ -71,6 +71,18 @@ def test_a_trial_that_was_killed_ends_as_if_it_never_was(context: Any, method: s
     assert outcome.summary["weights_sha256"] == resumed_outcome.summary["weights_sha256"]
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@every_method
+def test_a_gpus_captured_steps_train_as_a_cpus_do(context: Any, method: str) -> None:
+    cpu, _, _ = run(context, method=method, epochs=2)
+    gpu, state, _ = run(replace(context, device="cuda"), method=method, epochs=2, stop_after=1)
+    rest, _, outcome = run(replace(context, device="cuda", state=state), method=method, epochs=2)
+    for ours, theirs in zip(cpu, (*gpu, *rest), strict=True):
+        assert theirs["train_loss"] == pytest.approx(ours["train_loss"], rel=1e-3)
+        assert theirs["test_loss"] == pytest.approx(ours["test_loss"], rel=1e-3)
+    assert outcome.status == "completed"
+
+
 def test_the_state_holds_the_optimizers_and_without_it_the_end_is_another(context: Any) -> None:
     _, _, outcome = run(context, method="rmsprop_nesterov")
     _, state, _ = run(context, method="rmsprop_nesterov", stop_after=1)
