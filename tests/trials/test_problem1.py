@@ -78,8 +78,8 @@ def test_a_gpus_captured_steps_train_as_a_cpus_do(context: Any, method: str) -> 
     gpu, state, _ = run(replace(context, device="cuda"), method=method, epochs=2, stop_after=1)
     rest, _, outcome = run(replace(context, device="cuda", state=state), method=method, epochs=2)
     for ours, theirs in zip(cpu, (*gpu, *rest), strict=True):
-        assert theirs["train_loss"] == pytest.approx(ours["train_loss"], rel=1e-3)
-        assert theirs["test_loss"] == pytest.approx(ours["test_loss"], rel=1e-3)
+        assert theirs["train_loss"] == pytest.approx(ours["train_loss"], rel=1e-2)
+        assert theirs["test_loss"] == pytest.approx(ours["test_loss"], rel=1e-2)
     assert outcome.status == "completed"
 
 
