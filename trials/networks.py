@@ -15,6 +15,8 @@ from trials import models
 from trials.spec import Scalar
 
 FACTORIES = frozenset({"empty", "zeros", "ones", "full", "rand", "randn"})
+FILLS = frozenset({"normal_", "uniform_", "erfinv_", "mul_", "add_", "clamp_", "fill_", "zero_"})
+"""What initialisation is made of."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +32,17 @@ class Filters:
 
 
 class OnMeta(TorchFunctionMode):
-    """Within it, tensors to be filled with weights are made on the meta device, so nothing is allocated.
+    """Within it, tensors to be filled with weights are made on the meta device, and not filled: nothing is allocated.
 
     `torch.device("meta")` would also take the small tables that some networks compute their widths from.
     """
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        named = dict(kwargs or {})
-        if getattr(function, "__name__", "") in FACTORIES and named.get("device") is None:
+        named, name = dict(kwargs or {}), getattr(function, "__name__", "")
+        filled = args[0] if args else named.get("tensor")
+        if name in FILLS and filled is not None and filled.is_meta:
+            return filled
+        if name in FACTORIES and named.get("device") is None:
             named["device"] = "meta"
         return function(*args, **named)
 
