@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from trials.methods import METHODS
-from trials.spec import Context, Scalar, Spec, TrialRun, parameter
+from trials.spec import Column, Context, Scalar, Spec, TrialRun, parameter
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,6 +29,13 @@ if TYPE_CHECKING:
     from trials.engine import Trainer
 
 REVISION = 1
+SUMMARY = (
+    Column("weight_scaling_difference", "float", help="largest difference of test logits, classical against inverted"),
+    Column("weight_scaling_changed", "int", "images", help="test predictions that differ between the two"),
+    Column("weight_scaling_train_difference", "float", help="largest difference of logits while training"),
+    Column("weight_scaling_largest_logit", "float", help="largest test logit, as a scale for the differences"),
+)
+"""Of arms with dropout: inverted dropout in eval mode against classical dropout with scaled weights."""
 
 
 @dataclass(frozen=True)

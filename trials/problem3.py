@@ -20,11 +20,15 @@ from dataclasses import dataclass, fields
 
 from trials import network_names
 from trials.problem3_tables import TABLES
-from trials.spec import Context, Outcome, Row, Scalar, Spec, TrialRun, parameter
+from trials.spec import Column, Context, Outcome, Row, Scalar, Spec, TrialRun, parameter
 
 __all__ = ["TABLES", "Parameters", "check", "run"]
 
 REVISION = 1
+SUMMARY = (
+    Column("parameters", "int", help="weights and biases of the network"),
+    Column("macs", "int", help="multiply-accumulates of one forward pass on one input"),
+)
 
 
 @dataclass(frozen=True)

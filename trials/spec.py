@@ -86,8 +86,8 @@ def trial_module(name: str) -> Any:
     `Parameters` whose fields are made by `parameter`, and `run(spec, context)`, a `TrialRun` generator.
     It may have `resolve(parameters)`, which returns all parameters with those filled in that follow from others
     (a default that depends on the method), so that a spec says everything; `check(parameters)`, which says what
-    is wrong with them together; `TABLE`, the name of its row table (else "epochs"); and `COLUMNS`, columns of
-    its own.
+    is wrong with them together; `TABLE`, the name of its row table (else "epochs"); `COLUMNS`, columns of
+    its own rows; and `SUMMARY`, columns of its trials' one row.
     """
     return importlib.import_module(name)
 
@@ -103,7 +103,8 @@ class Outcome:
     """How a trial that ran to its end ended.
 
     `status` is "completed" or "diverged" (a NaN or infinite loss, a result like any other). `summary` holds
-    further columns of the trial's one row in trials.parquet, for example `weights_sha256`.
+    further columns of the trial's one row in trials.parquet, for example `weights_sha256`; those that
+    farm/ledger/schema.py does not have, the module declares in `SUMMARY`.
     """
 
     status: str

@@ -202,7 +202,7 @@ def _parquet(trial: Path, name: str) -> pa.Table:
 
 
 def _empty_trials(module: str) -> pa.Table:
-    return schema.table([], schema.TRIALS, schema.config_schema(module))
+    return schema.table([], schema.trial_columns(module), schema.config_schema(module))
 
 
 def _attempts(root: Path) -> pa.Table:

@@ -1,7 +1,7 @@
 """Every column of every table: name, type, unit, measured or not, direction of better. Nowhere else.
 
 A trial module may add columns of its own rows (`COLUMNS`) and name its row table (`TABLE`), or declare several
-row tables (`TABLES`).
+row tables (`TABLES`), and columns of its trials' one row (`SUMMARY`).
 """
 
 from __future__ import annotations
@@ -54,6 +54,8 @@ TRIALS: tuple[Column, ...] = (
     Column("weight_scaling_changed", "int", "images", help="test images whose prediction that changes"),
     Column("weight_scaling_train_difference", "float", help="of training logits, inverted to classical dropout"),
     Column("weight_scaling_largest_logit", "float", help="largest test logit, which sets the scale of the differences"),
+    Column("startup_seconds", "float", "s", True, "lower", "building the steps: warm-up, compiling, capturing"),
+    Column("model_parameters", "int", help="trainable numbers in the network"),
     Column("error", "str", measured=True, help="message of an oom"),
     Column("farm_commit", "str", measured=True, help="git commit of the farm, + where the tree was changed"),
     Column("source_digest", "str", measured=True, help="SHA-256 of the sources that decide results"),
@@ -140,6 +142,12 @@ def row_columns(module: str) -> tuple[Column, ...]:
     return tuple(found.values())
 
 
+def trial_columns(module: str) -> tuple[Column, ...]:
+    """Columns of trials.parquet: the standard ones and the module's `SUMMARY`."""
+    own: tuple[Column, ...] = tuple(getattr(trial_module(module), "SUMMARY", ()))
+    return TRIALS + own
+
+
 def check_tables(module: str, rows: Iterable[Mapping[str, Any]]) -> None:
     """Raise `SchemaError` for a row of a table that the module has not, or with a column of another table."""
     tables = {name: {c.name for c in columns} for name, columns in row_tables(module).items()}
@@ -156,7 +164,12 @@ def check_tables(module: str, rows: Iterable[Mapping[str, Any]]) -> None:
 
 def column(name: str, module: str | None = None) -> Column:
     """The description of a column by its name; raises KeyError for one that no table has."""
-    tables: list[Sequence[Column]] = [row_columns(module) if module else ROWS, TRIALS, ATTEMPTS, PLAN]
+    tables: list[Sequence[Column]] = [
+        row_columns(module) if module else ROWS,
+        trial_columns(module) if module else TRIALS,
+        ATTEMPTS,
+        PLAN,
+    ]
     return next((c for table in tables for c in table if c.name == name), None) or _missing(name)
 
 
@@ -193,7 +206,7 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Iterable[Column], extra: S
     for row in rows:
         if unknown := [k for k in row if k not in declared and k not in extra_names]:
             raise SchemaError(
-                f"row column {unknown[0]!r} is declared neither in farm/ledger/schema.py nor in the module's COLUMNS"
+                f"row column {unknown[0]!r} is declared neither in farm/ledger/schema.py nor by the module"
             )
     schema = pa.schema([pa.field(c.name, ARROW[c.type]) for c in declared.values()] + list(extra))
     try:

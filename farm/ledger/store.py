@@ -93,14 +93,11 @@ class Attempt:
         """Write `done`; False when another attempt was first, whose results then stand (they are equal)."""
         fields = schema.config_schema(self.spec.module)
         identity: Row = {"trial_id": self.spec.id, "name": self.trial.name, "study": self.root.name, "status": status}
-        own = [c for c in schema.TRIALS if c.name != "rows_sha256"]
-        known = {c.name for c in own}
+        own = [c for c in schema.trial_columns(self.spec.module) if c.name != "rows_sha256"]
         row = identity | trial_row | schema.config_columns(self.spec)
-        summary = {k: v for k, v in row.items() if k not in known and not k.startswith("config_")}
-        extra = [pa.field(k, _arrow_kind(v)) for k, v in summary.items()]
         files = {
             "rows.parquet": self._rows(rows),
-            "trial.parquet": parquet(schema.table([row], own, [*fields, *extra])),
+            "trial.parquet": parquet(schema.table([row], own, fields)),
         }
         if state is not None:
             files["state.pt"] = state
@@ -174,8 +171,3 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
-
-
-def _arrow_kind(value: Any) -> pa.DataType:
-    kinds = {bool: "bool", int: "int", float: "float"}
-    return schema.ARROW[kinds.get(type(value), "str")]
