@@ -60,6 +60,8 @@ def _parser() -> argparse.ArgumentParser:
     for verb in (run, plan):
         verb.add_argument("--cfg", action="store_true", help="print the resolved configuration and run nothing")
         verb.add_argument("--json", action="store_true", help="the plan as JSON")
+    submit = add("submit", _submit, "run a study in one Slurm allocation, requeued until it is complete")
+    submit.add_argument("--dry-run", action="store_true", help="print the batch script and submit nothing")
     add("export", _export, "rebuild the Parquet tables from the ledger")
     report = add("report", _report, "write the report of a study")
     report.add_argument("--check", action="store_true", help="exit 1 where the report is older than its rows")
@@ -95,9 +97,10 @@ def _plan(options: argparse.Namespace) -> int:
 
 def _show_plan(config: Config, as_json: bool) -> int:
     from farm import study
+    from farm.slurm.submit import site_nodes
     from farm.view import print_plan
 
-    plan = study.make_plan(config)
+    plan = study.make_plan(config, site_nodes(config) or None)
     if as_json:
         print(json.dumps(_plan_json(plan), indent=1))
     else:
@@ -146,6 +149,29 @@ def _main_results(config: Config, plan: Plan) -> list[Path]:
         return write_main_results(config.ledger, config.settings.problem)
     except AnalysisError as error:
         raise PreflightError(str(error)) from None
+
+
+def _submit(options: argparse.Namespace) -> int:
+    config = configuration.load(options.overrides)
+    from farm import study
+    from farm.slurm.script import render
+    from farm.slurm.submit import batch_job, site_nodes, submit
+
+    plan = study.make_plan(config, site_nodes(config))
+    script = render(batch_job(config, options.overrides, plan))
+    if options.dry_run:
+        print(script, end="")
+        return COMPLETE
+    for trial in plan.trials:
+        if trial.state == "unschedulable":
+            print(f"farm: {trial.label}: {trial.reason}", file=sys.stderr)
+    if not plan.to_run:
+        print(f"{config.study}: nothing to run; farm plan lists the trials")
+        return FAILED if plan.count("failed") or plan.count("unschedulable") else COMPLETE
+    job = submit(config, script)
+    print(f"job {job}: {len(plan.to_run)} trials of {config.study}; it requeues itself until they are done")
+    print(f"{short_path(config.ledger / 'slurm' / f'{job}.log')} is its log; scancel {job} stops it")
+    return COMPLETE
 
 
 def _export(options: argparse.Namespace) -> int:

@@ -20,10 +20,12 @@ from yaml import YAMLError
 
 from farm.checks import axis_values, check_ranges, nearest, short_path, typed
 from farm.errors import UsageError
+from farm.site import Slurm, check_time, expand
 from trials.spec import Scalar, parameter, trial_module
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = Path(__file__).resolve().parent / "conf"
+QUOTES = "'\""
 SELECTORS = ("problem", "study", "profile", "site", "trial")
 
 
@@ -70,6 +72,12 @@ class Settings:
     retry: str = parameter("none", "`failed` runs trials again that failed", choices=("none", "failed"))
     keep: str = parameter("none", "`weights` keeps the final state of each trial", choices=("none", "weights"))
     view: str = parameter("auto", "live table or plain lines", choices=("auto", "live", "plain"))
+    nodes: int = parameter(1, "nodes of a Slurm allocation", unit="nodes", minimum=1)
+    gpus_per_node: int | None = parameter(
+        None, "GPUs of each node of a Slurm allocation (else what one trial needs)", unit="GPUs", minimum=0
+    )
+    time: str = parameter("04:00:00", "walltime of a Slurm job")
+    slurm: Slurm = field(default_factory=Slurm)
 
 
 @dataclass(frozen=True)
@@ -121,10 +129,12 @@ def load(arguments: list[str]) -> Config:
             raise UsageError(f"profile={profile}: study {name} has {_listing(profiles)}")
         layers.append((f"profile {profile}", profiles[profile]))
     site = selectors.get("site", "local")
-    layers.insert(0, (f"site {site}", _read(_named_file("site", site, CONF / "site"))))
+    place = _read(_site_file(site))
+    results = place.pop("results", None)
+    layers.insert(0, (f"site {site}", place))
     layers.append(("the command line", overrides))
     tree = _merge(layers, study_file)
-    return _checked(name, study_file, selectors, tree)
+    return _checked(name, study_file, selectors, tree, results)
 
 
 def studies() -> list[str]:
@@ -132,9 +142,9 @@ def studies() -> list[str]:
     return sorted(p.stem for p in (CONF / "study").glob("*.yaml"))
 
 
-def results_directory(value: str | None) -> Path:
-    """`results=`, else $FARM_RESULTS, else <checkout>/results, made absolute."""
-    chosen = value or os.environ.get("FARM_RESULTS")
+def results_directory(value: str | None, site: str | None = None) -> Path:
+    """`results=`, else $FARM_RESULTS, else the site's, else <checkout>/results, made absolute."""
+    chosen = value or os.environ.get("FARM_RESULTS") or (site and expand(site))
     return Path(chosen).expanduser().absolute() if chosen else ROOT / "results"
 
 
@@ -148,6 +158,8 @@ def _split(arguments: list[str]) -> tuple[dict[str, str], dict[str, Any]]:
             raise UsageError(f"{argument!r} is not key=value{hint}; see --help")
         if key in SELECTORS:
             selectors[key] = value
+        elif key == "time":  # YAML reads 8:00:00 as a number to base 60
+            rest.append(f"time='{value.strip(QUOTES)}'")
         else:
             rest.append(argument)
     try:
@@ -188,6 +200,15 @@ def _study_file(selectors: dict[str, str], others: list[str]) -> Path:
     known = [*SELECTORS, *(f.name for f in dataclasses.fields(Settings))]
     wrong = "".join(f"{k}: no such key{nearest(k, known, prefix='; nearest is ')}. " for k in others if k not in known)
     raise UsageError(f"{wrong}Say which study: problem=4, study=NAME or study=FILE.yaml; see --help")
+
+
+def _site_file(site: str) -> Path:
+    if not site.endswith((".yaml", ".yml")):
+        return _named_file("site", site, CONF / "site")
+    path = Path(site).expanduser().absolute()
+    if not path.is_file():
+        raise UsageError(f"site={site}: no such file")
+    return path
 
 
 def _named_file(kind: str, name: str, directory: Path) -> Path:
@@ -250,7 +271,9 @@ def _listing(names: Any) -> str:
     return f"profiles {', '.join(sorted(names))}" if names else "no profiles"
 
 
-def _checked(name: str, study_file: Path, selectors: dict[str, str], tree: DictConfig) -> Config:
+def _checked(
+    name: str, study_file: Path, selectors: dict[str, str], tree: DictConfig, site_default: str | None
+) -> Config:
     if not name.replace("-", "").replace("_", "").isalnum():
         raise UsageError(f"study: {name!r} may hold letters, digits, - and _ only (it names a directory)")
     try:
@@ -261,6 +284,10 @@ def _checked(name: str, study_file: Path, selectors: dict[str, str], tree: DictC
     assert isinstance(settings, Settings)
     check_ranges(settings, "")
     check_ranges(settings.resources, "resources.")
+    check_ranges(settings.slurm, "slurm.")
+    check_time(settings.time, settings.slurm.signal_seconds)
+    for kind, node in settings.slurm.node_types.items():
+        check_ranges(node, f"slurm.node_types.{kind}.")
     check_ranges(settings.trial, "trial.")
     schema = type(settings.trial)
     if not settings.seeds or min(settings.seeds) < 0 or max(settings.seeds) >= 2**32:
@@ -286,6 +313,6 @@ def _checked(name: str, study_file: Path, selectors: dict[str, str], tree: DictC
         sweep=axis_values(settings.sweep, schema, "sweep"),
         zip=groups,
         extra=points,
-        results=results_directory(settings.results),
+        results=results_directory(settings.results, site_default),
         tree=tree,
     )

@@ -25,12 +25,15 @@ _started: list[subprocess.Popen[bytes]] = []
 
 
 def socket_path(run: str) -> Path:
-    """Socket of a run's server on this node, in a directory that only this user can enter."""
+    """Socket of a run's server on this node, in a directory that only this user can enter.
+
+    The node's name is part of it: nodes that are namespaces of one machine share /tmp.
+    """
     directory = Path(f"/tmp/farm-{os.getuid()}")  # not $TMPDIR: a socket path holds 107 bytes
     directory.mkdir(mode=0o700, exist_ok=True)
     if directory.stat().st_uid != os.getuid():
         raise PermissionError(f"{directory} belongs to another user")
-    return directory / f"{run}.sock"
+    return directory / f"{run}@{socket.gethostname()[:40].replace('.', '-')}.sock"
 
 
 def start_server(run: str, modules: tuple[str, ...] = ()) -> Path:
@@ -66,7 +69,8 @@ def _runs(record: Path) -> bool:
 
 def remove_files(run: str) -> None:
     """Remove what a run's server left under /tmp."""
-    for path in socket_path(run).parent.glob(f"{run}.*"):
+    own = socket_path(run)
+    for path in own.parent.glob(f"{own.stem}.*"):
         path.unlink(missing_ok=True)
 
 

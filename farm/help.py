@@ -7,6 +7,7 @@ from typing import Any
 
 from farm import config as configuration
 from farm.checks import range_text
+from farm.site import Slurm
 
 EXAMPLES = """Examples:
   python farm/run.py problem=4 profile=smoke
@@ -17,11 +18,16 @@ SELECTORS = {
     "problem": "N is short for the study problemN",
     "study": "a study's name, or the path of a YAML file",
     "profile": "one of the study's profiles; `smoke` shrinks everything for a laptop",
-    "site": "a file of farm/conf/site",
+    "site": "a file of farm/conf/site, or the path of a YAML file",
     "trial": "id of one trial of the grid: run that alone",
 }
 USAGE = "usage: {command} key=value … {flags}"
-FLAGS = {"run": "[--dry-run] [--json] [--cfg]", "plan": "[--json] [--cfg]", "report": "[--check]"}
+FLAGS = {
+    "run": "[--dry-run] [--json] [--cfg]",
+    "plan": "[--json] [--cfg]",
+    "report": "[--check]",
+    "submit": "[--dry-run]",
+}
 
 
 def text(verb: str, overrides: list[str]) -> str:
@@ -32,6 +38,7 @@ def text(verb: str, overrides: list[str]) -> str:
     lines += ["", f"Studies: {', '.join(configuration.studies())}", "", "Keys:"]
     lines += _fields(configuration.Settings(), "")
     lines += _fields(configuration.Resources(), "resources.")
+    lines += _fields(Slurm(), "slurm.")
     if overrides:
         config = configuration.load(overrides)
         lines += ["", f"Parameters of a trial of {config.study} (trial.KEY=VALUE, or sweep.KEY=[VALUES]):"]

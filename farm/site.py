@@ -1,0 +1,95 @@
+"""What a site is: its Slurm, its node types, its image. farm/conf/site/*.yaml fills these keys in.
+
+Values may hold $USER and other variables of the submitting user's environment. Imports neither torch nor Ray.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from farm.errors import UsageError
+from trials.spec import parameter
+
+
+@dataclass
+class NodeType:
+    """One kind of node at a site."""
+
+    cpus: int = parameter(1, "CPUs that a job may have of such a node", unit="CPUs", minimum=1)
+    gpus: int = parameter(0, "GPUs of such a node", unit="GPUs", minimum=0)
+    memory_gib: int = parameter(4, "memory that a job may have of such a node", unit="GiB", minimum=1)
+
+
+@dataclass
+class Slurm:
+    """How `farm submit` uses a site's Slurm and image."""
+
+    account: str = parameter("", "account to charge")
+    partition: str = parameter("", "partition")
+    qos: str = parameter("", "quality of service")
+    gpu_type: str = parameter("", "kind of GPU, in the site's own word: rtx8000, h200")
+    gres: str = parameter("gpu:{gpu_type}:{gpus}", "how the site writes GPUs of a node")
+    constraint: str = parameter("", "node features to ask for; {gpu_type} is replaced")
+    cpus_per_node: int | None = parameter(None, "CPUs of a node to ask for (else its share)", unit="CPUs", minimum=1)
+    memory_gib: int | None = parameter(None, "memory of a node to ask for (else its share)", unit="GiB", minimum=1)
+    options: list[str] = field(default_factory=list, metadata={"help": "further sbatch options, as --name=value"})
+    modules: list[str] = field(default_factory=list, metadata={"help": "shell lines before anything: module load …"})
+    image: str | None = parameter(None, "the .sif; without one the checkout's own Python runs")
+    container: str = parameter("apptainer", "the command that runs it", choices=("apptainer", "singularity"))
+    container_options: list[str] = field(default_factory=list, metadata={"help": "further options of its `exec`"})
+    binds: list[str] = field(default_factory=list, metadata={"help": "directories that the image shall see"})
+    code: str = parameter("/opt/farm", "the farm inside the image; a path on shared storage is bound and used instead")
+    python: str = parameter("/opt/venv/bin/python", "Python inside the image")
+    temporary: str = parameter("/tmp", "node-local directory for Ray's sockets and logs; keep it short")
+    signal_seconds: int = parameter(180, "the run drains so long before its limit", unit="s", minimum=60)
+    logical_gpus: bool = parameter(False, "GPUs are counted only: a test cluster without any")
+    node_types: dict[str, NodeType] = field(default_factory=dict, metadata={"help": "kinds of nodes, by name"})
+
+
+def expand(text: str) -> str:
+    """The text with $VARIABLES and ~ of this process replaced; raises `UsageError` where one is not set."""
+    expanded = os.path.expanduser(os.path.expandvars(text))
+    if "$" in expanded:
+        raise UsageError(f"{text}: a variable in it is not set here")
+    return expanded
+
+
+def share(slurm: Slurm, gpus: int) -> NodeType:
+    """CPUs and memory that belong to `gpus` GPUs of a node: the part of the smallest type that has them.
+
+    Raises `UsageError` where no node type has so many.
+    """
+    types = sorted(slurm.node_types.values(), key=lambda t: (t.gpus, t.cpus))
+    fitting = [t for t in types if t.gpus >= gpus]
+    if types and not fitting:
+        raise UsageError(f"gpus_per_node={gpus}: the largest node of this site has {types[-1].gpus} GPUs")
+    whole = fitting[0] if fitting else NodeType(cpus=max(gpus, 1), gpus=gpus, memory_gib=8 * max(gpus, 1))
+    part = gpus / whole.gpus if whole.gpus else 1.0
+    return NodeType(
+        cpus=slurm.cpus_per_node or max(int(whole.cpus * part), 1),
+        gpus=gpus,
+        memory_gib=slurm.memory_gib or max(int(whole.memory_gib * part), 1),
+    )
+
+
+def check_time(time: str, signal_seconds: int) -> None:
+    """Raise `UsageError` unless the walltime is one that Slurm reads and that leaves time to run before the drain."""
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d\d))?(?::(\d\d))?", time)
+    if match is None or (time.isdigit() and len(time) > 3):  # YAML turns 30:00 without quotes into 1800
+        raise UsageError(f"time={time}: minutes, HH:MM:SS or DAYS-HH:MM:SS is expected (in YAML, in quotes)")
+    days, *parts = (int(p) if p else None for p in match.groups())
+    first, second, third = parts
+    if days is not None or third is not None:  # DAYS-HH[:MM[:SS]] or HH:MM:SS
+        seconds = (days or 0) * 86400 + (first or 0) * 3600 + (second or 0) * 60 + (third or 0)
+    else:  # MM[:SS]
+        seconds = (first or 0) * 60 + (second or 0)
+    if seconds < signal_seconds + 60:
+        raise UsageError(f"time={time}: the run would drain {signal_seconds} s before its end, at once")
+
+
+def image_path(slurm: Slurm) -> Path | None:
+    """The .sif of the site, expanded."""
+    return Path(expand(slurm.image)).absolute() if slurm.image else None

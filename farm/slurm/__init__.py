@@ -1,0 +1,1 @@
+"""The farm on Slurm: one allocation (`farm submit`) and what runs inside it."""

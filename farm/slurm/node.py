@@ -1,0 +1,259 @@
+"""The Ray of one node of an allocation: starts it with explicit ports and limits, and ends it by process id.
+
+    python -m farm.slurm.node head|worker --shared DIRECTORY --cpus N --gpus N --memory-gib N
+
+Everything the nodes tell each other is in DIRECTORY, on shared storage: `token`, `address` (written by the head),
+`ready-HOST`, `stop`. `ray stop` is never used: it kills by name, also the Ray of others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+PR_SET_PDEATHSIG = 1
+STARTED = "Ray runtime started."
+ADDRESS_SECONDS = 600.0
+LINGER_SECONDS = 25.0
+END_SECONDS = 10.0
+SOCKET_PATH_BYTES = 107
+LONGEST_SOCKET = "/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store"
+FIRST_PORT, LAST_PORT = 12000, 30000  # below the range from which the kernel gives out ports by itself
+PORTS = ("port", "dashboard-port", "node-manager-port", "object-manager-port", "runtime-env-agent-port",
+         "dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port")  # fmt: skip
+HEAD_ONLY = ("port", "dashboard-port")
+GIB = 1 << 30
+
+
+def no_client_server(parameters: Any, head: bool) -> None:
+    """Ray's start hook: the Ray Client server would listen on the node's address, and nobody here uses it."""
+    parameters.ray_client_server_port = None
+
+
+def ports(job: int, taken: Iterable[int] = ()) -> dict[str, int]:
+    """A free port for each of Ray's services: a block that follows from the job's id, or the next free one."""
+    blocks = (LAST_PORT - FIRST_PORT) // len(PORTS)
+    for shift in range(blocks):
+        first = FIRST_PORT + (job * 7 + shift) % blocks * len(PORTS)
+        block = range(first, first + len(PORTS))
+        if not set(block) & set(taken) and all(_free(p) for p in block):
+            return dict(zip(PORTS, block, strict=True))
+    raise RuntimeError(f"no {len(PORTS)} free ports in a row between {FIRST_PORT} and {LAST_PORT}")
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return False
+    return True
+
+
+def temporary_directory(parent: str, job: str) -> Path:
+    """Ray's directory on this node, new and closed to others. Raises RuntimeError where it cannot be so."""
+    path = Path(parent) / f"r{job}"
+    if len(f"{path}{LONGEST_SOCKET}") > SOCKET_PATH_BYTES:
+        raise RuntimeError(f"{path}: too long for a socket's name; use a shorter slurm.temporary")
+    shutil.rmtree(path, ignore_errors=True)  # what a killed run of this job left
+    path.mkdir(mode=0o700)  # fails where it is another user's
+    return path
+
+
+def memory(limit_gib: float, shared_memory_bytes: int) -> tuple[int, int]:
+    """Bytes for Ray's heap and for its object store, which the farm hardly uses, out of what the job may have."""
+    store = int(min(1.0 * GIB, 0.2 * limit_gib * GIB, 0.8 * shared_memory_bytes))
+    return int(0.9 * limit_gib * GIB) - store, store
+
+
+def own_address(peer: str | None) -> str:
+    """This node's address as others reach it: the one that leads to `peer`, else the host name's own."""
+    if peer is None:
+        found = socket.gethostbyname(os.environ.get("SLURMD_NODENAME") or socket.gethostname())
+        if not found.startswith("127."):
+            return found
+        peer = "10.255.255.255"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((peer, 9))  # sends nothing
+        return str(probe.getsockname()[0])
+
+
+def start_line(options: argparse.Namespace, temporary: Path, head_address: str | None) -> list[str]:
+    """`ray start …` for this node."""
+    heap, store = memory(options.memory_gib, shutil.disk_usage("/dev/shm").total)
+    peer = head_address.rpartition(":")[0] if head_address else None
+    words = {
+        "node-ip-address": own_address(peer),
+        "num-cpus": options.cpus,
+        "num-gpus": options.gpus,
+        "memory": heap,
+        "object-store-memory": store,
+        "min-worker-port": 0,
+        "max-worker-port": 0,
+        "temp-dir": temporary,
+    }
+    numbers = ports(int(os.environ.get("SLURM_JOB_ID", "0")))
+    if head_address is None:
+        words |= numbers | {"dashboard-host": "127.0.0.1", "include-dashboard": "true"}
+    else:
+        words |= {k: v for k, v in numbers.items() if k not in HEAD_ONLY} | {"address": head_address}
+    first = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--disable-usage-stats"]
+    return [*first, *(["--head"] if head_address is None else []), *(f"--{k}={v}" for k, v in words.items())]
+
+
+def check_gpus(options: argparse.Namespace) -> None:
+    """Raise RuntimeError where Slurm gave other GPUs than asked for; Ray would take those of others."""
+    visible = [v for v in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if v]
+    if options.gpus and not options.logical_gpus and len(visible) != options.gpus:
+        raise RuntimeError(
+            f"{options.gpus} GPUs were asked for and CUDA_VISIBLE_DEVICES={','.join(visible)!r}: "
+            "this Slurm does not set it (slurm.logical_gpus=true is for test clusters only)"
+        )
+
+
+class NodeRay:
+    """A running `ray start --block`, in a session of its own so that Slurm's SIGTERM does not reach it first."""
+
+    def __init__(self, command: list[str]) -> None:
+        hook = {"RAY_START_HOOK": f"{__spec__.name if __spec__ else __name__}.no_client_server"}
+        self.process = subprocess.Popen(
+            command,
+            env=os.environ | hook | {"PYTHONUNBUFFERED": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            preexec_fn=_die_with_parent,
+        )
+
+    def until_started(self) -> None:
+        """Return when Ray runs; raises RuntimeError with what it said when it does not."""
+        assert self.process.stdout is not None
+        said = []
+        for line in self.process.stdout:
+            said.append(line)
+            if STARTED in line:
+                return
+        raise RuntimeError(f"ray start ended with {self.process.wait()}:\n{''.join(said)}")
+
+    def end(self) -> None:
+        """End the processes that this one started, and no others."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            family = psutil.Process(self.process.pid).children(recursive=True)
+            self.process.terminate()
+            for one in psutil.wait_procs(family, timeout=END_SECONDS)[1]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    one.kill()
+        self.process.kill()
+        self.process.wait()
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _listing(shared: Path) -> set[str]:
+    """Names in the shared directory. A listing is fresh where a look at one name may be cached (NFS)."""
+    try:
+        return set(os.listdir(shared))
+    except FileNotFoundError:
+        return {"stop"}
+
+
+def _head_address(shared: Path) -> str:
+    deadline = time.monotonic() + ADDRESS_SECONDS
+    while "address" not in (names := _listing(shared)):
+        if "stop" in names or time.monotonic() > deadline:
+            raise RuntimeError("the head has not come up")
+        time.sleep(0.2)
+    return (shared / "address").read_text()
+
+
+def _publish(shared: Path, name: str, text: str) -> None:
+    draft = shared / f".{name}.{os.getpid()}"
+    draft.write_text(text)
+    draft.rename(shared / name)
+
+
+@contextlib.contextmanager
+def _terminations() -> Iterator[list[float]]:
+    """Times at which SIGTERM came."""
+    times: list[float] = []
+    before = signal.signal(signal.SIGTERM, lambda *_: times.append(time.monotonic()))
+    try:
+        yield times
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def serve(options: argparse.Namespace) -> int:
+    """Run this node's Ray until the job says stop; 1 when Ray ended by itself.
+
+    After SIGTERM, Ray stays for `LINGER_SECONDS` at most: trials commit in that time.
+    """
+    shared: Path = options.shared
+    check_gpus(options)
+    address = None if options.role == "head" else _head_address(shared)
+    temporary = temporary_directory(options.temporary, os.environ.get("SLURM_JOB_ID", str(os.getpid())))
+    try:
+        command = start_line(options, temporary, address)
+        with _terminations() as terminations:
+            ray = NodeRay(command)
+            try:
+                ray.until_started()
+                if address is None:
+                    words = dict(w[2:].split("=", 1) for w in command if w.startswith("--") and "=" in w)
+                    _publish(shared, "dashboard", f"127.0.0.1:{words['dashboard-port']}")
+                    _publish(shared, "address", f"{words['node-ip-address']}:{words['port']}")
+                _publish(shared, f"ready-{socket.gethostname()}", "")
+                return _wait(ray, shared, terminations)
+            finally:
+                ray.end()
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _wait(ray: NodeRay, shared: Path, terminations: list[float]) -> int:
+    while ray.process.poll() is None:
+        if "stop" in _listing(shared):
+            return 0
+        if terminations and time.monotonic() - terminations[0] > LINGER_SECONDS:
+            return 0
+        time.sleep(0.5)
+    return 1
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse, serve, and say in one line what went wrong."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("role", choices=("head", "worker"))
+    parser.add_argument("--shared", type=Path, required=True)
+    parser.add_argument("--cpus", type=int, required=True)
+    parser.add_argument("--gpus", type=int, required=True)
+    parser.add_argument("--memory-gib", type=float, required=True)
+    parser.add_argument("--temporary", default="/tmp")
+    parser.add_argument("--logical-gpus", action="store_true")
+    options = parser.parse_args(arguments)
+    try:
+        return serve(options)
+    except (RuntimeError, OSError) as error:
+        print(f"farm: {socket.gethostname()}: {error}", file=sys.stderr, flush=True)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,137 @@
+"""`farm submit`: from a configuration to one Slurm job that runs the study to its end."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from farm.config import CONF, ROOT, Config
+from farm.errors import PreflightError, UsageError
+from farm.plan import Node, Plan
+from farm.provenance import farm_commit
+from farm.site import expand, image_path, share
+from farm.slurm.script import BatchJob
+
+IMAGE_CODE = "/opt/"
+PATHS = ("study", "site", "data_root", "results")
+
+
+def site_nodes(config: Config) -> list[Node]:
+    """What each node of an allocation holds, by the site's node types; empty when the site names none."""
+    return [Node(t.cpus, t.gpus) for t in config.settings.slurm.node_types.values()]
+
+
+def batch_job(config: Config, arguments: Sequence[str], plan: Plan) -> BatchJob:
+    """The job that runs what the plan lacks. Raises `UsageError` where the site cannot hold it."""
+    settings, slurm = config.settings, config.settings.slurm
+    largest = max((t.bundle.gpu for t in plan.trials), default=0)
+    gpus = settings.gpus_per_node if settings.gpus_per_node is not None else int(-(-largest // 1))
+    node = share(slurm, gpus)
+    image = image_path(slurm)
+    words = {"{gpu_type}": slurm.gpu_type, "{gpus}": str(gpus)}
+    code = expand(slurm.code) if image is not None else str(ROOT)
+    return BatchJob(
+        name=f"farm-{config.study}",
+        arguments=tuple(absolute_arguments(config, arguments)),
+        ledger=str(config.ledger),
+        code=code,
+        python=slurm.python if image is not None else sys.executable,
+        nodes=settings.nodes,
+        gpus=gpus,
+        cpus=node.cpus,
+        memory_gib=node.memory_gib,
+        time=settings.time,
+        commit=farm_commit(),
+        temporary=slurm.temporary,
+        signal_seconds=slurm.signal_seconds,
+        logical_gpus=slurm.logical_gpus,
+        account=slurm.account,
+        partition=slurm.partition,
+        qos=slurm.qos,
+        constraint=_replaced(slurm.constraint, words),
+        gres=_replaced(slurm.gres, words).replace("::", ":"),
+        extra=tuple(slurm.options),
+        modules=tuple(slurm.modules),
+        image=str(image) if image is not None else None,
+        container=slurm.container,
+        container_options=tuple(map(expand, slurm.container_options)),
+        binds=tuple(_binds(config, code)) if image is not None else (),
+    )
+
+
+def absolute_arguments(config: Config, arguments: Sequence[str]) -> list[str]:
+    """The arguments with every path made absolute and the results directory named: they run elsewhere."""
+    words = [w for w in arguments if w.partition("=")[0] not in PATHS]
+    words += [f"study={config.study_file}"] if _own_study(config) else []
+    if config.site.endswith((".yaml", ".yml")):
+        words.append(f"site={Path(config.site).expanduser().absolute()}")
+    elif config.site != "local":
+        words.append(f"site={config.site}")
+    if _own_study(config):
+        words = [w for w in words if not w.startswith("problem=")]
+    elif not any(w.startswith("problem=") for w in words):
+        words.insert(0, f"study={config.study_file.stem}")
+    if config.settings.data_root:
+        words.append(f"data_root={_data_root(config)}")
+    return [*words, f"results={config.results}"]
+
+
+def submit(config: Config, script: str) -> int:
+    """Hand the script to sbatch; the job's id. Raises `PreflightError` with sbatch's own words."""
+    if shutil.which("sbatch") is None:
+        raise PreflightError("sbatch: not found; farm submit runs on a login node (--dry-run shows the script)")
+    image = image_path(config.settings.slurm)
+    if image is not None and not image.is_file():
+        raise PreflightError(f"slurm.image: {image} is not there; `farm image site={config.site}` says how to get it")
+    directory = config.ledger / "slurm"
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise PreflightError(f"results: {directory} cannot be made: {error.strerror}") from None
+    answer = sbatch(script)
+    if answer.returncode:
+        raise PreflightError(f"sbatch: {answer.stderr.strip() or answer.stdout.strip()}")
+    job = int(answer.stdout.strip().split(";")[0])
+    (directory / f"{job}.sh").write_text(script)
+    return job
+
+
+def sbatch(script: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """`sbatch` reading the script from its input, without the variables of any Ray or token of this shell."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "SBATCH_"))}
+    return subprocess.run(
+        ["sbatch", "--parsable", *options], input=script, capture_output=True, text=True, env=environment, cwd="/"
+    )
+
+
+def _own_study(config: Config) -> bool:
+    return not config.study_file.is_relative_to(CONF)
+
+
+def _data_root(config: Config) -> Path:
+    return Path(str(config.settings.data_root)).expanduser().absolute()
+
+
+def _binds(config: Config, code: str) -> list[str]:
+    """Directories that the image must see at their own paths, each once and no child of another."""
+    wanted = [str(config.results)]
+    wanted += [str(_data_root(config))] if config.settings.data_root else []
+    wanted += [str(config.study_file.parent)] if _own_study(config) else []
+    wanted += [str(Path(config.site).expanduser().absolute().parent)] if config.site.endswith((".yaml", ".yml")) else []
+    wanted += [code] if not code.startswith(IMAGE_CODE) else []
+    wanted += [expand(b) for b in config.settings.slurm.binds]
+    plain = [Path(w) for w in wanted if ":" not in w]
+    kept = [p for p in dict.fromkeys(plain) if not any(p != q and p.is_relative_to(q) for q in plain)]
+    return [*map(str, kept), *(w for w in wanted if ":" in w)]
+
+
+def _replaced(text: str, words: dict[str, str]) -> str:
+    for word, value in words.items():
+        text = text.replace(word, value)
+    if "{" in text:
+        raise UsageError(f"slurm: {text!r}: only {', '.join(words)} are replaced")
+    return text

@@ -1,0 +1,210 @@
+"""The batch script is a pure function: held against golden files, and safe whatever names hold.
+
+`FARM_WRITE_GOLDEN=1 pytest tests/farm/test_slurm_script.py` writes the golden files anew.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from commands import COUNTING, ROOT, Finished, run_farm
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from farm.config import load
+from farm.errors import UsageError
+from farm.site import check_time, share
+from farm.slurm.requeue import progress, verdict
+from farm.slurm.script import BatchJob, render
+from farm.slurm.submit import batch_job, site_nodes
+from farm.study import make_plan
+
+GOLDEN = Path(__file__).with_name("golden")
+PLAIN = BatchJob(
+    name="farm-problem4",
+    arguments=("problem=4", "profile=smoke", "results=/shared/results"),
+    ledger="/shared/results/problem4",
+    code="/home/me/farm",
+    python="/home/me/farm/.venv/bin/python",
+    nodes=2,
+    gpus=4,
+    cpus=16,
+    memory_gib=120,
+    time="08:00:00",
+    gres="gpu:4",
+    commit="0123456789ab",
+)
+IMAGE = dataclasses.replace(
+    PLAIN,
+    account="pr_123_general",
+    constraint="h200|l40s",
+    gres="gpu:4",
+    extra=("--comment=preemption=yes;requeue=true",),
+    modules=("module purge", "module load cuda"),
+    image="/scratch/me/farm.sif",
+    code="/opt/farm",
+    python="/opt/venv/bin/python",
+    binds=("/shared/results", "/data/cifar10"),
+)
+HOSTILE = dataclasses.replace(
+    IMAGE,
+    name='it\'s "quoted"; rm -rf $HOME `id` $(id) #1',
+    arguments=("problem=4", "data_root=/data/it's here", 'title=$(touch /tmp/x) `id` "&& exit"', "é=ü"),
+    ledger="/shared/100% of 'my' \"results\" $HOME/problem4",
+    image="/scratch/my image's.sif",
+    binds=("/shared/100% of 'my' \"results\" $HOME", "/data/it's here"),
+)
+JOBS = {"plain": PLAIN, "image": IMAGE, "hostile": HOSTILE}
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_the_script_is_the_golden_one(name: str) -> None:
+    script = render(JOBS[name])
+    golden = GOLDEN / f"batch-{name}.sh"
+    if os.environ.get("FARM_WRITE_GOLDEN"):
+        golden.write_text(script)
+    assert script == golden.read_text()
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_bash_can_read_the_script(name: str) -> None:
+    assert subprocess.run(["bash", "-n"], input=render(JOBS[name]), text=True, capture_output=True).stderr == ""
+
+
+def words_of(script: str, variable: str) -> list[str]:
+    """What bash makes of one assignment of the script."""
+    line = next(x for x in script.splitlines() if x.startswith(f"{variable}="))
+    shown = subprocess.run(
+        ["bash", "-c", f'{line}\nprintf "%s\\0" "${{{variable}[@]}}"'], capture_output=True, text=True, check=True
+    )
+    return shown.stdout.split("\0")[:-1]
+
+
+@settings(max_examples=25)
+@given(st.lists(st.text(st.characters(blacklist_categories=("Cc", "Cs")), min_size=1, max_size=30), max_size=4))
+def test_every_argument_arrives_as_it_was_typed(arguments: list[str]) -> None:
+    script = render(dataclasses.replace(PLAIN, arguments=tuple(arguments)))
+    assert words_of(script, "run") == ["farm/run.py", *arguments]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "x\n#SBATCH --account=other"},
+        {"arguments": ("a=1\nrm -rf ~",)},
+        {"ledger": "/results/with\\backslash"},
+        {"binds": ("/a,/etc",)},
+        {"extra": ("rm -rf ~",)},
+        {"modules": ("module load x\ncurl evil",)},
+    ],
+)
+def test_what_cannot_be_quoted_is_refused(change: dict[str, object]) -> None:
+    with pytest.raises(UsageError):
+        render(dataclasses.replace(IMAGE, **change))  # type: ignore[arg-type]
+
+
+def test_no_token_is_in_the_script(farm: Callable[..., Finished], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "a-secret-of-mine")
+    done = farm("problem=4", "site=greene", "--dry-run", verb="submit", variables={"USER": "me"})
+    assert (done.code, "a-secret" in done.out) == (0, False)
+
+
+def test_greene_asks_in_greenes_words(farm: Callable[..., Finished]) -> None:
+    words = ("problem=4", "site=greene", "nodes=2", "gpus_per_node=4", "time=08:00:00")
+    done = run_farm(ROOT, *words, "results=/scratch/me/r", "--dry-run", verb="submit", variables={"USER": "me"})
+    assert done.code == 0, done.err
+    expected = ("--gres=gpu:rtx8000:4", "--nodes=2", "--time=08:00:00", "--signal=B:USR1@300", "--mem=320G")
+    assert all(f"#SBATCH {option}\n" in done.out for option in expected)
+    assert "exec singularity exec" in done.out
+    assert "--bind /scratch/me " in done.out
+
+
+def test_torch_asks_by_constraint_and_account(farm: Callable[..., Finished]) -> None:
+    words = ("problem=4", "site=torch", "slurm.account=torch_pr_1", "gpus_per_node=2", "slurm.gpu_type='h200|l40s'")
+    done = farm(*words, "--dry-run", verb="submit", variables={"USER": "me"})
+    assert done.code == 0, done.err
+    expected = ("--account=torch_pr_1", "--constraint='h200|l40s'", "--gres=gpu:2", "--cpus-per-task=24")
+    assert all(f"#SBATCH {option}\n" in done.out for option in expected)
+    assert "--partition" not in done.out
+
+
+def test_paths_of_a_study_of_ones_own_arrive_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(COUNTING.parent)
+    words = ["study=counting.yaml", "trial.epochs=2", "results=here", "slurm.image=/i.sif"]
+    config = load(words)
+    job = batch_job(config, words, make_plan(config, site_nodes(config)))
+    here = COUNTING.parent / "here"
+    assert job.arguments == ("trial.epochs=2", "slurm.image=/i.sif", f"study={COUNTING}", f"results={here}")
+    assert (job.ledger, job.gpus, job.binds) == (f"{here / 'counting'}", 0, (str(COUNTING.parent),))
+
+
+def test_a_misspelt_site_key_is_told(tmp_path: Path) -> None:
+    site = tmp_path / "mine.yaml"
+    site.write_text("slurm: {acount: me}\n")
+    done = run_farm(tmp_path, "problem=4", f"site={site}", "--dry-run", verb="submit")
+    assert (done.code, "slurm.account" in done.err) == (2, True)
+
+
+def test_the_results_of_a_site_stand_behind_those_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = tmp_path / "mine.yaml"
+    site.write_text("results: /scratch/$USER/results\n")
+    words = ["problem=4", f"site={site}"]
+    monkeypatch.setenv("USER", "me")
+    monkeypatch.delenv("FARM_RESULTS", raising=False)
+    assert load(words).results == Path("/scratch/me/results")
+    monkeypatch.setenv("FARM_RESULTS", "/mine")
+    assert load(words).results == Path("/mine")
+    assert load([*words, "results=/other"]).results == Path("/other")
+
+
+def test_a_node_is_shared_out_by_gpus() -> None:
+    slurm = load(["problem=4", "site=greene", "results=/r", "slurm.image=/i", "slurm.binds=[]"]).settings.slurm
+    assert (share(slurm, 1).cpus, share(slurm, 4).memory_gib) == (10, 320)
+    with pytest.raises(UsageError, match="4 GPUs"):
+        share(slurm, 5)
+
+
+@pytest.mark.parametrize("time", ["08:00:00", "8:00:00", "240", "30:00", "1-12", "2-00:30:00"])
+def test_slurms_walltimes_are_taken(time: str) -> None:
+    check_time(time, 180)
+    assert load(["problem=4", f"time={time}"]).settings.time == time
+
+
+@pytest.mark.parametrize("time", ["soon", "1800", "", "3", "00:03:00", "8h"])
+def test_other_walltimes_are_refused(time: str) -> None:
+    with pytest.raises(UsageError):
+        check_time(time, 180)
+
+
+@pytest.mark.parametrize(
+    ("code", "restarts", "before", "after", "head_lost", "expected"),
+    [
+        (0, 0, 0, 9, False, ("end", 0)),
+        (1, 0, 0, 9, False, ("end", 1)),
+        (1, 0, 0, 9, True, ("requeue", 75)),
+        (3, 0, 0, 0, False, ("end", 3)),
+        (75, 0, 0, 0, False, ("requeue", 75)),
+        (75, 1, 4, 5, False, ("requeue", 75)),
+        (75, 1, 5, 5, False, ("end", 1)),
+        (137, 2, 5, 5, True, ("end", 1)),
+        (137, 0, 5, 5, False, ("requeue", 75)),
+    ],
+)
+def test_a_job_goes_round_only_while_it_gets_on(
+    code: int, restarts: int, before: int, after: int, head_lost: bool, expected: tuple[str, int]
+) -> None:
+    assert verdict(code, restarts, before, after, head_lost) == expected
+
+
+def test_progress_grows_with_the_ledger(farm: Callable[..., Finished], tmp_path: Path) -> None:
+    ledger = tmp_path / "results" / "counting"
+    assert progress(ledger) == 0
+    farm(f"study={COUNTING}", "executor=inline", "sweep.factor=[1]")
+    first = progress(ledger)
+    farm(f"study={COUNTING}", "executor=inline")
+    assert 0 < first < progress(ledger)
