@@ -219,7 +219,7 @@ def training_figure(epochs: pd.DataFrame) -> Figure:
         f"The loss falls from {first['train_loss']:.3f} to {last['train_loss']:.3f}. "
         f"The best 10 proposals find {100 * first['recall_10']:.0f} % of the true boxes at first and "
         f"{100 * last['recall_10']:.0f} % in the end.",
-        caption="Above: training loss of each epoch, logarithmic. Below: the part of the true boxes of 32 scenes kept "
+        caption="Above: training loss of each epoch, logarithmic. Below: the part of the true boxes of scenes kept "
         "apart that the best 10, the best 100 and all proposals find (IoU of 0.5 or more).",
         drawing=drawing,
         source=source_of(rows),
