@@ -128,6 +128,9 @@ def latex_text(text: str) -> str:
         "†": r"$^\dagger$",
         "±": r"$\pm$",
         "×": r"$\times$",
+        "·": r"$\cdot$",
+        "≥": r"$\geq$",
+        "−": "$-$",
         "–": "--",
         "\N{NO-BREAK SPACE}": "~",
     }

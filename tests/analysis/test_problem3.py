@@ -220,6 +220,12 @@ def test_the_report_is_written(whole):
     assert "<math" in html
 
 
+def test_latex_of_every_table_is_plain(data):
+    tables = [table for section in sections(data) for table in section.tables.values()]
+    lines = [line for table in tables for line in table.latex().splitlines() if not line.startswith("%")]
+    assert [line for line in lines if not line.isascii()] == []
+
+
 @pytest.mark.parametrize("network", NEEDED)
 def test_a_network_without_rows_is_named_and_the_rest_stands(without, network):
     text = texts(without("network", network))
