@@ -6,8 +6,8 @@ The same function runs in a child of the fork server (under Ray) and in the driv
 from __future__ import annotations
 
 import dataclasses
-import errno
 import io
+import sys
 import threading
 import time
 import traceback
@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from farm import provenance
-from farm.ledger.scan import attempt_records, progress
-from farm.ledger.store import Attempt, now, tidy
+from farm.errors import STORAGE_ERRORS
+from farm.ledger.durable import read_json
+from farm.ledger.scan import attempt_directories, attempt_records, progress
+from farm.ledger.store import Attempt, now, tidy, trial_path
 from trials.spec import Drained, Epoch, Outcome, Row, Spec, State, trial_module
 
 ERROR_LINES = 12
-STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT)
+LONGEST_BACK_OFF_SECONDS = 60.0
 Report = Callable[[dict[str, Any]], None]
 
 
@@ -38,6 +40,7 @@ class Request:
     cache: str
     commit_seconds: float = 30.0
     drain_seconds: float = 5.0
+    back_off_seconds: float = 1.0
     keep: str = "none"
     info: dict[str, Any] = field(default_factory=dict)
     """Further columns of attempt.json: GPU ids, driver, node."""
@@ -78,7 +81,10 @@ def run_attempt(request: Request, stop: StopFlag, report: Report, on_claim: Call
     `on_claim` is called with the attempt as soon as it has a directory (the child sends its output there).
     """
     spec = Spec(**request.spec)
-    attempt = Attempt.claim(Path(request.ledger), spec, _info(request))
+    try:
+        attempt = Attempt.claim(Path(request.ledger), spec, _info(request))
+    except OSError as error:  # nowhere to write: not even a record of this attempt
+        return End("interrupted", 0, type(error).__name__, str(error))
     log = str(on_claim(attempt) or "")
     run = _Run(request, spec, attempt, stop, report)
     try:
@@ -88,17 +94,23 @@ def run_attempt(request: Request, stop: StopFlag, report: Report, on_claim: Call
     except Exception as error:  # the one place where a trial's error becomes a record
         traceback.print_exc()
         end = _ended_by(error, run)
-    attempt.end(
-        end.how,
-        {
-            "from_epoch": run.from_epoch,
-            "epoch": end.epoch,
-            "error_class": end.error_class,
-            "error": end.error,
-            "log_path": log,
-        },
-    )
-    return dataclasses.replace(end, log_path=log)
+    end = dataclasses.replace(end, log_path=log)
+    try:
+        attempt.end(end.how, {"from_epoch": run.from_epoch} | {k: v for k, v in vars(end).items() if k != "how"})
+    except OSError as error:  # the attempt will be called lost, and what it committed stays
+        print(f"its end could not be recorded: {error}", file=sys.stderr)
+    return end
+
+
+def back_off(request: Request) -> float:
+    """Seconds to wait before an attempt that follows failures of the machine in this run, growing fourfold."""
+    failures = 0
+    for attempt in reversed(attempt_directories(trial_path(Path(request.ledger), Spec(**request.spec)))):
+        begun, ended = (read_json(attempt / name) or {} for name in ("attempt.json", "end.json"))
+        if begun.get("driver") != request.info.get("driver") or ended.get("how", "lost") not in ("interrupted", "lost"):
+            break
+        failures += 1
+    return min(request.back_off_seconds * 4 ** (failures - 1), LONGEST_BACK_OFF_SECONDS) if failures else 0.0
 
 
 class Infrastructure(Exception):
@@ -293,7 +305,10 @@ def _ended_by(error: Exception, run: _Run) -> End:
     text = "".join(traceback.format_exception(error))
     last = "\n".join(text.strip().splitlines()[-ERROR_LINES:])
     if kind == "OutOfMemoryError":
-        run.finish_oom(str(error).splitlines()[0])
+        try:
+            run.finish_oom(str(error).splitlines()[0])
+        except OSError as storage:
+            return End("interrupted", run.epoch, type(storage).__name__, str(storage))
         return End("oom", run.epoch, kind, last)
     return End("interrupted" if infrastructure(error) else "failed", run.epoch, kind, last)
 

@@ -14,7 +14,7 @@ from farm import config as configuration
 from farm import help as helping
 from farm.checks import short_path
 from farm.config import Config
-from farm.errors import COMPLETE, FAILED, INTERRUPTED, FarmError, PreflightError, UsageError
+from farm.errors import COMPLETE, FAILED, INTERRUPTED, STORAGE_ERRORS, FarmError, PreflightError, UsageError
 from farm.plan import STATES, Plan
 
 Verb = Callable[[argparse.Namespace], int]
@@ -39,6 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `farm plan | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return COMPLETE
+    except OSError as error:
+        if error.errno not in STORAGE_ERRORS:
+            raise
+        print(f"farm: {error}; what was committed stays, and the same command goes on from it", file=sys.stderr)
+        return PreflightError.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
 

@@ -69,6 +69,9 @@ class Settings:
         5.0, "on a stop, an epoch that ends within this time is finished", unit="s", minimum=0
     )
     retries: int = parameter(3, "times that a trial is tried again after an infrastructure failure", minimum=0)
+    back_off_seconds: float = parameter(
+        1.0, "pause before the first of these, four times as long before each further one", unit="s", minimum=0
+    )
     retry: str = parameter("none", "`failed` runs trials again that failed", choices=("none", "failed"))
     keep: str = parameter("none", "`weights` keeps the final state of each trial", choices=("none", "weights"))
     view: str = parameter("auto", "live table or plain lines", choices=("auto", "live", "plain"))

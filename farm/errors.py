@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import errno
+
 COMPLETE = 0
 FAILED = 1
 USAGE = 2
 PREFLIGHT = 3
 RESUMABLE = 75  # EX_TEMPFAIL: stopped by SIGTERM or SIGUSR1; the same command goes on
 INTERRUPTED = 130
+
+STORAGE_ERRORS = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EIO,
+    errno.EROFS,
+    errno.ESTALE,
+    errno.ENOTCONN,
+    errno.ETIMEDOUT,
+)
+"""Errors of `OSError` that a file system gives and not a mistake in a program."""
 
 
 class FarmError(Exception):

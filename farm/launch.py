@@ -6,6 +6,7 @@ says. Tune's own files are scratch.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import socket
@@ -26,22 +27,17 @@ from ray import tune
 from ray.tune import Callback, CheckpointConfig, FailureConfig, RunConfig, Stopper, Trainable, TuneConfig
 from ray.tune.experiment import Trial as TuneTrial
 
-from farm.attempt import Request
+from farm.attempt import Request, back_off
 from farm.config import ROOT
 from farm.forkclient import ForkClient
-from farm.ledger.durable import read_json
-from farm.ledger.scan import attempt_directories
-from farm.ledger.store import trial_path
 from farm.plan import Bundle, Node
 from farm.signals import Signals
 from farm.view import View
-from trials.spec import Spec
 
 STEP_SECONDS = 1.0
 DRAIN_FILE = "drain"
 STOP_GRACE_SECONDS = 60.0
 CONNECT_SECONDS = 10.0
-BACK_OFF_SECONDS = (0.0, 1.0, 4.0, 15.0, 60.0)
 
 
 class Interrupted(Exception):
@@ -84,11 +80,11 @@ class TrialActor(Trainable):
         if self._draining():
             self._end = {"how": "drained"}
             return
-        time.sleep(_back_off(self._request))
+        time.sleep(back_off(self._request))
         if self._client is None:
             self._client = ForkClient(config["run"], (self._request.spec["module"],))
         gpus = ",".join(map(str, ray.get_gpu_ids()))
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "") if config["gpu"] else ""
+        visible = first_gpus(os.environ.get("CUDA_VISIBLE_DEVICES", ""), config["gpu"])
         info = {"gpu_ids": gpus, "visible_devices": visible, "node_id": ray.get_runtime_context().get_node_id()}
         request = Request(**(config["request"] | {"info": self._request.info | info}))
         self._client.start(request, {"CUDA_VISIBLE_DEVICES": visible})
@@ -122,16 +118,6 @@ class TrialActor(Trainable):
         """Tune ends the actor: so does a child that still runs."""
         if self._client is not None:
             self._client.close()
-
-
-def _back_off(request: Request) -> float:
-    """Seconds to wait before an attempt that follows failures of the machine, growing with their number."""
-    failures = 0
-    for attempt in reversed(attempt_directories(trial_path(Path(request.ledger), Spec(**request.spec)))):
-        if (read_json(attempt / "end.json") or {}).get("how") not in ("interrupted", "killed"):
-            break
-        failures += 1
-    return BACK_OFF_SECONDS[min(failures, len(BACK_OFF_SECONDS) - 1)]
 
 
 class _Unsaved:
@@ -225,13 +211,14 @@ def disconnect() -> None:
 
 def run(jobs: Sequence[Job], run_id: str, view: View, signals: Signals, retries: int) -> None:
     """Run all jobs on the connected cluster; returns when each has ended, or after a drain."""
+    cluster = nodes()
     configs = [
         {
             "request": job.request.as_dict(),
             "label": job.label,
             "run": run_id,
-            "cpu": job.bundle.cpu,
             "gpu": job.bundle.gpu,
+            "reserved": reservation(job.bundle, cluster),
         }
         for job in jobs
     ]
@@ -257,9 +244,26 @@ def run(jobs: Sequence[Job], run_id: str, view: View, signals: Signals, retries:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def reservation(bundle: Bundle, cluster: Sequence[Node]) -> dict[str, float]:
+    """What a trial reserves on one node: its CPUs and GPUs, or all that a node has where it is to have it alone.
+
+    An exclusive trial needs no custom resource, which clusters that others set up would lack: who holds all CPUs
+    and GPUs of a node keeps every other trial off it. The node is one that no other exceeds in CPUs or GPUs without
+    having fewer of the others, so that the reservation cannot fit into a part of a larger node.
+    """
+    if bundle.exclusive:
+        holding = [n for n in cluster if n.cpu >= bundle.cpu and n.gpu >= bundle.gpu]
+        whole = max(holding, key=lambda n: (n.gpu, n.cpu), default=Node(bundle.cpu, bundle.gpu))
+        bundle = Bundle(whole.cpu, whole.gpu)
+    return {"CPU": bundle.cpu} | ({"GPU": bundle.gpu} if bundle.gpu else {})
+
+
+def first_gpus(visible: str, count: float) -> str:
+    """The first `count` of an actor's visible GPUs: a trial that has a node alone may use fewer than that has."""
+    names = sorted((n for n in visible.split(",") if n), key=lambda n: (not n.isdigit(), int(n) if n.isdigit() else 0))
+    return ",".join(names[: math.ceil(count)])
+
+
 def _placement(config: dict[str, Any]) -> tune.PlacementGroupFactory:
     """One bundle: one node holds the whole trial."""
-    bundle = {"CPU": config["cpu"]}
-    if config["gpu"]:
-        bundle["GPU"] = config["gpu"]
-    return tune.PlacementGroupFactory([bundle])
+    return tune.PlacementGroupFactory([config["reserved"]])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,11 +18,17 @@ class Signals:
     """SIGTERM, SIGUSR1 and SIGINT ask for a drain; a second SIGINT ends at once."""
 
     received: list[int] = field(default_factory=list)
-    on_first: Any = lambda: None
+    on_first: list[Callable[[], Any]] = field(default_factory=list)
 
     def stopping(self) -> bool:
         """Whether a drain was asked for."""
         return bool(self.received)
+
+    def call(self, function: Callable[[], Any]) -> None:
+        """Have `function` called at the first signal; at once when that has come."""
+        self.on_first.append(function)
+        if self.received:
+            function()
 
     @property
     def exit_code(self) -> int | None:
@@ -59,6 +65,8 @@ class Signals:
     def _handle(self, number: int, frame: Any) -> None:
         self.received.append(number)
         if len(self.received) == 1:
-            self.on_first()
+            for function in self.on_first:
+                with contextlib.suppress(OSError):  # a full disk does not keep a run from ending
+                    function()
         elif number == signal.SIGINT:
             raise KeyboardInterrupt

@@ -18,7 +18,7 @@ from farm.errors import COMPLETE, FAILED, PreflightError, UsageError
 from farm.ledger.durable import write_file
 from farm.ledger.lock import LedgerLock
 from farm.ledger.scan import scan
-from farm.ledger.store import quarantine
+from farm.ledger.store import quarantine, sweep_ledger
 from farm.plan import Node, Plan, Trial
 from farm.signals import Signals
 from farm.view import View, counts
@@ -73,21 +73,22 @@ def cluster_address(config: Config) -> str | None:
 
 def run(config: Config, arguments: list[str]) -> Result:
     """Run what the ledger lacks. Raises `PreflightError` (exit 3) before anything is started."""
-    _check_results(config)
-    plan = make_plan(config)
     signals = Signals()
-    with LedgerLock(config.ledger, on_lost=lambda: os.kill(os.getpid(), signal.SIGTERM), say=_say):
-        _record_study(config, arguments)
-        drain = config.ledger / DRAIN_FILE
-        drain.unlink(missing_ok=True)
-        signals.on_first = drain.touch
-        print(f"{config.study}: {counts(plan, planning.STATES)}", flush=True)
-        with signals.handled():
-            if plan.to_run:
+    with signals.handled():
+        _check_results(config)
+        with LedgerLock(config.ledger, on_lost=lambda: os.kill(os.getpid(), signal.SIGTERM), say=_say):
+            sweep_ledger(config.ledger)
+            plan = make_plan(config)
+            _record_study(config, arguments)
+            drain = config.ledger / DRAIN_FILE
+            drain.unlink(missing_ok=True)
+            signals.call(drain.touch)
+            print(f"{config.study}: {counts(plan, planning.STATES)}", flush=True)
+            if plan.to_run and not signals.stopping():
                 _prepare_data(config)
                 plan = _execute(config, plan, signals)
-        exported = _export(config, plan)
-        drain.unlink(missing_ok=True)
+            exported = _export(config, plan)
+            drain.unlink(missing_ok=True)
     return Result(_exit_code(plan, signals), plan, exported)
 
 
@@ -152,6 +153,7 @@ def request(config: Config, trial: Trial, run_id: str) -> Request:
         cache=str(config.cache),
         commit_seconds=settings.commit_seconds,
         drain_seconds=settings.drain_seconds,
+        back_off_seconds=settings.back_off_seconds,
         keep=settings.keep,
         info={"driver": run_id},
     )

@@ -76,6 +76,13 @@ def create_directory(path: Path) -> bool:
     return True
 
 
+def create_directories(path: Path) -> None:
+    """Make a directory and those above it that are missing, each durably."""
+    if not path.parent.is_dir():
+        create_directories(path.parent)
+    create_directory(path)
+
+
 def read_json(path: Path) -> dict[str, Any] | None:
     """The JSON object in a file; None where the file is missing or holds something else."""
     try:

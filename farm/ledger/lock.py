@@ -71,7 +71,10 @@ class LedgerLock:
         self._stop.set()
         self._thread.join()
         if not self.lost and self._path is not None:
-            self._write(released=True)
+            try:
+                self._write(released=True)
+            except OSError as problem:  # the next driver finds a dead holder, which is as good
+                self._say(f"lock not released: {problem}")
 
     def _highest(self) -> tuple[int, dict[str, Any] | None]:
         numbers = [int(p.stem) for p in self.directory.glob("*.json") if p.stem.isdigit()]
@@ -84,15 +87,15 @@ class LedgerLock:
         """The file of `number`, whole from the first moment (a hard link to a finished file), or None."""
         path = self.directory / f"{number}.json"
         draft = self.directory / f"draft-{secrets.token_hex(8)}"
-        draft.write_text(json.dumps(self._content()))
         try:
+            draft.write_text(json.dumps(self._content()))
             os.link(draft, path)
-        except FileExistsError:
+        except (FileExistsError, FileNotFoundError):  # another was first, and may have removed the draft
             return None
         finally:
             draft.unlink(missing_ok=True)
-        for old in self.directory.glob("*.json"):
-            if old.stem.isdigit() and int(old.stem) < number:
+        for old in self.directory.iterdir():
+            if not old.stem.isdigit() or int(old.stem) < number:
                 old.unlink(missing_ok=True)
         return path
 

@@ -17,8 +17,10 @@ import pyarrow.parquet as pq
 
 from farm.ledger import schema
 from farm.ledger.durable import (
+    MANIFEST,
     TEMPORARY,
     Damaged,
+    create_directories,
     create_directory,
     read_json,
     read_verified,
@@ -61,7 +63,7 @@ class Attempt:
     def claim(cls, root: Path, spec: Spec, info: Mapping[str, Any]) -> Attempt:
         """Take the next number by mkdir, which one process alone can win, and record who runs it."""
         trial = trial_path(root, spec)
-        (trial / ATTEMPTS).mkdir(parents=True, exist_ok=True)
+        create_directories(trial / ATTEMPTS)
         if read_json(trial / "spec.json") is None:
             write_json(trial / "spec.json", {"id": spec.id, **spec.as_dict()})
         number = max((int(a.name) for a in attempt_directories(trial)), default=0) + 1
@@ -102,7 +104,11 @@ class Attempt:
         if state is not None:
             files["state.pt"] = state
         meta = {"status": status, "epoch": epoch, "source_digest": trial_row.get("source_digest")}
-        return write_directory(self.trial / DONE, files, meta)
+        won = write_directory(self.trial / DONE, files, meta)
+        if not won and read_json(self.trial / DONE / MANIFEST) is None:  # damaged, so that nobody can read it
+            quarantine(self.trial)
+            won = write_directory(self.trial / DONE, files, meta)
+        return won
 
     def end(self, how: str, info: Mapping[str, Any] | None = None) -> None:
         """Record how the attempt ended; the first record stays."""
@@ -133,6 +139,13 @@ def sweep(trial: Path) -> None:
     """Remove temporary names that a killed writer left in a trial's own directory."""
     for leftover in trial.glob(f"{TEMPORARY}*"):
         _remove(leftover)
+
+
+def sweep_ledger(root: Path) -> None:
+    """Remove temporary names that killed drivers left beside the trials. For the holder of the lock alone."""
+    for directory in (root, root / "export", root / "lock"):
+        for leftover in directory.glob(f"{TEMPORARY}*"):
+            _remove(leftover)
 
 
 def quarantine(trial: Path) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from farm.ledger import durable, scan, schema, store
@@ -99,6 +99,17 @@ def test_a_row_of_the_wrong_type_is_refused(tmp_path: Path) -> None:
         Attempt.claim(tmp_path, spec(), {}).commit(1, b"", [{"epoch": "one"}])
 
 
+@pytest.mark.parametrize("damage", sorted(DAMAGE))
+def test_results_whose_manifest_is_damaged_give_way_to_new_ones(tmp_path: Path, damage: str) -> None:
+    first, second = Attempt.claim(tmp_path, spec(), {}), Attempt.claim(tmp_path, spec(), {})
+    first.finish("completed", 3, ROWS, {}, None)
+    DAMAGE[damage](first.trial / "done" / "manifest.json")
+    replaced = second.finish("completed", 3, ROWS, {}, None)
+    readable = scan.progress(first.trial).state == "done"
+    assert readable
+    assert replaced == (first.trial / "damaged-1").exists()
+
+
 def test_tidying_a_done_trial_leaves_no_state_behind(tmp_path: Path) -> None:
     attempt = Attempt.claim(tmp_path, spec(), {})
     attempt.commit(1, b"state", ROWS)
@@ -157,6 +168,7 @@ def test_a_crash_at_any_operation_leaves_the_old_or_the_new_state(tmp_path: Path
     pytest.fail("more operations than expected: raise the bound")
 
 
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.integers(1, 9), st.binary(max_size=8)), max_size=6))
 def test_whatever_was_committed_the_highest_epoch_is_found(commits: list[tuple[int, bytes]]) -> None:
     import tempfile
