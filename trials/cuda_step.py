@@ -29,14 +29,14 @@ WARM_UP_STEPS = 2
 
 def captured_step(trainer: Trainer) -> Step:
     """The training step of `trainer`, captured."""
-    step = training_step(trainer)
-
-    def warm_up() -> None:
-        for _ in range(WARM_UP_STEPS):
-            trainer.position.zero_()
-            step()
-
     with unchanged(trainer):
+        step = training_step(trainer)
+
+        def warm_up() -> None:
+            for _ in range(WARM_UP_STEPS):
+                trainer.position.zero_()
+                step()
+
         return capture(step, warm_up)
 
 
@@ -87,7 +87,8 @@ def torch_step(trainer: Trainer) -> Step:
         trainer.optimizer.zero_grad(set_to_none=True)
         logits = forward(images)
         gradient = loss_and_gradient(logits, labels, trainer.loss_sum, trainer.wrong, trainer.position)
-        logits.backward(gradient)
+        with torch.autograd.set_multithreading_enabled(False):  # this thread has the CUDA context
+            logits.backward(gradient)
         trainer.optimizer.step()
 
     return step
@@ -113,7 +114,11 @@ def capture(step: Step, warm_up: Step) -> Step:
             if isinstance(cause, torch.OutOfMemoryError):
                 raise cause from None
         raise
-    return graph.replay
+
+    def replay(kept: Step = step) -> None:  # the graph reads memory that the step's own tensors hold
+        graph.replay()
+
+    return replay
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
@@ -131,7 +136,7 @@ def unchanged(trainer: Trainer) -> Iterator[None]:
     State that the optimizer makes inside is set to zero, with which all of torch's optimizers begin.
     """
     random_state = torch.cuda.get_rng_state()
-    before = {id(tensor): tensor.clone() for tensor in changing(trainer)}
+    before = {id(tensor): tensor.detach().clone() for tensor in changing(trainer)}
     yield
     with torch.no_grad():
         for tensor in changing(trainer):

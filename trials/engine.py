@@ -140,6 +140,8 @@ class Trainer:
         self.wrong = torch.zeros((), dtype=torch.int64, device=self.device)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate
+            if self.device.type == "cuda" and "capturable" in group:
+                group["capturable"] = True  # keeps the optimizer's step counts on the device
         size = 1000 if self.device.type == "cuda" else 250
         self.evaluations = {
             name: Evaluation(self._resident(split.images), self._resident(split.labels), size)

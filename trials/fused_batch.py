@@ -17,8 +17,8 @@ from trials.augment import PAD, SIZE
 PIXELS = SIZE * SIZE
 BLOCK = 2048
 """Values of a batch that one program makes."""
-ROWS_AT_ONCE = 64
-"""Samples whose loss is computed at once."""
+MOST_ROWS = 512
+"""Samples whose loss is computed at once, at most."""
 
 
 @triton.jit
@@ -134,6 +134,7 @@ def loss_and_gradient(logits: Tensor, labels: Tensor, loss_sum: Tensor, wrong: T
     gradient = torch.empty_like(logits)
     _loss_and_gradient[(1,)](
         logits, labels, gradient, loss_sum, wrong, position, samples,
-        CLASSES=classes, LANES=triton.next_power_of_2(classes), ROWS=ROWS_AT_ONCE,
+        CLASSES=classes, LANES=triton.next_power_of_2(classes),
+        ROWS=min(MOST_ROWS, triton.next_power_of_2(samples)), num_warps=8,
     )  # fmt: skip
     return gradient

@@ -47,57 +47,112 @@ def sums_of_programs(partial, programs, C: tl.constexpr, AT_ONCE: tl.constexpr):
 
 @triton.jit
 def store_sums(partial, program, first, second, C: tl.constexpr):
-    """This program's row of partial."""
+    """This program's row of partial, from its sums (rows, C)."""
     address = partial + program * (2 * C) + tl.arange(0, C)
-    tl.store(address, first)
-    tl.store(address + C, second)
+    tl.store(address, tl.sum(first, 0))
+    tl.store(address + C, tl.sum(second, 0))
+
+
+@triton.jit
+def kept(total, values, KEPT: tl.constexpr):
+    """total (KEPT, C) with values (rows, C) added: summed over rows at once if KEPT is 1, else row by row, which
+    leaves one sum for the end at the price of registers."""
+    if KEPT == 1:
+        total += tl.sum(values, 0)[None, :]
+    else:
+        total += values
+    return total
+
+
+@triton.jit
+def window_values(
+    source, pixel, pixels, tap_y, tap_x,
+    SIZE: tl.constexpr, SOURCE_SIZE: tl.constexpr, C: tl.constexpr,
+    TAPS: tl.constexpr, STRIDE: tl.constexpr, DILATION: tl.constexpr,
+):  # fmt: skip
+    """What stands under tap (tap_y, tap_x) of the windows at `pixel` (BLOCK,) of images SIZE wide: (BLOCK, C) of
+    source, zero outside. With DILATION 2 the source is seen as spread out, with zeros between."""
+    y = (pixel // SIZE) % SIZE * STRIDE + (tap_y - TAPS // 2)
+    x = pixel % SIZE * STRIDE + (tap_x - TAPS // 2)
+    inside = (y >= 0) & (y < SOURCE_SIZE * DILATION) & (x >= 0) & (x < SOURCE_SIZE * DILATION) & (pixel < pixels)
+    if DILATION > 1:
+        inside = inside & (y % DILATION == 0) & (x % DILATION == 0)
+    start = ((pixel // (SIZE * SIZE) * SOURCE_SIZE + y // DILATION) * SOURCE_SIZE + x // DILATION) * C
+    return tl.load(source + start[:, None] + tl.arange(0, C)[None, :], mask=inside[:, None], other=0.0)
+
+
+@triton.jit
+def tap_weights(
+    weight, tap_y: tl.constexpr, tap_x: tl.constexpr,
+    C: tl.constexpr, OUT: tl.constexpr, WEIGHT_C: tl.constexpr, TAPS: tl.constexpr, BACKWARD: tl.constexpr,
+):  # fmt: skip
+    """The weights of a tap, (C, OUT). Forward the weight is (OUT, TAPS, TAPS, WEIGHT_C), with WEIGHT_C <= C.
+    BACKWARD it is (C, TAPS, TAPS, OUT), and taken from its other end."""
+    channel, out = tl.arange(0, C)[:, None], tl.arange(0, OUT)[None, :]
+    tap: tl.constexpr = tap_y * TAPS + tap_x
+    if BACKWARD:
+        matrix = tl.load(weight + (channel * (TAPS * TAPS) + (TAPS * TAPS - 1 - tap)) * OUT + out)
+    else:
+        address = weight + out * (TAPS * TAPS * WEIGHT_C) + tap * WEIGHT_C + channel
+        matrix = tl.load(address, mask=(channel < WEIGHT_C) & (out < OUT), other=0.0)
+    return matrix
+
+
+@triton.jit
+def all_weights(
+    weight, C: tl.constexpr, OUT: tl.constexpr, WEIGHT_C: tl.constexpr, TAPS: tl.constexpr, BACKWARD: tl.constexpr
+):  # fmt: skip
+    """The weights of all taps, each (C, OUT)."""
+    if TAPS == 1:
+        return (tap_weights(weight, 0, 0, C, OUT, WEIGHT_C, TAPS, BACKWARD),)
+    else:  # noqa: RET505  (a branch that is not taken is not compiled)
+        return (
+            tap_weights(weight, 0, 0, C, OUT, WEIGHT_C, TAPS, BACKWARD),
+            tap_weights(weight, 0, 1, C, OUT, WEIGHT_C, TAPS, BACKWARD),
+            tap_weights(weight, 0, 2, C, OUT, WEIGHT_C, TAPS, BACKWARD),
+            tap_weights(weight, 1, 0, C, OUT, WEIGHT_C, TAPS, BACKWARD),
+            tap_weights(weight, 1, 1, C, OUT, WEIGHT_C, TAPS, BACKWARD),
+            tap_weights(weight, 1, 2, C, OUT, WEIGHT_C, TAPS, BACKWARD),
+            tap_weights(weight, 2, 0, C, OUT, WEIGHT_C, TAPS, BACKWARD),
+            tap_weights(weight, 2, 1, C, OUT, WEIGHT_C, TAPS, BACKWARD),
+            tap_weights(weight, 2, 2, C, OUT, WEIGHT_C, TAPS, BACKWARD),
+        )
+
+
+@triton.jit
+def window_row(
+    source, pixel, pixels, y: tl.constexpr,
+    SIZE: tl.constexpr, SOURCE_SIZE: tl.constexpr, C: tl.constexpr,
+    TAPS: tl.constexpr, STRIDE: tl.constexpr, DILATION: tl.constexpr,
+):  # fmt: skip
+    """`window_values` of a row's taps, asked for together: three loads under way instead of one."""
+    return (
+        window_values(source, pixel, pixels, y, 0, SIZE, SOURCE_SIZE, C, TAPS, STRIDE, DILATION),
+        window_values(source, pixel, pixels, y, 1, SIZE, SOURCE_SIZE, C, TAPS, STRIDE, DILATION),
+        window_values(source, pixel, pixels, y, 2, SIZE, SOURCE_SIZE, C, TAPS, STRIDE, DILATION),
+    )
 
 
 @triton.jit
 def window_product(
-    source, weight, pixel, pixels,
-    SIZE: tl.constexpr, SOURCE_SIZE: tl.constexpr, C: tl.constexpr, OUT: tl.constexpr, WEIGHT_C: tl.constexpr,
-    TAPS: tl.constexpr, STRIDE: tl.constexpr, DILATION: tl.constexpr, BACKWARD: tl.constexpr,
+    source, weights, pixel, pixels,
+    SIZE: tl.constexpr, SOURCE_SIZE: tl.constexpr, C: tl.constexpr, OUT: tl.constexpr,
+    TAPS: tl.constexpr, STRIDE: tl.constexpr, DILATION: tl.constexpr,
     PRECISION: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Convolution at the pixels `pixel` (BLOCK,) of images SIZE wide: (BLOCK, OUT) in float32.
-
-    Forward, `source` has C channels, of which the weight (OUT, TAPS, TAPS, WEIGHT_C) knows the first. BACKWARD it is
-    the gradient of the result, seen as spread out by DILATION with zeros between, and the weight is
-    (C, TAPS, TAPS, OUT). One row of a window is one product of TAPS * C values, which lie side by side in memory
-    (padded to a power of two).
-    """
-    LANES: tl.constexpr = C if TAPS == 1 else 4 * C
-    lane = tl.arange(0, LANES)
-    tap_x, channel = lane // C, lane % C
-    out = tl.arange(0, OUT)
-    image = pixel // (SIZE * SIZE)
-    top = (pixel // SIZE) % SIZE * STRIDE - TAPS // 2
-    left = pixel % SIZE * STRIDE - TAPS // 2
-    x = left[:, None] + tap_x[None, :]
-    x_inside = (x >= 0) & (x < SOURCE_SIZE * DILATION) & (tap_x < TAPS)[None, :] & (pixel < pixels)[:, None]
+    """Convolution of `source` with `all_weights` at the pixels `pixel` (BLOCK,), in float32 (BLOCK, OUT)."""
     product = tl.zeros([BLOCK, OUT], tl.float32)
-    for tap_y in tl.static_range(TAPS):
-        y = top + tap_y
-        inside = x_inside & ((y >= 0) & (y < SOURCE_SIZE * DILATION))[:, None]
-        if DILATION == 1:
-            start = ((image * SOURCE_SIZE + y) * SOURCE_SIZE + left) * C
-            address = start[:, None] + lane[None, :]
-        else:
-            inside = inside & (y % DILATION == 0)[:, None] & (x % DILATION == 0)
-            start = (image * SOURCE_SIZE + y // DILATION) * SOURCE_SIZE
-            address = (start[:, None] + x // DILATION) * C + channel[None, :]
-        values = tl.load(source + address, mask=inside, other=0.0)
-        if BACKWARD:
-            tap = (TAPS - 1 - tap_y) * TAPS + TAPS - 1 - tap_x
-            weights = weight + (channel * (TAPS * TAPS) + tap)[:, None] * OUT + out[None, :]
-            known = tap_x < TAPS
-        else:
-            tap = tap_y * TAPS + tap_x
-            weights = weight + (tap * WEIGHT_C + channel)[:, None] + out[None, :] * (TAPS * TAPS * WEIGHT_C)
-            known = (tap_x < TAPS) & (channel < WEIGHT_C)
-        matrix = tl.load(weights, mask=known[:, None] & (out < OUT)[None, :], other=0.0)
-        product = tl.dot(values, matrix, product, input_precision=PRECISION)
+    if TAPS == 1:
+        values = window_values(source, pixel, pixels, 0, 0, SIZE, SOURCE_SIZE, C, 1, STRIDE, DILATION)
+        product = tl.dot(values, weights[0], product, input_precision=PRECISION)
+    else:
+        row = window_row(source, pixel, pixels, 0, SIZE, SOURCE_SIZE, C, TAPS, STRIDE, DILATION)
+        for y in tl.static_range(TAPS):
+            now = row
+            if y + 1 < TAPS:  # before this row's products
+                row = window_row(source, pixel, pixels, y + 1, SIZE, SOURCE_SIZE, C, TAPS, STRIDE, DILATION)
+            for x in tl.static_range(TAPS):
+                product = tl.dot(now[x], weights[y * TAPS + x], product, input_precision=PRECISION)
     return product
 
 
@@ -107,7 +162,8 @@ def convolve(
     norm_weight, norm_bias, running_mean, running_var, mean, inverse, scale, shift,
     pixels, momentum, epsilon,
     SIZE: tl.constexpr, SOURCE_SIZE: tl.constexpr, C: tl.constexpr, OUT: tl.constexpr, WEIGHT_C: tl.constexpr,
-    TAPS: tl.constexpr, STRIDE: tl.constexpr, PRECISION: tl.constexpr, BLOCK: tl.constexpr, AT_ONCE: tl.constexpr,
+    TAPS: tl.constexpr, STRIDE: tl.constexpr, PRECISION: tl.constexpr, BLOCK: tl.constexpr, KEPT: tl.constexpr,
+    AT_ONCE: tl.constexpr,
 ):  # fmt: skip
     """result = conv(source), and from its statistics what batch norm needs of it: mean, inverse standard
     deviation, scale and shift; running mean and variance are moved on as torch does."""
@@ -115,19 +171,19 @@ def convolve(
     out = tl.arange(0, OUT)
     # Deviations from a value near the mean: a plain sum of squares would lose a mean far from zero.
     centre = tl.load(running_mean + out)
-    first = tl.zeros([OUT], tl.float32)
-    second = tl.zeros([OUT], tl.float32)
+    weights = all_weights(weight, C, OUT, WEIGHT_C, TAPS, False)
+    first = tl.zeros([KEPT, OUT], tl.float32)
+    second = tl.zeros([KEPT, OUT], tl.float32)
     for tile in range(program, tl.cdiv(pixels, BLOCK), programs):
         pixel = tile * BLOCK + tl.arange(0, BLOCK)
         product = window_product(
-            source, weight, pixel, pixels, SIZE, SOURCE_SIZE, C, OUT, WEIGHT_C,
-            TAPS, STRIDE, 1, False, PRECISION, BLOCK,
-        )  # fmt: skip
+            source, weights, pixel, pixels, SIZE, SOURCE_SIZE, C, OUT, TAPS, STRIDE, 1, PRECISION, BLOCK
+        )
         real = (pixel < pixels)[:, None] & (out < OUT)[None, :]
         tl.store(result + pixel[:, None] * OUT + out[None, :], product.to(result.dtype.element_ty), mask=real)
         deviation = tl.where(real, product - centre[None, :], 0.0)
-        first += tl.sum(deviation, 0)
-        second += tl.sum(deviation * deviation, 0)
+        first = kept(first, deviation, KEPT)
+        second = kept(second, deviation * deviation, KEPT)
     store_sums(partial, program, first, second, OUT)
     if last_to_finish(counter, programs):
         total, total_squares = sums_of_programs(partial, programs, OUT, AT_ONCE)
@@ -167,63 +223,101 @@ def normalise(
 
 
 @triton.jit
+def windows_to_multiply(
+    source, pixel, pixels, part, tap_y,
+    SIZE: tl.constexpr, SOURCE_SIZE: tl.constexpr, C: tl.constexpr, TAPS: tl.constexpr, STRIDE: tl.constexpr,
+    WHOLE_ROWS: tl.constexpr,
+):  # fmt: skip
+    """The windows at `pixel`: of WHOLE_ROWS row `part` (BLOCK, 4 C), whose last quarter belongs to no tap; else tap
+    (tap_y, part), (BLOCK, C)."""
+    if WHOLE_ROWS:
+        lane = tl.arange(0, 4 * C)
+        tap_x = lane // C
+        y = (pixel // SIZE) % SIZE * STRIDE + (part - TAPS // 2)
+        left = pixel % SIZE * STRIDE - TAPS // 2
+        x = left[:, None] + tap_x[None, :]
+        inside = (x >= 0) & (x < SOURCE_SIZE) & (tap_x < TAPS)[None, :]
+        inside = inside & ((y >= 0) & (y < SOURCE_SIZE) & (pixel < pixels))[:, None]
+        start = ((pixel // (SIZE * SIZE) * SOURCE_SIZE + y) * SOURCE_SIZE + left) * C
+        values = tl.load(source + start[:, None] + lane[None, :], mask=inside, other=0.0)
+    else:
+        values = window_values(source, pixel, pixels, tap_y, part, SIZE, SOURCE_SIZE, C, TAPS, STRIDE, 1)
+    return values
+
+
+@triton.jit
+def store_products(
+    partial, product, part, tap_y, C: tl.constexpr, OUT: tl.constexpr, WEIGHT_C: tl.constexpr, TAPS: tl.constexpr,
+    WHOLE_ROWS: tl.constexpr,
+):  # fmt: skip
+    """The weight's gradient (OUT, TAPS, TAPS, WEIGHT_C), from the products of `windows_to_multiply`."""
+    out = tl.arange(0, OUT)[None, :]
+    if WHOLE_ROWS:
+        lane = tl.arange(0, 4 * C)[:, None]
+        tap_y, tap_x, channel = part, lane // C, lane % C
+    else:
+        tap_x, channel = part, tl.arange(0, C)[:, None]
+    address = partial + out * (TAPS * TAPS * WEIGHT_C) + (tap_y * TAPS + tap_x) * WEIGHT_C + channel
+    tl.store(address, product, mask=(channel < WEIGHT_C) & (tap_x < TAPS) & (out < OUT))
+
+
+@triton.jit
 def weight_gradient(
     source, gradient, result, mean, inverse, norm_weight, norm_weight_gradient, norm_bias_gradient,
     result_gradient, partial, pixels,
     SIZE: tl.constexpr, SOURCE_SIZE: tl.constexpr, C: tl.constexpr, OUT: tl.constexpr, WEIGHT_C: tl.constexpr,
-    TAPS: tl.constexpr, STRIDE: tl.constexpr, PRECISION: tl.constexpr, BLOCK: tl.constexpr,
+    TAPS: tl.constexpr, STRIDE: tl.constexpr, WHOLE_ROWS: tl.constexpr, PRECISION: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Programs (n, tap_y). From `gradient`, that of batch norm's result, batch norm's backward pass gives that of
-    the convolution's, stored in `result_gradient` for `input_gradient`; its product with the windows of `source` is
-    this program's part of the weight's gradient, in partial (programs, OUT, TAPS, TAPS, WEIGHT_C)."""
+    """From `gradient`, that of batch norm's result, batch norm's backward pass gives that of the convolution's,
+    stored in `result_gradient` for `input_gradient`; its product with the windows of `source` is this program's part
+    of the weight's gradient, in partial (programs, OUT, TAPS, TAPS, WEIGHT_C). With WHOLE_ROWS a program has all three
+    rows of the windows, else programs (n, tap_y) have one."""
     program, programs, tap_y = tl.program_id(0), tl.num_programs(0), tl.program_id(1)
-    LANES: tl.constexpr = C if TAPS == 1 else 4 * C
-    lane = tl.arange(0, LANES)
-    tap_x, channel = lane // C, lane % C
+    LANES: tl.constexpr = 4 * C if WHOLE_ROWS else C
     out = tl.arange(0, OUT)
     centre, deviation_inverse = tl.load(mean + out), tl.load(inverse + out)
     factor = tl.load(norm_weight + out) * deviation_inverse
     mean_gradient = tl.load(norm_bias_gradient + out) / pixels
     slope = tl.load(norm_weight_gradient + out) / pixels * deviation_inverse
-    product = tl.zeros([LANES, OUT], tl.float32)
+    first = tl.zeros([LANES, OUT], tl.float32)
+    second = tl.zeros([LANES, OUT], tl.float32)
+    third = tl.zeros([LANES, OUT], tl.float32)
     for tile in range(program, tl.cdiv(pixels, BLOCK), programs):
         pixel = tile * BLOCK + tl.arange(0, BLOCK)
         real = (pixel < pixels)[:, None] & (out < OUT)[None, :]
         address = pixel[:, None] * OUT + out[None, :]
         above = tl.load(gradient + address, mask=real, other=0.0).to(tl.float32)
         value = tl.load(result + address, mask=real, other=0.0).to(tl.float32)
+        a = windows_to_multiply(source, pixel, pixels, 0, tap_y, SIZE, SOURCE_SIZE, C, TAPS, STRIDE, WHOLE_ROWS)
+        if TAPS == 3:
+            b = windows_to_multiply(source, pixel, pixels, 1, tap_y, SIZE, SOURCE_SIZE, C, TAPS, STRIDE, WHOLE_ROWS)
+            c = windows_to_multiply(source, pixel, pixels, 2, tap_y, SIZE, SOURCE_SIZE, C, TAPS, STRIDE, WHOLE_ROWS)
         below = factor[None, :] * (above - mean_gradient[None, :] - (value - centre[None, :]) * slope[None, :])
         below = tl.where(real, below, 0.0).to(result_gradient.dtype.element_ty)
         if tap_y == 0:
             tl.store(result_gradient + address, below, mask=real)
-        image = pixel // (SIZE * SIZE)
-        y = (pixel // SIZE) % SIZE * STRIDE - TAPS // 2 + tap_y
-        left = pixel % SIZE * STRIDE - TAPS // 2
-        x = left[:, None] + tap_x[None, :]
-        inside = (x >= 0) & (x < SOURCE_SIZE) & (tap_x < TAPS)[None, :]
-        inside = inside & ((y >= 0) & (y < SOURCE_SIZE) & (pixel < pixels))[:, None]
-        start = ((image * SOURCE_SIZE + y) * SOURCE_SIZE + left) * C
-        values = tl.load(source + start[:, None] + lane[None, :], mask=inside, other=0.0)
-        product = tl.dot(tl.trans(values), below, product, input_precision=PRECISION)
-    tap = tap_y * TAPS + tap_x
-    part = partial + program * (OUT * TAPS * TAPS * WEIGHT_C)
-    address = (tap * WEIGHT_C + channel)[:, None] + out[None, :] * (TAPS * TAPS * WEIGHT_C)
-    known = (tap_x < TAPS) & (channel < WEIGHT_C)
-    tl.store(part + address, product, mask=known[:, None] & (out < OUT)[None, :])
+        first = tl.dot(tl.trans(a), below, first, input_precision=PRECISION)
+        if TAPS == 3:
+            second = tl.dot(tl.trans(b), below, second, input_precision=PRECISION)
+            third = tl.dot(tl.trans(c), below, third, input_precision=PRECISION)
+    mine = partial + program * (OUT * TAPS * TAPS * WEIGHT_C)
+    store_products(mine, first, 0, tap_y, C, OUT, WEIGHT_C, TAPS, WHOLE_ROWS)
+    if TAPS == 3:
+        store_products(mine, second, 1, tap_y, C, OUT, WEIGHT_C, TAPS, WHOLE_ROWS)
+        store_products(mine, third, 2, tap_y, C, OUT, WEIGHT_C, TAPS, WHOLE_ROWS)
 
 
 @triton.jit
 def through_relu(
     gradient, address, real, activation, below_result, centre, deviation_inverse, below_gradient
 ):  # fmt: skip
-    """Store the gradient of batch norm's result below a ReLU; its sum and that of its product with the normalised
-    values, over the tile."""
+    """Store the gradient of batch norm's result below a ReLU; it, and its product with the normalised values."""
     passed = tl.load(activation + address, mask=real, other=0.0) > 0
     gradient = tl.where(passed, gradient, 0.0)
     tl.store(below_gradient + address, gradient.to(below_gradient.dtype.element_ty), mask=real)
     value = tl.load(below_result + address, mask=real, other=0.0).to(tl.float32)
     normalised = (value - centre[None, :]) * deviation_inverse[None, :]
-    return tl.sum(gradient, 0), tl.sum(gradient * normalised, 0)
+    return gradient, gradient * normalised
 
 
 @triton.jit
@@ -245,22 +339,22 @@ def input_gradient(
     below_gradient, partial, counter, norm_weight_gradient, norm_bias_gradient, pixels,
     SIZE: tl.constexpr, SOURCE_SIZE: tl.constexpr, C: tl.constexpr, OUT: tl.constexpr,
     TAPS: tl.constexpr, STRIDE: tl.constexpr, BESIDE: tl.constexpr, PLAIN: tl.constexpr,
-    PRECISION: tl.constexpr, BLOCK: tl.constexpr, AT_ONCE: tl.constexpr,
+    PRECISION: tl.constexpr, BLOCK: tl.constexpr, KEPT: tl.constexpr, AT_ONCE: tl.constexpr,
 ):  # fmt: skip
     """The gradient of a convolution's input, from that of its result with C channels SOURCE_SIZE wide. PLAIN: as
     it is. Else with `beside` added (BESIDE), taken through the ReLU and into the batch norm that made the input."""
     program, programs = tl.program_id(0), tl.num_programs(0)
     out = tl.arange(0, OUT)
+    weights = all_weights(weight, C, OUT, OUT, TAPS, True)
     if not PLAIN:
         centre, deviation_inverse = tl.load(mean + out), tl.load(inverse + out)
-    first = tl.zeros([OUT], tl.float32)
-    second = tl.zeros([OUT], tl.float32)
+    first = tl.zeros([KEPT, OUT], tl.float32)
+    second = tl.zeros([KEPT, OUT], tl.float32)
     for tile in range(program, tl.cdiv(pixels, BLOCK), programs):
         pixel = tile * BLOCK + tl.arange(0, BLOCK)
         product = window_product(
-            result_gradient, weight, pixel, pixels, SIZE, SOURCE_SIZE, C, OUT, OUT,
-            TAPS, 1, STRIDE, True, PRECISION, BLOCK,
-        )  # fmt: skip
+            result_gradient, weights, pixel, pixels, SIZE, SOURCE_SIZE, C, OUT, TAPS, 1, STRIDE, PRECISION, BLOCK
+        )
         real = (pixel < pixels)[:, None] & (out < OUT)[None, :]
         address = pixel[:, None] * OUT + out[None, :]
         if BESIDE:
@@ -271,8 +365,8 @@ def input_gradient(
             sums = through_relu(
                 product, address, real, activation, below_result, centre, deviation_inverse, below_gradient
             )  # fmt: skip
-            first += sums[0]
-            second += sums[1]
+            first = kept(first, sums[0], KEPT)
+            second = kept(second, sums[1], KEPT)
     if not PLAIN:
         finish_norm_gradient(
             partial, counter, program, programs, first, second, norm_weight_gradient, norm_bias_gradient, OUT, AT_ONCE
@@ -289,8 +383,8 @@ def pool_gradient(
     program, programs = tl.program_id(0), tl.num_programs(0)
     out = tl.arange(0, C)
     centre, deviation_inverse = tl.load(mean + out), tl.load(inverse + out)
-    first = tl.zeros([C], tl.float32)
-    second = tl.zeros([C], tl.float32)
+    first = tl.zeros([BLOCK, C], tl.float32)
+    second = tl.zeros([BLOCK, C], tl.float32)
     for tile in range(program, tl.cdiv(pixels, BLOCK), programs):
         pixel = tile * BLOCK + tl.arange(0, BLOCK)
         real = (pixel < pixels)[:, None] & (out < C)[None, :]
@@ -315,23 +409,23 @@ def norm_gradient(
     program, programs = tl.program_id(0), tl.num_programs(0)
     out = tl.arange(0, C)
     centre, deviation_inverse = tl.load(mean + out), tl.load(inverse + out)
-    first = tl.zeros([C], tl.float32)
-    second = tl.zeros([C], tl.float32)
+    first = tl.zeros([BLOCK, C], tl.float32)
+    second = tl.zeros([BLOCK, C], tl.float32)
     for tile in range(program, tl.cdiv(pixels, BLOCK), programs):
         pixel = tile * BLOCK + tl.arange(0, BLOCK)
         real = (pixel < pixels)[:, None] & (out < C)[None, :]
         address = pixel[:, None] * C + out[None, :]
         above = tl.load(gradient + address, mask=real, other=0.0).to(tl.float32)
         value = tl.load(below_result + address, mask=real, other=0.0).to(tl.float32)
-        first += tl.sum(above, 0)
-        second += tl.sum(above * (value - centre[None, :]) * deviation_inverse[None, :], 0)
+        first += above
+        second += above * (value - centre[None, :]) * deviation_inverse[None, :]
     finish_norm_gradient(
         partial, counter, program, programs, first, second, norm_weight_gradient, norm_bias_gradient, C, AT_ONCE
     )  # fmt: skip
 
 
 @triton.jit
-def sum_of_parts(parts, table, gradient, BLOCK: tl.constexpr):
+def sum_of_parts(parts, table, gradient, BLOCK: tl.constexpr, AT_ONCE: tl.constexpr):
     """Sum the weight gradients' parts of all layers. A row of the table (programs, 5) says for a program's BLOCK
     values: where its first part starts, values between parts, parts, where the sum goes, how many are real."""
     row = table + tl.program_id(0) * 5
@@ -339,7 +433,9 @@ def sum_of_parts(parts, table, gradient, BLOCK: tl.constexpr):
     target, values = tl.load(row + 3), tl.load(row + 4)
     lane = tl.arange(0, BLOCK)
     real = lane < values
-    total = tl.zeros([BLOCK], tl.float32)
-    for part in range(count):
-        total += tl.load(parts + start + part * stride + lane, mask=real, other=0.0)
-    tl.store(gradient + target + lane, total, mask=real)
+    total = tl.zeros([AT_ONCE, BLOCK], tl.float32)
+    for first in range(0, count, AT_ONCE):
+        part = first + tl.arange(0, AT_ONCE)
+        inside = (part < count)[:, None] & real[None, :]
+        total += tl.load(parts + start + part[:, None] * stride + lane[None, :], mask=inside, other=0.0)
+    tl.store(gradient + target + lane, tl.sum(total, 0), mask=real)

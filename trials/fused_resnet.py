@@ -7,9 +7,11 @@ once a step in one kernel, and their gradients into another.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import triton
@@ -28,29 +30,41 @@ INPUT_CHANNELS = 16
 """Channels of the batch: three, and zeros up to the least that a tensor core's product takes."""
 WIDTHS = (16, 32, 64)
 """Channels for which the kernels are made: a row of a window fits into one product, and its sums into registers."""
-PART_BLOCK = 1024
-"""Values that one program of `sum_of_parts` adds up."""
-AT_ONCE = 32
-"""Programs' sums that are read at once when they are put together."""
+PART_BLOCK, PARTS_AT_ONCE = 256, 16
+"""Values that one program of `sum_of_parts` adds up, and parts that it reads at once."""
+SUMS_AT_ONCE = 4096
+"""Sums that are read at once when those of a kernel's programs are put together."""
 
 
 @dataclass(frozen=True)
 class Tile:
     """How a kernel is launched: pixels that a program works on at once, most programs, warps of each, and tiles
-    that are loaded ahead (1: none)."""
+    that are loaded ahead (1: none), and whether sums over pixels are kept by row until the end."""
 
     pixels: int
     programs: int
     warps: int
     stages: int
+    keep: bool = False
 
 
 TILES = {
-    "convolve": {16: Tile(128, 1056, 4, 1), 32: Tile(128, 792, 4, 1), 64: Tile(64, 528, 4, 1)},
-    "weight_gradient": {16: Tile(128, 352, 4, 3), 32: Tile(64, 176, 4, 3), 64: Tile(64, 88, 8, 2)},
-    "input_gradient": {16: Tile(128, 1056, 4, 1), 32: Tile(128, 792, 4, 1), 64: Tile(64, 528, 4, 1)},
+    "small": {
+        "convolve": {16: Tile(512, 132, 8, 1), 32: Tile(256, 132, 8, 1, True), 64: Tile(64, 132, 4, 1)},
+        "weight_gradient": {16: Tile(128, 264, 4, 1), 32: Tile(128, 132, 8, 1), 64: Tile(128, 132, 8, 1)},
+        "input_gradient": {16: Tile(512, 264, 8, 1), 32: Tile(128, 264, 4, 1), 64: Tile(64, 132, 4, 1)},
+    },
+    "large": {
+        "convolve": {16: Tile(256, 264, 8, 1, True), 32: Tile(64, 396, 4, 1, True), 64: Tile(128, 132, 8, 1, True)},
+        "weight_gradient": {16: Tile(64, 264, 4, 3), 32: Tile(64, 132, 8, 3), 64: Tile(64, 132, 8, 3)},
+        "input_gradient": {16: Tile(128, 528, 4, 1), 32: Tile(64, 396, 4, 1, True), 64: Tile(128, 132, 8, 1, True)},
+    },
 }
-"""By kernel and channels of its input (of its output, for input_gradient), as measured best on an H200."""
+"""By batch, kernel and channels of the convolution's input, as benchmarks/tune.py found them best on an H200."""
+SMALL_BATCH = 128
+"""Samples up to which a batch is small: it does not fill the GPU, and a kernel's latency is what counts."""
+CHECK_TILE = Tile(16, 528, 8, 1)
+"""For fp32, whose products are made of single multiplications, unrolled: there to check the kernels with."""
 
 
 class Layer:
@@ -86,6 +100,8 @@ def unsupported(trainer: Trainer) -> str | None:
     model = trainer.model
     if trainer.recipe.compile:
         return "compile=true compiles torch's own operations"
+    if trainer.recipe.precision == "tf32":
+        return "a convolution's weights do not fit into shared memory in tf32"
     if not isinstance(model, ResNet):
         return "the network is no ResNet"
     convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
@@ -98,11 +114,14 @@ def unsupported(trainer: Trainer) -> str | None:
     return None
 
 
+@torch.no_grad()
 def fused_step(trainer: Trainer) -> Step:
     """The training step of a supported trainer."""
     model = trainer.model
     assert isinstance(model, ResNet)
     network = FusedResNet(model, trainer.samples, trainer.recipe.precision)
+    if trainer.device.type == "cuda":  # and not Triton's interpreter
+        network.compile()
     classifier = model.fc
     classifier.weight.grad, classifier.bias.grad = map(torch.zeros_like, (classifier.weight, classifier.bias))
 
@@ -125,8 +144,8 @@ class FusedResNet:
 
     def __init__(self, model: ResNet, samples: int, precision: str) -> None:
         self.samples = samples
+        self.compiling = False
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        self.product = "tf32" if precision == "tf32" else "ieee"
         self.stem = Layer(model.conv1, model.bn1, SIZE)
         self.blocks = list(blocks_of(model, SIZE))
         self.layers = [self.stem] + [
@@ -136,7 +155,9 @@ class FusedResNet:
         self.width = self.layers[-1].out
         device = model.conv1.weight.device
         self.counter = torch.zeros(1, dtype=torch.int32, device=device)
-        most = max(tile.programs for tiles in TILES.values() for tile in tiles.values())
+        self.tiles = TILES["small" if samples <= SMALL_BATCH else "large"]
+        tiles = [tile for by_channels in self.tiles.values() for tile in by_channels.values()]
+        most = max(tile.programs for tile in [CHECK_TILE, *tiles])
         self.partial = torch.empty(most * 2 * max(WIDTHS), device=device)
         self._gather_weights(device)
 
@@ -144,7 +165,7 @@ class FusedResNet:
         sizes = [layer.conv.weight.numel() for layer in self.layers]
         self.weights, self.gradients = torch.zeros(2, sum(sizes), device=device)
         self.cast_weights = self.weights.to(self.dtype)  # the same tensor for float32
-        programs = [self._programs("weight_gradient", layer, layer.channels) for layer in self.layers]
+        programs = [self._programs("weight_gradient", layer) for layer in self.layers]
         self.parts = torch.empty(sum(n * s for n, s in zip(programs, sizes, strict=True)), device=device)
         rows, start, part = [], 0, 0
         for layer, size, count in zip(self.layers, sizes, programs, strict=True):
@@ -163,8 +184,11 @@ class FusedResNet:
     def _pixels(self, size: int) -> int:
         return self.samples * size * size
 
-    def _programs(self, kernel: str, layer: Layer, channels: int) -> int:
-        tile = TILES[kernel][channels]
+    def _tile(self, kernel: str, layer: Layer) -> Tile:
+        return self.tiles[kernel][layer.channels] if self.dtype == torch.bfloat16 else CHECK_TILE
+
+    def _programs(self, kernel: str, layer: Layer) -> int:
+        tile = self._tile(kernel, layer)
         size = layer.source_size if kernel == "input_gradient" else layer.size
         return min(triton.cdiv(self._pixels(size), tile.pixels), tile.programs)
 
@@ -190,15 +214,24 @@ class FusedResNet:
         gradient = torch.empty_like(last.activation)
         pixels = self._pixels(last.size)
         programs = min(triton.cdiv(pixels, 64), 528)
-        kernels.pool_gradient[(programs,)](
+        self._launch(
+            kernels.pool_gradient, (programs,),
             pooled_gradient, last.activation, *self._below(last, gradient), pixels,
-            AREA=last.size**2, C=last.out, BLOCK=64, AT_ONCE=AT_ONCE,
+            AREA=last.size**2, C=last.out, BLOCK=64, AT_ONCE=SUMS_AT_ONCE // last.out,
         )  # fmt: skip
         previous = [self.stem] + [block.second for block in self.blocks]
         for block, below in zip(reversed(self.blocks), reversed(previous[:-1]), strict=True):
             gradient = self._block_backward(block, below, gradient)
         self._weight_gradient(self.stem, gradient)
-        kernels.sum_of_parts[(len(self.table),)](self.parts, self.table, self.gradients, BLOCK=PART_BLOCK)
+        self._launch(
+            kernels.sum_of_parts,
+            (len(self.table),),
+            self.parts,
+            self.table,
+            self.gradients,
+            BLOCK=PART_BLOCK,
+            AT_ONCE=PARTS_AT_ONCE,
+        )
 
     def _block_backward(self, block: Block, below: Layer, gradient: Tensor) -> Tensor:
         """From the gradient of the block's second batch norm to that of the layer below's."""
@@ -211,20 +244,39 @@ class FusedResNet:
         of_result = self._weight_gradient(block.first, inner)
         return self._input_gradient(block.first, of_result, below, beside)
 
+    def compile(self) -> None:
+        """Compile all kernels at once on all CPUs. One after another they take half a minute the first time; after
+        that Triton has them in its cache on disk."""
+        self.compiling = True
+        device = self.weights.device
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool, triton.AsyncCompileMode(pool):
+            images = torch.zeros(self.samples, SIZE, SIZE, INPUT_CHANNELS, dtype=self.dtype, device=device)
+            self.forward(images)
+            self.backward(torch.zeros(self.samples, self.width, device=device))
+        self.compiling = False
+
     # One launch each.
 
+    def _launch(self, kernel: Any, grid: tuple[int, ...], *arguments: object, **constants: object) -> None:
+        if self.compiling:
+            kernel.warmup(*arguments, grid=grid, **constants)
+        else:
+            kernel[grid](*arguments, **constants)
+
     def _convolve(self, layer: Layer, source: Tensor) -> None:
-        norm, tile = layer.norm, TILES["convolve"][layer.channels]
+        norm, tile = layer.norm, self._tile("convolve", layer)
         layer.source = source
         layer.result = source.new_empty(self.samples, layer.size, layer.size, layer.out)
-        kernels.convolve[(self._programs("convolve", layer, layer.channels),)](
+        self._launch(
+            kernels.convolve, (self._programs("convolve", layer),),
             source, layer.weight, layer.result, self.partial, self.counter,
             norm.weight, norm.bias, norm.running_mean, norm.running_var,
             layer.mean, layer.inverse, layer.scale, layer.shift,
             self._pixels(layer.size), norm.momentum, norm.eps,
             SIZE=layer.size, SOURCE_SIZE=layer.source_size, C=layer.channels, OUT=layer.out,
-            WEIGHT_C=layer.weight_channels, TAPS=layer.taps, STRIDE=layer.stride, PRECISION=self.product,
-            BLOCK=tile.pixels, AT_ONCE=AT_ONCE, num_warps=tile.warps, num_stages=tile.stages,
+            WEIGHT_C=layer.weight_channels, TAPS=layer.taps, STRIDE=layer.stride, PRECISION="ieee",
+            BLOCK=tile.pixels, KEPT=tile.pixels if tile.keep else 1, AT_ONCE=SUMS_AT_ONCE // layer.out,
+            num_warps=tile.warps, num_stages=tile.stages,
         )  # fmt: skip
 
     def _normalise(self, layer: Layer, shortcut: Tensor | None = None, projection: Layer | None = None) -> Tensor:
@@ -232,45 +284,58 @@ class FusedResNet:
         kind = "none" if shortcut is None else "norm" if projection is not None else "same"
         beside = projection or layer  # scale and shift that are not read, where there is no projection
         added = layer.result if shortcut is None else projection.result if projection is not None else shortcut
-        kernels.normalise[(triton.cdiv(layer.result.numel(), 2048),)](
+        self._launch(
+            kernels.normalise, (triton.cdiv(layer.result.numel(), 2048),),
             layer.result, layer.scale, layer.shift, added, beside.scale, beside.shift, layer.activation,
             layer.result.numel(), SHORTCUT=kind, C=layer.out, BLOCK=2048,
         )  # fmt: skip
         return layer.activation
 
     def _weight_gradient(self, layer: Layer, gradient: Tensor) -> Tensor:
-        norm, tile = layer.norm, TILES["weight_gradient"][layer.channels]
+        norm, tile = layer.norm, self._tile("weight_gradient", layer)
         result_gradient = torch.empty_like(gradient)
-        kernels.weight_gradient[(self._programs("weight_gradient", layer, layer.channels), layer.taps)](
+        whole_rows = layer.taps == 3 and layer.channels < 64  # a product has at least 64 rows
+        self._launch(
+            kernels.weight_gradient, (self._programs("weight_gradient", layer), 1 if whole_rows else layer.taps),
             layer.source, gradient, layer.result, layer.mean, layer.inverse, norm.weight,
             norm.weight.grad, norm.bias.grad, result_gradient, layer.parts, self._pixels(layer.size),
             SIZE=layer.size, SOURCE_SIZE=layer.source_size, C=layer.channels, OUT=layer.out,
-            WEIGHT_C=layer.weight_channels, TAPS=layer.taps, STRIDE=layer.stride, PRECISION=self.product,
-            BLOCK=tile.pixels, num_warps=tile.warps, num_stages=tile.stages,
+            WEIGHT_C=layer.weight_channels, TAPS=layer.taps, STRIDE=layer.stride, PRECISION="ieee",
+            WHOLE_ROWS=whole_rows, BLOCK=tile.pixels, num_warps=tile.warps, num_stages=tile.stages,
         )  # fmt: skip
         return result_gradient
 
     def _input_gradient(
         self, layer: Layer, result_gradient: Tensor, below: Layer | None, beside: Tensor | None = None
     ) -> Tensor:
-        tile = TILES["input_gradient"][layer.channels]
+        tile = self._tile("input_gradient", layer)
         gradient = torch.empty_like(layer.source)
         target = below or layer  # not read where the gradient is stored as it is
         activation = gradient if below is None else below.activation
-        kernels.input_gradient[(self._programs("input_gradient", layer, layer.channels),)](
+        self._launch(
+            kernels.input_gradient, (self._programs("input_gradient", layer),),
             result_gradient, layer.weight, gradient if beside is None else beside, activation,
             *self._below(target, gradient), self._pixels(layer.source_size),
             SIZE=layer.source_size, SOURCE_SIZE=layer.size, C=layer.out, OUT=layer.channels,
             TAPS=layer.taps, STRIDE=layer.stride, BESIDE=beside is not None, PLAIN=below is None,
-            PRECISION=self.product, BLOCK=tile.pixels, AT_ONCE=AT_ONCE, num_warps=tile.warps, num_stages=tile.stages,
+            PRECISION="ieee", BLOCK=tile.pixels, KEPT=tile.pixels if tile.keep else 1,
+            AT_ONCE=SUMS_AT_ONCE // layer.channels, num_warps=tile.warps, num_stages=tile.stages,
         )  # fmt: skip
         return gradient
 
     def _norm_gradient(self, layer: Layer, gradient: Tensor) -> None:
         pixels = self._pixels(layer.size)
         below = self._below(layer, gradient)
-        kernels.norm_gradient[(min(triton.cdiv(pixels, 128), 528),)](
-            gradient, *below[:3], *below[4:], pixels, C=layer.out, BLOCK=128, AT_ONCE=AT_ONCE
+        self._launch(
+            kernels.norm_gradient,
+            (min(triton.cdiv(pixels, 128), 528),),
+            gradient,
+            *below[:3],
+            *below[4:],
+            pixels,
+            C=layer.out,
+            BLOCK=128,
+            AT_ONCE=SUMS_AT_ONCE // layer.out,
         )
 
     def _below(self, layer: Layer, gradient: Tensor) -> tuple[Tensor, ...]:

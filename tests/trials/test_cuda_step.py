@@ -83,6 +83,7 @@ def test_a_captured_epoch_is_the_eager_one(tiny: Dataset, kernels: str, copies: 
 
 
 @needs_cuda
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.compile's own imports
 def test_a_compiled_epoch_is_the_eager_one(tiny: Dataset) -> None:
     compiled, eager = trainer_of(tiny, compile=True), trainer_of(tiny, EAGER)
     compiled.prepare()
@@ -164,11 +165,12 @@ def test_bf16_goes_where_fp32_goes(tiny: Dataset, kernels: str) -> None:
 
 
 @needs_cuda
-def test_a_captured_epoch_waits_for_nothing(tiny: Dataset) -> None:
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
+def test_a_captured_step_waits_for_nothing(tiny: Dataset) -> None:
     trainer = trainer_of(tiny, kernels="fused")
     trainer.prepare()
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        torch.cuda.set_sync_debug_mode("error")
         trainer.step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
