@@ -143,10 +143,10 @@ class _Events(_Unsaved, Callback):
     def on_trial_result(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
     ) -> None:
+        if result.get("progress"):
+            self._view.progress(trial.config["label"], result["progress"])
         if result.get("end"):
             self._view.ended(trial.config["label"], result["end"]["how"])
-        elif result.get("progress"):
-            self._view.progress(trial.config["label"], result["progress"])
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         self._view.ended(trial.config["label"], "interrupted")
