@@ -1,0 +1,101 @@
+"""Problem 2: data parallelism. The sheet's Tables 1 to 3 in its own layout, strong scaling, DDP, bandwidth, answers.
+
+Each machine (GPU model, driver, topology) and each variation of the other parameters has tables of its own: the first
+has the plain names, further ones a number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from analysis import problem2_tables as tabling
+from analysis.load import Data
+from analysis.options import Options
+from analysis.problem2_answers import answers
+from analysis.problem2_figure import figures, name
+from analysis.problem2_setups import Group, groups
+from analysis.problem2_tables import MODES
+from analysis.section import Section
+from analysis.style import Figure
+from analysis.table import Table
+
+TITLE = "Problem 2: data parallelism"
+MAIN_TABLES = ("table-1", "table-2", "table-3")
+WEAK = {
+    "table-1": tabling.speedup_table,
+    "table-1-without-data": tabling.without_data_table,
+    "table-2": tabling.communication_table,
+    "table-3": tabling.bandwidth_table,
+}
+
+
+def tables(data: Data, options: Options | None = None) -> dict[str, Table]:
+    """All tables by name; a mode or scaling that was neither planned nor run has none."""
+    options, made = options or Options(), {}
+    found = groups(data)
+    for number, group in enumerate(found, 1):
+        for mode in MODES:
+            if group.has(mode, "weak") or not any(group.has(m, "weak") for m in MODES):
+                made[name("one-gpu", mode, number)] = tabling.one_gpu_table(data, group, mode, options)
+                made |= {name(t, mode, number): make(data, group, mode, options) for t, make in WEAK.items()}
+            if group.has(mode, "strong"):
+                made[name("strong", mode, number)] = tabling.strong_table(data, group, mode, options)
+        made[name("ceiling", "dataparallel", number)] = tabling.ceiling_table(data, group, options)
+    return {n: _apart(t, found) for n, t in made.items()}
+
+
+def _apart(table: Table, found: Sequence[Group]) -> Table:
+    """Say where there are several groups that they do not compare."""
+    if len(found) < 2:
+        return table
+    note = f"There are results of {len(found)} machines or variations; each has tables of its own, for their times do "
+    return Table(table.title, table.frame, table.columns, (*table.notes, f"{note}not compare."), table.source)
+
+
+def main(data: Data, options: Options | None = None) -> tuple[Mapping[str, Figure], Mapping[str, Table]]:
+    """Tables 1 to 3 and the figure of an epoch's time, for the end of a run."""
+    options = options or Options()
+    made = tables(data, options)
+    kept = {n: t for n, t in made.items() if n.removeprefix("ddp-").split("-without")[0][:7] in MAIN_TABLES}
+    return figures(data, groups(data), options), {n: t for n, t in kept.items() if "without" not in n}
+
+
+def sections(data: Data, options: Options | None = None) -> list[Section]:
+    """The report: the sheet's four questions, DDP and strong scaling, and the protocol that the numbers rest on."""
+    options = options or Options()
+    found, made = groups(data), tables(data, options)
+    pictures = figures(data, found, options)
+    written = []
+    for number, group in enumerate(found, 1):
+        numbers = answers(data, group, options)
+        end = f" ({group.label})" if len(found) > 1 else ""
+        context = {"a": numbers, "number": number, "of": len(found), "suffix": f"-{number}" if number > 1 else ""}
+
+        def part(
+            title: str, template: str, questions: tuple[str, ...], names: Sequence[str], *shown: str,
+            end: str = end, number: int = number, context: Mapping[str, object] = context,
+        ) -> Section:  # fmt: skip
+            listed = {n: made[n] for n in _numbered(names, number) if n in made}
+            drawn = {n: pictures[n] for n in _numbered(shown, number) if n in pictures}
+            return Section(f"{title}{end}", template, questions, context, drawn, listed)
+
+        written += [
+            part("How it was measured", "problem2-protocol.md", (), ()),
+            part("One GPU, batch after batch", "problem2-single.md", ("2.1",), ("one-gpu",)),
+            part(
+                "Several GPUs: speedup", "problem2-speedup.md", ("2.2",),
+                ("table-1", "table-1-without-data", "strong"), "epoch-time",
+            ),
+            part("Compute and communication", "problem2-communication.md", ("2.3",), ("table-2",)),
+            part("Bandwidth utilisation", "problem2-bandwidth.md", ("2.4",), ("table-3", "ceiling")),
+            part(
+                "DistributedDataParallel", "problem2-ddp.md", (),
+                ("ddp-one-gpu", "ddp-table-1", "ddp-table-1-without-data", "ddp-table-2", "ddp-table-3", "ddp-strong"),
+                "ddp-epoch-time",
+            ),
+        ]  # fmt: skip
+    return written
+
+
+def _numbered(names: Sequence[str], number: int) -> list[str]:
+    return [f"{n}-{number}" if number > 1 else n for n in names]

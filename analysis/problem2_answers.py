@@ -1,0 +1,173 @@
+"""The measured numbers that problem 2's written answers are filled with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from analysis.load import Data
+from analysis.options import Options
+from analysis.problem2_numbers import (
+    GIGA,
+    all_reduce_ceiling,
+    bandwidth,
+    copy_ceiling,
+    ring_bytes,
+    root_bytes,
+    speedup,
+    split,
+    why_not,
+)
+from analysis.problem2_setups import Cell, Group
+from analysis.problem2_tables import MODES
+from analysis.provenance import distinct
+from analysis.stats import Estimate
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Weak and strong scaling's speedups of one number of GPUs, at one number on the ladder."""
+
+    gpus: int
+    batch: int
+    weak: Estimate
+    strong: Estimate
+
+
+@dataclass(frozen=True)
+class Talk:
+    """Communication of one set-up: seconds an epoch by subtraction and by the profiler, and the traffic."""
+
+    gpus: int
+    batch: int
+    seconds: Estimate
+    profiled: Estimate
+    ring_gigabytes: float
+    share: float
+    within_noise: bool
+
+
+@dataclass(frozen=True)
+class ModeAnswers:
+    """Of one mode in one group. `full` is the note of the rung that did not fit on one GPU, empty where all did."""
+
+    name: str
+    best: tuple[int, int, Estimate] | None
+    worst: tuple[int, int, Estimate] | None
+    pairs: list[Pair]
+    talks: list[Talk]
+    full: tuple[int, str] | None
+    waiting: float
+    ceilings: dict[int, tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Everything the templates say of one group."""
+
+    label: str
+    on_gpu: bool
+    setup: dict[str, str]
+    modes: dict[str, ModeAnswers]
+    gradient_megabytes: float
+    traffic: dict[int, tuple[float, float]]
+    iterations: dict[int, dict[int, int]]
+    cotenants: int
+    clocks: tuple[float, float]
+    refused: list[str]
+    notes: list[str] = field(default_factory=list)
+
+
+SETUP = ("dataset", "seed", "precision", "repeats", "workers", "pinned", "cudnn_benchmark", "width", "train_examples")
+
+
+def answers(data: Data, group: Group, options: Options) -> Answers:
+    """Gather the numbers of a group."""
+    rows = data.rows[data.rows["trial_id"].isin(group.trials)]
+    sizes = [float(c.rows["gradient_bytes"].iloc[0]) for c in group.cells.values() if c.measured]
+    size = sizes[0] if sizes else math.nan
+    counts = group.gpu_counts("dataparallel", "weak")
+    clocks = rows["clock_sm_mhz"].dropna() if "clock_sm_mhz" in rows else rows.iloc[:0, 0]
+    others = rows["cotenants"].dropna() if "cotenants" in rows else rows.iloc[:0, 0]
+    return Answers(
+        label=group.label,
+        on_gpu=group.machine.on_gpu,
+        setup={name: distinct(rows, f"config_{name}") for name in SETUP},
+        modes={m: _mode(group, m, options) for m in MODES if group.has(m, "weak") or group.has(m, "strong")},
+        gradient_megabytes=size / 1e6,
+        traffic={g: (ring_bytes(g, size) / 1e6, root_bytes(g, size) / 1e6) for g in counts if g > 1},
+        iterations=_iterations(group),
+        cotenants=int(others.max()) if len(others) else 0,
+        clocks=(float(clocks.min()), float(clocks.max())) if len(clocks) else (math.nan, math.nan),
+        refused=[f"{_words(c)}: {c.note}" for c in group.cells.values() if c.note.startswith("refused")],
+    )
+
+
+def _words(cell: Cell) -> str:
+    k = cell.key
+    return f"{MODES[k.mode]}, {k.scaling} scaling, {k.gpus} GPUs, batch {k.batch}"
+
+
+def _iterations(group: Group) -> dict[int, dict[int, int]]:
+    """Iterations of an epoch in weak scaling, by batch and number of GPUs."""
+    found: dict[int, dict[int, int]] = {}
+    for key, cell in sorted(group.cells.items(), key=lambda item: (item[0].batch, item[0].gpus)):
+        if key.scaling == "weak" and cell.measured:
+            found.setdefault(key.batch, {})[key.gpus] = cell.iterations
+    return found
+
+
+def _mode(group: Group, mode: str, options: Options) -> ModeAnswers:
+    several = [g for g in group.gpu_counts(mode, "weak") if g > 1]
+    batches = group.batches(mode, "weak")
+    speedups = [(g, b, s) for g in several for b in batches if (s := _speedup(group, mode, "weak", g, b, options))]
+    waits = [c for k, c in group.cells.items() if k.mode == mode and c.usable]
+    shares = [float((c.values("data_seconds") / c.whole).mean()) for c in waits]
+    full = [(k.batch, c.note) for k, c in group.cells.items() if k.mode == mode and k.gpus == 1 and c.note[:3] == "OOM"]
+    return ModeAnswers(
+        name=MODES[mode],
+        best=max(speedups, key=lambda s: s[2].value, default=None),
+        worst=min(speedups, key=lambda s: s[2].value, default=None),
+        pairs=_pairs(group, mode, several, options),
+        talks=[t for g in several for b in batches if (t := _talk(group, mode, g, b, options))],
+        full=full[0] if full else None,
+        waiting=max(shares, default=math.nan),
+        ceilings={g: _ceilings(group, mode, g) for g in several if math.isfinite(all_reduce_ceiling(group, mode, g))},
+    )
+
+
+def _ceilings(group: Group, mode: str, gpus: int) -> tuple[float, float]:
+    return all_reduce_ceiling(group, mode, gpus) / GIGA, copy_ceiling(group, mode, gpus) / GIGA
+
+
+def _speedup(group: Group, mode: str, scaling: str, gpus: int, batch: int, options: Options) -> Estimate | None:
+    cell, one = group.cell(mode, scaling, gpus, batch), group.cell(mode, scaling, 1, batch)
+    return None if why_not(group, cell, one) else speedup(cell, one, options.confidence)
+
+
+def _pairs(group: Group, mode: str, several: Sequence[int], options: Options) -> list[Pair]:
+    found = []
+    for gpus in several:
+        for batch in sorted({*group.batches(mode, "weak"), *group.batches(mode, "strong")}):
+            weak, strong = (_speedup(group, mode, s, gpus, batch, options) for s in ("weak", "strong"))
+            if weak is not None and strong is not None:
+                found.append(Pair(gpus, batch, weak, strong))
+    return found
+
+
+def _talk(group: Group, mode: str, gpus: int, batch: int, options: Options) -> Talk | None:
+    parts = split(group, mode, gpus, batch, options.confidence)
+    if parts.mark:
+        return None
+    rate: Any = bandwidth(group, mode, gpus, batch, options.confidence)
+    return Talk(
+        gpus,
+        batch,
+        parts.communication,
+        parts.profiled,
+        rate.ring.value / GIGA,
+        rate.share("ring"),
+        parts.within_noise,
+    )

@@ -1,0 +1,119 @@
+"""Where an epoch's time goes: one bar a set-up, from waiting for data to communication."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from analysis import stats, style
+from analysis.load import Data
+from analysis.options import Options
+from analysis.problem2_numbers import split
+from analysis.problem2_setups import Group
+from analysis.problem2_tables import MODES
+from analysis.provenance import source
+from analysis.style import Figure
+
+PARTS = {"data": style.ORANGE, "copy": style.SKY, "compute": style.BLUE, "communication": style.VERMILLION}
+WORDS = {
+    "data": "waiting for data",
+    "copy": "copy to the GPU",
+    "compute": "compute",
+    "communication": "communication",
+}
+
+
+def time_figure(data: Data, group: Group, mode: str, options: Options) -> Figure | None:
+    """The mean epoch of each usable set-up of weak scaling, as a stacked bar; None where there is none."""
+    bars = _bars(group, mode, options)
+    if not bars:
+        return None
+    frame = pd.DataFrame(bars)
+    height = 0.95 + 0.3 * len(bars)
+    drawing, (axes,) = style.new_drawing(height=height)
+    drawing.subplots_adjust(left=0.27, right=0.97, bottom=0.5 / height, top=1 - 0.45 / height)
+    with style.styled():
+        _draw(axes, frame)
+    return Figure(
+        title=f"Where an epoch's time goes ({MODES[mode]}; {group.label})",
+        alt="Stacked horizontal bars, seconds of an epoch. " + " ".join(_in_words(b) for b in bars),
+        caption=_caption(group),
+        drawing=drawing,
+        source=source(data, group.trials),
+        data=frame,
+    )
+
+
+def _bars(group: Group, mode: str, options: Options) -> list[dict[str, Any]]:
+    """Seconds of each part, set-ups of one batch together."""
+    found = []
+    for batch in group.batches(mode, "weak"):
+        for gpus in group.gpu_counts(mode, "weak"):
+            cell = group.cell(mode, "weak", gpus, batch)
+            if not cell.measured or (group.machine.on_gpu and cell.few):
+                continue
+            mean = {n: float(cell.values(f"{n}_seconds").mean()) for n in ("data", "copy", "step")}
+            talk = 0.0
+            if gpus > 1:
+                estimate = split(group, mode, gpus, batch, options.confidence).communication
+                talk = max(estimate.value, 0.0) if math.isfinite(estimate.value) else math.nan
+            apart = min(talk, mean["step"]) if math.isfinite(talk) else 0.0
+            found.append(
+                {"gpus": gpus, "batch": batch, "data": mean["data"], "copy": mean["copy"]}
+                | {"compute": mean["step"] - apart, "communication": talk}
+                | {"epoch": stats.mean(cell.whole, options.confidence).value}
+            )
+    return found
+
+
+def _draw(axes: Any, frame: pd.DataFrame) -> None:
+    places = list(range(len(frame)))
+    left = pd.Series(0.0, index=frame.index)
+    for part, colour in PARTS.items():
+        width = frame[part].fillna(0.0)
+        axes.barh(places, width, left=left, color=colour, height=0.7, label=WORDS[part])
+        left = left + width
+    axes.set_yticks(places, [_name(int(g), int(b)) for g, b in zip(frame["gpus"], frame["batch"], strict=True)])
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel("seconds of an epoch")
+    axes.legend(
+        loc="lower left", bbox_to_anchor=(-0.36, 1.0), ncols=4, frameon=False, handlelength=1.0, columnspacing=1.0
+    )
+
+
+def _name(gpus: int, batch: int) -> str:
+    return f"{gpus} × batch {batch:,}"
+
+
+def _in_words(bar: dict[str, Any]) -> str:
+    parts = ", ".join(f"{WORDS[p]} {bar[p]:.3g} s" for p in PARTS if math.isfinite(bar[p]) and bar[p] > 0)
+    return f"{_name(bar['gpus'], bar['batch'])}: {parts}."
+
+
+def _caption(group: Group) -> str:
+    text = "Number of GPUs × batch on each; means over the repetitions. "
+    if not group.machine.on_gpu:
+        return text + "Measured on a CPU, where compute and communication are not told apart: both are in compute."
+    return text + (
+        "Communication is what a step takes longer than a k-th of one GPU's epoch at the same batch; where that is "
+        "not known, it is in compute."
+    )
+
+
+def figures(data: Data, found: Sequence[Group], options: Options) -> dict[str, Figure]:
+    """One figure for each group and mode that has bars, named by mode and, from the second group on, by its number."""
+    made = {}
+    for number, group in enumerate(found, 1):
+        for mode in MODES:
+            if (figure := time_figure(data, group, mode, options)) is not None:
+                made[name("epoch-time", mode, number)] = figure
+    return made
+
+
+def name(what: str, mode: str, number: int) -> str:
+    """File name of a table or figure: DataParallel's and the first group's have the plain one."""
+    return f"{'ddp-' if mode == 'ddp' else ''}{what}{f'-{number}' if number > 1 else ''}"

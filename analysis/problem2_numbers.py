@@ -1,0 +1,145 @@
+"""The formulas of problem 2: speedup, compute and communication, bandwidth; each an estimate with its interval."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from analysis import stats
+from analysis.problem2_setups import Cell, Group
+from analysis.stats import NOTHING, Estimate
+
+GIGA = 1e9
+
+
+@dataclass(frozen=True)
+class Split:
+    """An epoch without its data wait, in seconds: compute T1/k, communication T_k − T1/k, and the profiler's.
+
+    `exposed` is the communication that the profiler saw while nothing else ran. `mark` says what is wrong.
+    """
+
+    compute: Estimate = NOTHING
+    communication: Estimate = NOTHING
+    profiled: Estimate = NOTHING
+    exposed: Estimate = NOTHING
+    mark: str = ""
+
+    @property
+    def within_noise(self) -> bool:
+        """Whether the communication cannot be told from nothing: its interval holds zero, or it is negative."""
+        e = self.communication
+        return math.isfinite(e.value) and (e.value <= 0 or (e.has_interval and e.low <= 0))
+
+
+def why_not(group: Group, *cells: Cell) -> str:
+    """Why nothing is derived from some cells; empty where nothing stands against it."""
+    for cell in cells:
+        if not cell.measured:
+            return cell.note if cell is cells[0] else f"1-GPU: {cell.note}"
+    if not group.machine.on_gpu:
+        return "not from a CPU"
+    if any(cell.few for cell in cells):
+        return "under 10 iterations"
+    return ""
+
+
+def speedup(cell: Cell, one: Cell, confidence: float, column: str = "whole") -> Estimate:
+    """T1 / T_k of epoch times (already the ratio of throughputs, as both go through the same images)."""
+    return stats.ratio(getattr(one, column), getattr(cell, column), confidence)
+
+
+def split(group: Group, mode: str, gpus: int, batch: int, confidence: float) -> Split:
+    """Compute and communication of weak scaling.
+
+    At the same batch a GPU, k GPUs do a k-th of the iterations that one does, each with the same work on a GPU; so an
+    epoch's compute is T1/k, and what the epoch takes longer than that is communication.
+    """
+    cell, one = group.cell(mode, "weak", gpus, batch), group.cell(mode, "weak", 1, batch)
+    if reason := why_not(group, cell, one):
+        return Split(mark=reason)
+    return Split(
+        compute=stats.mean(one.training / gpus, confidence),
+        communication=stats.difference(cell.training, one.training / gpus, confidence),
+        profiled=_known_mean(cell, "profiled_communication_seconds", confidence),
+        exposed=_known_mean(cell, "profiled_exposed_seconds", confidence),
+    )
+
+
+def _known_mean(cell: Cell, column: str, confidence: float) -> Estimate:
+    if column not in cell.rows or cell.rows[column].isna().any():
+        return NOTHING
+    return stats.mean(cell.values(column), confidence)
+
+
+def ring_bytes(gpus: int, gradient_bytes: float) -> float:
+    """Bytes that each GPU sends in one ring all-reduce of S bytes: 2(N−1)·S/N (Gibiansky 2017)."""
+    return 2 * (gpus - 1) / gpus * gradient_bytes
+
+
+def root_bytes(gpus: int, gradient_bytes: float) -> float:
+    """Bytes over the root's links in one iteration of a naive DataParallel: parameters out, gradients in, 2(N−1)·S."""
+    return 2 * (gpus - 1) * gradient_bytes
+
+
+@dataclass(frozen=True)
+class Bandwidth:
+    """Bytes a second over the time of communication, by the ring's formula and for a naive root; and the ceilings.
+
+    `all_reduce` is the bus bandwidth measured for a message of the gradient's size, `copy` that of the slowest copy
+    between two of the GPUs (NaN where not measured).
+    """
+
+    ring: Estimate
+    root: Estimate
+    all_reduce: float
+    copy: float
+    mark: str = ""
+
+    def share(self, name: str) -> float:
+        """The ring's part of the all-reduce ceiling, or the root's of the copy's."""
+        return self.ring.value / self.all_reduce if name == "ring" else self.root.value / self.copy
+
+
+def bandwidth(group: Group, mode: str, gpus: int, batch: int, confidence: float) -> Bandwidth:
+    """Bandwidth utilisation of one set-up: iterations · bytes / communication time (by subtraction)."""
+    parts = split(group, mode, gpus, batch, confidence)
+    ceilings = (all_reduce_ceiling(group, mode, gpus), copy_ceiling(group, mode, gpus))
+    if parts.mark or parts.within_noise:
+        return Bandwidth(NOTHING, NOTHING, *ceilings, parts.mark or "communication within noise")
+    cell = group.cell(mode, "weak", gpus, batch)
+    size = float(cell.rows["gradient_bytes"].iloc[0])
+    ring, root = (cell.iterations * f(gpus, size) for f in (ring_bytes, root_bytes))
+    return Bandwidth(over(ring, parts.communication), over(root, parts.communication), *ceilings)
+
+
+def over(amount: float, seconds: Estimate) -> Estimate:
+    """A rate from an amount and a time; the interval's ends change places."""
+    return Estimate(amount / seconds.value, amount / seconds.high, amount / seconds.low, seconds.n)
+
+
+def _links(group: Group, mode: str, gpus: int, link: str) -> pd.DataFrame:
+    links = group.links
+    if links.empty or not group.machine.on_gpu:
+        return links.iloc[:0]
+    same = (links["config_mode"] == mode) & (links["config_gpus"] == gpus) & (links["link"] == link)
+    return links[same]
+
+
+def all_reduce_ceiling(group: Group, mode: str, gpus: int) -> float:
+    """Bus bandwidth (bytes/s) of an all-reduce of the gradient's size on these GPUs; NaN where not measured."""
+    found = _links(group, mode, gpus, "all_reduce")
+    sizes = [float(r) for c in group.cells.values() if c.measured for r in c.rows["gradient_bytes"].iloc[:1]]
+    if found.empty or not sizes:
+        return math.nan
+    nearest = found.loc[(found["bytes"] - sizes[0]).abs() == (found["bytes"] - sizes[0]).abs().min(), "bandwidth"]
+    return float(np.median(nearest))
+
+
+def copy_ceiling(group: Group, mode: str, gpus: int) -> float:
+    """Bandwidth (bytes/s) of the slowest copy between two of these GPUs; NaN where not measured."""
+    found = _links(group, mode, gpus, "copy")
+    return float(found["bandwidth"].min()) if len(found) else math.nan

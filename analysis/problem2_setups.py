@@ -1,0 +1,224 @@
+"""Problem 2's set-ups from the export: a cell for each mode, scaling, number of GPUs and batch, and what it is worth.
+
+Times compare only where machine, precision and all else are the same, so cells lie in groups: one for each machine
+(GPU model, driver, topology) and each variation of the other parameters. Nothing here puts two groups together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from analysis.arms import describe, varying
+from analysis.load import Data
+from analysis.outcomes import fate
+
+LEAST_ITERATIONS = 10
+SLACK = 0.95
+"""The least part of the CUDA events' time that a synchronised wall clock can show."""
+SHEET_BATCHES, SHEET_GPUS = (32, 128, 512), (1, 2, 4)
+NAMED = ("mode", "scaling", "gpus")
+Values = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What times are of: GPU model (or cpu), driver and how the node's GPUs are joined."""
+
+    device: str
+    driver: str
+    topology: str
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it says anything about GPUs."""
+        return self.device != "cpu"
+
+    @property
+    def name(self) -> str:
+        """In words."""
+        return f"{self.device}, driver {self.driver or 'unknown'}, {self.topology}" if self.on_gpu else "cpu"
+
+
+@dataclass(frozen=True)
+class Key:
+    """One set-up. `batch` is the ladder's: each GPU's in weak scaling, all GPUs' in strong."""
+
+    mode: str
+    scaling: str
+    gpus: int
+    batch: int
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A set-up's accepted rows, one for each repetition, or in `note` why there are none."""
+
+    key: Key
+    rows: pd.DataFrame
+    note: str = ""
+    trials: tuple[str, ...] = ()
+
+    @property
+    def measured(self) -> bool:
+        """Whether it has a number at all."""
+        return len(self.rows) > 0
+
+    @property
+    def few(self) -> bool:
+        """Whether a measurement has fewer than 10 iterations, so that it is none."""
+        return self.measured and bool((self.rows["iterations"] * self.rows["passes"] < LEAST_ITERATIONS).any())
+
+    @property
+    def usable(self) -> bool:
+        """Whether anything may be derived from it."""
+        return self.measured and not self.few
+
+    @property
+    def iterations(self) -> int:
+        """Iterations of an epoch."""
+        return int(self.rows["iterations"].iloc[0])
+
+    def values(self, *columns: str) -> Values:
+        """The sum of some columns (seconds of an epoch) for each repetition."""
+        return np.asarray(self.rows[list(columns)].sum(axis=1, skipna=False), dtype=np.float64)
+
+    @property
+    def whole(self) -> Values:
+        """Seconds of an epoch with all that belongs to it."""
+        return self.values("epoch_seconds")
+
+    @property
+    def training(self) -> Values:
+        """Seconds of an epoch without the wait for data: copy to the device, gradients, update."""
+        return self.values("copy_seconds", "step_seconds")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Cells that compare, and what the links between the GPUs were measured to do."""
+
+    machine: Machine
+    variation: str
+    cells: Mapping[Key, Cell]
+    links: pd.DataFrame
+    missing: Mapping[tuple[str, str, int], str] = field(default_factory=dict)
+
+    def cell(self, mode: str, scaling: str, gpus: int, batch: int) -> Cell:
+        """A set-up; one that was not measured says why. One GPU has no scaling: both read the same cell."""
+        key = Key(mode, "weak" if gpus == 1 else scaling, gpus, batch)
+        if key in self.cells:
+            return self.cells[key]
+        return Cell(key, pd.DataFrame(), self.missing.get((key.mode, key.scaling, gpus), "not run"))
+
+    def batches(self, mode: str, scaling: str) -> list[int]:
+        """The sheet's batches and those that were tried, in order; only the latter where there are any."""
+        tried = {k.batch for k, c in self.cells.items() if k.mode == mode and (k.scaling == scaling or k.gpus == 1)}
+        shown = {b for b in tried if any(c.note[:7] != "skipped" for k, c in self.cells.items() if k.batch == b)}
+        return sorted(shown or SHEET_BATCHES)
+
+    def gpu_counts(self, mode: str, scaling: str) -> list[int]:
+        """The sheet's numbers of GPUs and those that were run."""
+        return sorted({*SHEET_GPUS, *(k.gpus for k in self.cells if (k.mode, k.scaling) == (mode, scaling))})
+
+    def has(self, mode: str, scaling: str) -> bool:
+        """Whether anything was planned or run of a mode and scaling on more than one GPU, or of the mode on one."""
+        several = [k for k in self.cells if (k.mode, k.scaling) == (mode, scaling) and k.gpus > 1]
+        planned = [m for m in self.missing if m[:2] == (mode, scaling) and m[2] > 1]
+        alone = [k for k in self.cells if k.mode == mode and k.gpus == 1]
+        return bool(several or planned or (scaling == "weak" and alone))
+
+    @property
+    def trials(self) -> list[str]:
+        """Trials behind the cells."""
+        return sorted({t for c in self.cells.values() for t in c.trials})
+
+    @property
+    def label(self) -> str:
+        """Machine and variation."""
+        return ", ".join(filter(None, [self.machine.name, self.variation]))
+
+
+def groups(data: Data) -> list[Group]:
+    """All groups of an export, in the plan's order; one without cells where nothing has run."""
+    vary = [p for p in varying(data.plan) if p not in NAMED]
+    if data.rows.empty:
+        return [Group(Machine("not run", "", "nothing measured"), "", {}, pd.DataFrame(), _missing(data, vary, ""))]
+    places: dict[tuple[Machine, str], list[int]] = {}
+    for place, row in enumerate(data.rows.to_dict("records")):
+        places.setdefault((_machine(row), _variation(row, vary)), []).append(place)
+    links = data.tables.get("links", pd.DataFrame())
+    found = []
+    for (machine, variation), own in places.items():
+        part = data.rows.iloc[own]
+        cells = {k: _cell(k, cell) for k, cell in _keyed(part)}
+        of_these = links[links["trial_id"].isin(list(part["trial_id"]))] if len(links) else links
+        found.append(Group(machine, variation, cells, of_these, _missing(data, vary, variation)))
+    return found
+
+
+def _machine(row: Mapping[Any, Any]) -> Machine:
+    return Machine(*(str(row.get(name) or "") for name in ("device", "driver", "topology")))
+
+
+def _variation(row: Mapping[Any, Any], vary: Sequence[str]) -> str:
+    return describe({p: row.get(f"config_{p}") for p in vary}, vary)
+
+
+def _keyed(part: pd.DataFrame) -> list[tuple[Key, pd.DataFrame]]:
+    places: dict[Key, list[int]] = {}
+    for place, row in enumerate(part.to_dict("records")):
+        key = Key(str(row["config_mode"]), str(row["config_scaling"]), int(row["config_gpus"]), int(row["batch"]))
+        places.setdefault(key, []).append(place)
+    return [(key, part.iloc[own]) for key, own in places.items()]
+
+
+def _missing(data: Data, vary: Sequence[str], variation: str) -> dict[tuple[str, str, int], str]:
+    """Why trials of the plan have no rows, by mode, scaling and GPUs."""
+    found: dict[tuple[str, str, int], str] = {}
+    for row in data.plan.to_dict("records"):
+        if row["state"] != "done" and _variation(row, vary) == (variation or _variation(row, vary)):
+            key = (str(row["config_mode"]), str(row["config_scaling"]), int(row["config_gpus"]))
+            found[key] = _not_run(fate(data, str(row["trial_id"])))
+    return found
+
+
+def _not_run(text: str) -> str:
+    """The table's words for a trial without results; the reason in full stands at the head of the report."""
+    return "failed" if text.startswith("failed") else "not run"
+
+
+def _cell(key: Key, rows: pd.DataFrame) -> Cell:
+    trials = tuple(dict.fromkeys(str(t) for t in rows["trial_id"]))
+    measured = rows[rows["result"] == "measured"]
+    refused = {str(t): r for t, r in ((r.get("repeat"), refusal(key, r)) for r in measured.to_dict("records")) if r}
+    if refused:
+        return Cell(key, rows.iloc[:0], f"refused: {next(iter(refused.values()))}", trials)
+    if (rows["result"] == "oom").any():
+        peak = float(rows.loc[rows["result"] == "oom", "peak_memory_bytes"].max())
+        return Cell(key, rows.iloc[:0], f"OOM (peak {peak / 2**30:.1f} GiB)" if peak > 0 else "OOM", trials)
+    if measured.empty:
+        return Cell(key, measured, f"skipped: {rows['reason'].iloc[0]}", trials)
+    return Cell(key, measured, "", trials)
+
+
+def refusal(key: Key, row: Mapping[Any, Any]) -> str:
+    """Why a row cannot be what it says it is; empty where nothing speaks against it.
+
+    The number of iterations gives away a batch that was split among the GPUs (or not) against the scaling's name; a
+    step that took less by the wall clock than by CUDA events was timed without waiting for the device.
+    """
+    per_gpu = key.batch if key.scaling == "weak" else key.batch / key.gpus
+    expected = math.ceil(row["examples"] / (per_gpu * key.gpus))
+    if row["iterations"] != expected:
+        return f"{int(row['iterations'])} iterations where {expected} are expected"
+    device = row.get("device_seconds")
+    if isinstance(device, float) and row["step_seconds"] < SLACK * device:
+        return "the clock was read before the GPU had finished"
+    return ""

@@ -1,0 +1,254 @@
+"""Problem 2's tables: the sheet's three in its own layout, strong scaling, one GPU alone, traffic against ceilings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from analysis import stats
+from analysis.load import Data
+from analysis.options import Options
+from analysis.problem2_numbers import GIGA, Bandwidth, Split, bandwidth, speedup, split, why_not
+from analysis.problem2_setups import LEAST_ITERATIONS, SHEET_BATCHES, Cell, Group
+from analysis.provenance import source
+from analysis.stats import NOTHING, Estimate
+from analysis.table import Shown, Table, estimate_columns, estimate_of, estimate_text, number_column, text_column
+
+Entry = tuple[Estimate, str]
+"""What stands in a cell: a number, or where it is not known, why; a mark may stand beside a number too."""
+MODES = {"dataparallel": "DataParallel", "ddp": "DistributedDataParallel"}
+FEW, NEGATIVE = "§", "‡"
+Column = tuple[str, str, Callable[[Group, str, int, int, Options], Entry]]
+"""Name in the CSV, heading, and the entry of a group, mode, number of GPUs and batch."""
+
+
+def grid(
+    data: Data, group: Group, mode: str, scaling: str, title: str, columns: Sequence[Column], options: Options,
+    least_gpus: int = 1, notes: Sequence[str] = (),
+) -> Table:  # fmt: skip
+    """A table in the sheet's layout: a row for each number of GPUs, a block of columns for each batch."""
+    batches = group.batches(mode, scaling)
+    shown, records = [text_column("GPUs", "setup")], []
+    for batch in batches:
+        what = f"Batch {batch} per GPU" if scaling == "weak" else f"Batch {batch} in all"
+        shown += [_shown(f"{what}: {heading}", f"{name}_{batch}") for name, heading, _ in columns]
+    for gpus in group.gpu_counts(mode, scaling):
+        if gpus >= least_gpus:
+            record: dict[str, Any] = {"setup": f"{gpus}-GPU", "gpus": gpus}
+            for batch in batches:
+                for name, _, entry in columns:
+                    estimate, mark = entry(group, mode, gpus, batch, options)
+                    record |= estimate_columns(f"{name}_{batch}", estimate) | {f"{name}_{batch}_mark": mark}
+            records.append(record)
+    frame = pd.DataFrame(records)
+    ids = [t for t in group.trials if _of(data, t, mode, scaling)]
+    return Table(
+        f"{title} ({MODES[mode]}; {group.label})", frame, tuple(shown), _notes(frame, notes, options), source(data, ids)
+    )
+
+
+def _shown(heading: str, name: str) -> Shown:
+    return Shown(heading, lambda row: entry_text(row, name))
+
+
+def entry_text(row: Mapping[str, Any], name: str) -> str:
+    """The number with its interval and mark, or the reason for its absence."""
+    estimate, mark = estimate_of(row, name), str(row[f"{name}_mark"])
+    if not math.isfinite(estimate.value):
+        return mark or "–"
+    digits = max(0, 3 - math.ceil(math.log10(abs(estimate.value)))) if estimate.value else 3
+    return " ".join(filter(None, [estimate_text(estimate, f",.{min(digits, 4)}f"), mark]))
+
+
+def _of(data: Data, trial: str, mode: str, scaling: str) -> bool:
+    found = data.trials[data.trials["trial_id"] == trial]
+    if found.empty:
+        return False
+    row = found.iloc[0]
+    return bool(row["config_mode"] == mode and (row["config_scaling"] == scaling or int(row["config_gpus"]) == 1))
+
+
+def _notes(frame: pd.DataFrame, more: Sequence[str], options: Options) -> tuple[str, ...]:
+    marks = {str(v) for c in frame for v in frame[c] if str(c).endswith("_mark")}
+    notes = [
+        f"Mean over the repetitions, in brackets its {100 * options.confidence:g} % t interval (none for one). All "
+        "times are of the second epoch, the first warms up.",
+        *more,
+    ]
+    if any(FEW in m for m in marks):
+        notes.append(f"{FEW} Fewer than {LEAST_ITERATIONS} iterations: no measurement, and nothing is derived from it.")
+    if any(NEGATIVE in m for m in marks):
+        notes.append(f"{NEGATIVE} Not to be told from zero: negative, or its interval holds zero.")
+    if "not from a CPU" in marks:
+        notes.append("These rows were measured on a CPU: processes share its cores, so no speedup is reported.")
+    if any(m.startswith("OOM") for m in marks):
+        notes.append("OOM: out of a GPU's memory; the peak is the most that torch had allocated there.")
+    return tuple(notes)
+
+
+def _seconds(cell: Cell, values: Callable[[Cell], Any], options: Options) -> Entry:
+    if not cell.measured:
+        return NOTHING, cell.note
+    mean = stats.mean(values(cell), options.confidence)
+    return Estimate(mean.value, max(mean.low, 0.0), mean.high, mean.n), FEW if cell.few else ""
+
+
+def _time(column: str, scaling: str) -> Callable[[Group, str, int, int, Options], Entry]:
+    return lambda group, mode, gpus, batch, options: _seconds(
+        group.cell(mode, scaling, gpus, batch), lambda c: getattr(c, column), options
+    )
+
+
+def _speedup(column: str, scaling: str) -> Callable[[Group, str, int, int, Options], Entry]:
+    def entry(group: Group, mode: str, gpus: int, batch: int, options: Options) -> Entry:
+        cell, one = group.cell(mode, scaling, gpus, batch), group.cell(mode, scaling, 1, batch)
+        if gpus == 1 and cell.usable:
+            return Estimate(1.0, math.nan, math.nan, len(cell.rows)), ""
+        reason = why_not(group, cell, one)
+        return (NOTHING, reason) if reason else (speedup(cell, one, options.confidence, column), "")
+
+    return entry
+
+
+def _part(part: str) -> Callable[[Group, str, int, int, Options], Entry]:
+    def entry(group: Group, mode: str, gpus: int, batch: int, options: Options) -> Entry:
+        found: Split = split(group, mode, gpus, batch, options.confidence)
+        noise = part == "communication" and found.within_noise
+        return getattr(found, part), found.mark or (NEGATIVE if noise else "")
+
+    return entry
+
+
+def _ring(group: Group, mode: str, gpus: int, batch: int, options: Options) -> Entry:
+    found: Bandwidth = bandwidth(group, mode, gpus, batch, options.confidence)
+    return _scaled(found.ring, 1 / GIGA), found.mark
+
+
+def _scaled(e: Estimate, factor: float) -> Estimate:
+    return Estimate(factor * e.value, factor * e.low, factor * e.high, e.n)
+
+
+def speedup_table(data: Data, group: Group, mode: str, options: Options) -> Table:
+    """The sheet's Table 1: epoch time with everything in it, and speedup, in weak scaling."""
+    columns: list[Column] = [
+        ("seconds", "Time (s)", _time("whole", "weak")),
+        ("speedup", "Speedup", _speedup("whole", "weak")),
+    ]
+    return grid(data, group, mode, "weak", "Table 1: speedup for different batch sizes", columns, options)
+
+
+def without_data_table(data: Data, group: Group, mode: str, options: Options) -> Table:
+    """Table 1 again without the wait for data, which two loader processes can dominate."""
+    columns: list[Column] = [
+        ("seconds", "Time (s)", _time("training", "weak")),
+        ("speedup", "Speedup", _speedup("training", "weak")),
+    ]
+    return grid(data, group, mode, "weak", "Table 1 without waiting for data", columns, options)
+
+
+def communication_table(data: Data, group: Group, mode: str, options: Options) -> Table:
+    """The sheet's Table 2: compute and communication, by subtraction, and what the profiler saw beside it."""
+    columns: list[Column] = [
+        ("compute", "Compute (s)", _part("compute")),
+        ("communication", "Comm (s)", _part("communication")),
+        ("profiled", "Comm by the profiler (s)", _part("profiled")),
+        ("exposed", "of it with nothing else running (s)", _part("exposed")),
+    ]
+    notes = [
+        "Compute is T1/k, communication T_k − T1/k, both without the wait for data. The profiler's figure is of "
+        "further iterations, scaled to an epoch; it counts kernels and copies, not the host's time between them."
+    ]
+    title = "Table 2: compute and communication time for different batch sizes"
+    return grid(data, group, mode, "weak", title, columns, options, 2, notes)
+
+
+def bandwidth_table(data: Data, group: Group, mode: str, options: Options) -> Table:
+    """The sheet's Table 3: bandwidth utilisation by the ring formula."""
+    columns: list[Column] = [("ring", "Bandwidth utilization (GB/s)", _ring)]
+    notes = ["Iterations · 2(N−1)/N · S over the communication time by subtraction; GB are 10⁹ bytes."]
+    return grid(data, group, mode, "weak", "Table 3: communication bandwidth utilization", columns, options, 2, notes)
+
+
+def strong_table(data: Data, group: Group, mode: str, options: Options) -> Table:
+    """Strong scaling: the batch of all GPUs together is fixed."""
+    columns: list[Column] = [
+        ("seconds", "Time (s)", _time("whole", "strong")),
+        ("speedup", "Speedup", _speedup("whole", "strong")),
+        ("training_speedup", "Speedup without waiting for data", _speedup("training", "strong")),
+    ]
+    return grid(data, group, mode, "strong", "Strong scaling", columns, options)
+
+
+def one_gpu_table(data: Data, group: Group, mode: str, options: Options) -> Table:
+    """Part 1: one GPU, batch after batch until its memory is full."""
+    records = []
+    for batch in _rungs(group, mode):
+        cell = group.cell(mode, "weak", 1, batch)
+        training, mark = _seconds(cell, lambda c: c.training, options)
+        records.append(
+            {"batch": batch, **estimate_columns("training", training), "training_mark": mark} | _detail(cell)
+        )
+    frame = pd.DataFrame(records)
+    shown = (
+        number_column("Batch", "batch", ",.0f"),
+        _shown("Epoch without data I/O (s)", "training"),
+        number_column("Copy to GPU (s)", "copy_seconds", ".3f"),
+        number_column("Waiting for data (s)", "data_seconds", ".3f"),
+        number_column("Iterations", "iterations"),
+        number_column("Step p50 (ms)", "step_p50_seconds", ".2f", 1e3),
+        number_column("Step p95 (ms)", "step_p95_seconds", ".2f", 1e3),
+        number_column("Step by CUDA events (ms)", "device_p50_seconds", ".2f", 1e3),
+        number_column("Peak memory (GiB)", "peak_memory_bytes", ".2f", 2**-30),
+        number_column("SM clock (MHz)", "clock_sm_mhz"),
+    )
+    ids = [t for t in group.trials if _of(data, t, mode, "weak")]
+    title = f"One GPU: training time of an epoch ({MODES[mode]}; {group.label})"
+    return Table(title, frame, shown, _notes(frame, (), options), source(data, ids))
+
+
+def _rungs(group: Group, mode: str) -> list[int]:
+    """All batches that one GPU was given, also the skipped ones."""
+    return sorted({k.batch for k in group.cells if k.mode == mode and k.gpus == 1}) or list(SHEET_BATCHES)
+
+
+MEANS = ("copy_seconds", "data_seconds", "iterations", "step_p50_seconds", "step_p95_seconds", "device_p50_seconds")
+
+
+def _detail(cell: Cell) -> dict[str, float]:
+    names = (*MEANS, "peak_memory_bytes", "clock_sm_mhz")
+    return {n: float(cell.rows[n].mean()) if n in cell.rows and cell.measured else math.nan for n in names}
+
+
+def ceiling_table(data: Data, group: Group, options: Options) -> Table:
+    """Every multi-GPU set-up's traffic, ring and naive root, and their shares of what the links were measured to do."""
+    records = []
+    for mode in MODES:
+        for gpus in [g for g in group.gpu_counts(mode, "weak") if g > 1 and group.has(mode, "weak")]:
+            for batch in group.batches(mode, "weak"):
+                found = bandwidth(group, mode, gpus, batch, options.confidence)
+                records.append(_traffic(mode, gpus, batch, found))
+    frame = pd.DataFrame(records)
+    shown = (
+        text_column("Mode", "mode"),
+        number_column("GPUs", "gpus"),
+        number_column("Batch per GPU", "batch", ",.0f"),
+        _shown("Ring (GB/s)", "ring"),
+        _shown("Naive root (GB/s)", "root"),
+        number_column("All-reduce ceiling (GB/s)", "all_reduce", ",.1f", 1 / GIGA),
+        number_column("Copy ceiling (GB/s)", "copy", ",.1f", 1 / GIGA),
+        number_column("Ring / all-reduce ceiling (%)", "ring_share", ".1f", 100),
+        number_column("Root / copy ceiling (%)", "root_share", ".1f", 100),
+    )
+    title = f"Traffic against what the links can do ({group.label})"
+    return Table(title, frame, shown, _notes(frame, (), options), source(data, group.trials))
+
+
+def _traffic(mode: str, gpus: int, batch: int, found: Bandwidth) -> dict[str, Any]:
+    record: dict[str, Any] = {"mode": MODES[mode], "gpus": gpus, "batch": batch}
+    for name in ("ring", "root"):
+        record |= estimate_columns(name, _scaled(getattr(found, name), 1 / GIGA)) | {f"{name}_mark": found.mark}
+    record |= {"all_reduce": found.all_reduce, "copy": found.copy}
+    return record | {"ring_share": found.share("ring"), "root_share": found.share("root")}
