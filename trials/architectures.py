@@ -40,11 +40,10 @@ def analyse(network: nn.Module, input_shape: tuple[int, ...], name: str = "") ->
     dtype = next((p.dtype for p in shadow.parameters() if p.is_floating_point()), torch.float32)
     example = torch.empty((1, *input_shape), dtype=dtype, device="meta")
     walk.follow(example, Field() if example.dim() == 4 else None)
-    hooks = [hook for module in shadow.modules() for hook in walk.hooks(module)]
+    for module in shadow.modules():
+        walk.watch(module)
     with torch.no_grad(), walk:
         output = shadow(example)
-    for hook in hooks:
-        hook.remove()
     if not any(id(t) in walk.fields for t in _tensors(output)):
         raise Uncountable(f"{walk.network}: its output was made by something that the analyser does not see")
     return walk.rows + list(walk.parameters_left())
@@ -82,10 +81,10 @@ class _Walk(TorchFunctionMode):
         self._inside: nn.Module | None = None
         """The module with a rule that is being executed: what it does within is its own row."""
 
-    def hooks(self, module: nn.Module) -> tuple[Any, Any]:
-        """Watch a module; the two handles end it."""
-        after = module.register_forward_hook(self._leave, with_kwargs=True)
-        return module.register_forward_pre_hook(self._enter), after
+    def watch(self, module: nn.Module) -> None:
+        """Be told of every call of a module."""
+        module.register_forward_pre_hook(self._enter)
+        module.register_forward_hook(self._leave, with_kwargs=True)
 
     def follow(self, tensor: Tensor, field: Field | None) -> None:
         """Note that a tensor depends on the input."""
@@ -102,7 +101,8 @@ class _Walk(TorchFunctionMode):
                 yield self._row(self._parameters[id(parameter)], "parameter", [parameter])
             if unused := [p for p in left if id(p) not in self._owned]:
                 self._own(unused)
-                yield self._row(name, layer_rules.kind_of(module) or "parameter", unused) | {"in_forward": False}
+                kind = layer_rules.kind_of(module) or "parameter"
+                yield self._row(name or type(module).__name__, kind, unused) | {"in_forward": False}
 
     def _enter(self, module: nn.Module, arguments: Any) -> None:
         self._stack.append(module)
@@ -127,13 +127,10 @@ class _Walk(TorchFunctionMode):
         named = kwargs or {}
         result = function(*args, **named)
         name = getattr(function, "__name__", str(function)).strip("_")
-        if self._inside is None and name not in layer_rules.QUESTIONS:
-            inputs = _tensors((args, named))
+        if self._inside is None and (inputs := _tensors((args, named))):
             self._alive += inputs
-            parameters = {id(t) for t in inputs} & self._parameters.keys()
-            self._touched |= parameters
-            if parameters or any(id(t) in self.fields for t in inputs):
-                self._function(name, function, args, named, inputs, _tensors(result))
+            self._touched |= {id(t) for t in inputs} & self._parameters.keys()
+            self._function(name, function, args, named, inputs, _tensors(result))
         return result
 
     def _function(
@@ -157,6 +154,8 @@ class _Walk(TorchFunctionMode):
             if following and made:
                 field = after_move(name, field, [*args, *named.values()], following[0].shape, made[0].shape)
             self._follow(inputs[:1] if name == "setitem" else made, field, bool(following))
+        elif name in layer_rules.QUESTIONS:
+            self._follow(made, None, bool(following))
         else:
             raise Uncountable(self._no_rule(function))
 

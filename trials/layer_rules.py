@@ -116,7 +116,7 @@ ELEMENTWISE = frozenset({
 QUESTIONS = frozenset({
     "get", "set", "size", "dim", "numel", "stride", "is_contiguous", "is_floating_point", "assert", "len",
 })  # fmt: skip
-"""Functions that only ask."""
+"""Functions that only ask (a tensor's attribute is one: it may be a view, of which no field is known)."""
 CONVOLUTION_ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 POOL_ARGUMENTS = ("input", "kernel_size", "stride", "padding")
 
@@ -199,9 +199,10 @@ def product_macs(name: str, arguments: tuple[Any, ...], named: Mapping[str, Any]
     if name == "einsum":
         return _einsum_macs(arguments)
     if name == "scaled_dot_product_attention":
-        query, key, value = (named.get(k, a) for k, a in zip(("query", "key", "value"), arguments, strict=False))
+        query, key, value, *_ = (*arguments, *named.values())
         return math.prod(query.shape) * key.shape[-2] + output.numel() * value.shape[-2]
-    factor = arguments[1] if name in ("addmm", "baddbmm", "rmatmul") else arguments[0]
+    given = (*arguments, *named.values())
+    factor = given[1] if name in ("addmm", "baddbmm", "rmatmul") else given[0]
     return output.numel() * factor.shape[-1]
 
 

@@ -222,8 +222,35 @@ def test_parameters_without_a_layer_are_counted_and_told_apart() -> None:
     assert found == {
         "linear": ("linear", 32, 96, True),
         "token": ("parameter", 8, 0, True),
-        "": ("parameter", 5, 0, False),
+        "Custom": ("parameter", 5, 0, False),
     }
+
+
+class Functions(nn.Module):
+    """Products of every kind, as functions, methods and operators, by place and by name, also of constants."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.zeros(6, 6))
+        self.kernel = nn.Parameter(torch.zeros(4, 1, 3, 3))
+        self.register_buffer("constant", torch.zeros(6, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        mixed = x @ (self.constant @ self.constant) + self.table.T
+        mixed = torch.matmul(input=mixed, other=self.table) + torch.einsum("bcij,jk->bcik", x, self.table)
+        flat = mixed.reshape(-1, 6, 6)
+        flat = torch.baddbmm(flat, flat, flat) + torch.bmm(flat, flat.mT)
+        heads = flat.view(1, 4, 6, 6)
+        seen = functional.scaled_dot_product_attention(heads, heads[:, :, :3], value=heads[:, :, :3])
+        seen = functional.conv2d(seen, self.kernel, padding="same", groups=4)
+        return functional.linear(seen, weight=self.table)
+
+
+def test_products_in_functions_are_counted_as_torch_does() -> None:
+    network = Functions().to("meta")
+    rows = analyse(network, (4, 6, 6))
+    assert total(rows, "macs") == counted(network, (4, 6, 6))
+    assert total(rows, "parameters") == 36 + 36
 
 
 @pytest.mark.parametrize("query", [(7, 16), (5, 16)])
@@ -272,6 +299,19 @@ def test_an_einsum_of_three_is_not_guessed() -> None:
 
     with pytest.raises(Uncountable, match=r"the network itself \(Network\) calls einsum"):
         analyse(Network(), (4,))
+
+
+def test_work_on_constants_is_not_overlooked() -> None:
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Parameter(torch.zeros(4, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + torch.linalg.inv(self.table.clone())
+
+    with pytest.raises(Uncountable, match="calls linalg_inv"):
+        analyse(Network(), (4, 4))
 
 
 def test_an_output_that_nothing_seen_made_is_an_error() -> None:
