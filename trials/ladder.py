@@ -1,0 +1,132 @@
+"""Problem 2's way up the ladder of batch sizes: rung by rung, repetition by repetition, until memory is full."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from trials import data_parallel, links, machine, process
+from trials.data_parallel import Measured, Setup
+from trials.ranks import Ranks, is_out_of_memory
+from trials.seeding import derived_seed
+from trials.spec import Context, Row, Spec, State
+from trials.splits import Images
+
+if TYPE_CHECKING:
+    from trials.problem2 import Parameters
+
+SAME = (
+    "mode", "gpus", "precision", "width", "workers", "pinned", "cudnn_benchmark", "learning_rate", "momentum",
+    "weight_decay", "least_iterations", "profiled_iterations",
+)  # fmt: skip
+"""Parameters that a repetition is told as they are."""
+
+
+def rungs(p: Parameters) -> list[int]:
+    """The ladder: 32, 128, 512, …"""
+    found, batch = [], p.first_batch
+    while batch <= p.last_batch:
+        found.append(batch)
+        batch *= p.batch_factor
+    return found
+
+
+class Climb:
+    """The way up the ladder. Its state is how far it came: every repetition starts afresh, so nothing else is kept."""
+
+    def __init__(self, p: Parameters, spec: Spec, context: Context, images: Images, common: Row) -> None:
+        self.p, self.spec, self.context, self.images, self.common = p, spec, context, images, common
+        self.points = [(rung, repeat) for rung in rungs(p) for repeat in range(1, p.repeats + 1)]
+        before: State = context.state or {"at": 0, "rows": 0}
+        self.at, self.number = int(before["at"]), int(before["rows"])
+        self._measure: Callable[[Setup], list[Measured]]
+        self._all_reduce: Callable[[int, int], list[Row]]
+
+    def state(self) -> State:
+        """What a resumed trial goes on from."""
+        return {"at": self.at, "rows": self.number}
+
+    def start(self, stack: ExitStack) -> None:
+        """Have this process, or one for each GPU, do the work until the stack is closed."""
+        stop = self.context.check_stop
+        if self.p.mode == "ddp":
+            ranks = stack.enter_context(Ranks(self.p.gpus, self.context.device, self.spec.threads))
+            self._measure = lambda setup: ranks.run(data_parallel.measure, setup, self.images, check_stop=stop)
+            self._all_reduce = lambda size, most: ranks.run(links.group_all_reduce, size, most, check_stop=stop)[0]
+        else:
+            self._measure = lambda setup: [data_parallel.measure(setup, self.images, stop)]
+            on_gpu = self.context.device == "cuda"
+            self._all_reduce = lambda size, most: links.process_all_reduce(self.p.gpus, size, most) if on_gpu else []
+
+    def links(self) -> list[Row]:
+        """What the links can do; one GPU has none."""
+        if self.p.gpus == 1:
+            return []
+        rows = self._all_reduce(data_parallel.gradient_bytes(self.p.width), self.p.largest_message)
+        return rows + (links.peer_copies(self.p.gpus) if self.context.device == "cuda" else [])
+
+    def next_rows(self) -> list[Row]:
+        """Rows of the next repetition; where its batch does not fit, also those of all larger ones."""
+        rung, repeat = self.points[self.at]
+        if (reason := self._not_measurable(rung)) is not None:
+            return self._skip(reason)
+        try:
+            return [self._measured(rung, repeat)]
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            peak, message = self._peak(error), str(error).splitlines()[0]
+        row = self._row(rung, repeat) | {"result": "oom", "peak_memory_bytes": peak, "reason": message}
+        self.at += 1
+        return [row, *self._skip(f"a batch of {rung} was out of memory")]
+
+    def _not_measurable(self, rung: int) -> str | None:
+        if self.p.scaling == "weak" and rung * self.p.gpus > len(self.images.labels):
+            return f"{rung} images on each of {self.p.gpus} GPUs are more than the {len(self.images.labels)} there are"
+        if rung > len(self.images.labels):
+            return f"{rung} images are more than the {len(self.images.labels)} there are"
+        return None
+
+    def _skip(self, reason: str) -> list[Row]:
+        """One row for each rung that is left, and the end of the ladder."""
+        left = dict.fromkeys(rung for rung, _ in self.points[self.at :])
+        done = {rung for rung, _ in self.points[: self.at]}
+        rows = [self._row(rung, 1) | {"result": "skipped", "reason": reason} for rung in left if rung not in done]
+        self.at = len(self.points)
+        return rows
+
+    def _measured(self, rung: int, repeat: int) -> Row:
+        setup = self._setup(rung, repeat)
+        found = data_parallel.columns(setup, self._measure(setup))
+        row = self._row(rung, repeat) | {"result": "measured"} | found
+        if self.context.device == "cuda":
+            row["clock_sm_mhz"] = machine.clock_sm_mhz(self.p.gpus)
+        self.at += 1
+        return row
+
+    def _setup(self, rung: int, repeat: int) -> Setup:
+        p = self.p
+        return data_parallel.Setup(
+            batch_per_gpu=rung if p.scaling == "weak" else rung // p.gpus,
+            device=self.context.device,
+            threads=self.spec.threads,
+            seed=derived_seed(self.spec.seed, "repetition", rung, repeat),
+            mean=tuple(self.context.dataset.mean),
+            std=tuple(self.context.dataset.std),
+            **{name: getattr(p, name) for name in SAME},
+        )
+
+    def _row(self, rung: int, repeat: int) -> Row:
+        """What every row says, measured or not."""
+        self.number += 1
+        setup = self._setup(rung, repeat)
+        row: Row = {"epoch": self.number, "batch": rung, "repeat": repeat, "examples": len(self.images.labels)}
+        row |= {"batch_per_gpu": setup.batch_per_gpu, "total_batch": setup.total_batch}
+        row |= {"gradient_bytes": data_parallel.gradient_bytes(self.p.width)}
+        return row | {"buffer_bytes": data_parallel.buffer_bytes(self.p.width)} | self.common
+
+    def _peak(self, error: BaseException) -> int:
+        """The most that torch had allocated on one GPU when memory ran out."""
+        own = process.peak_memory_bytes(self.context.device) if self.p.mode == "dataparallel" else 0
+        return int(getattr(error, "peak_bytes", own))

@@ -1,0 +1,158 @@
+"""Processes of one trial, one for each GPU, joined by torch.distributed: what a task is given to, and what ends them.
+
+All ranks run the same task at the same time. When one of them fails, the others wait for it inside a collective
+for ever, so the first failure ends them all.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import shutil
+import signal
+import tempfile
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+PR_SET_PDEATHSIG = 1
+LOOK_SECONDS = 0.2
+Task = Callable[..., Any]
+
+
+class RankFailed(Exception):
+    """A rank failed; the message ends with its traceback."""
+
+
+class RankOutOfMemory(RankFailed):
+    """A rank ran out of its GPU's memory; `peak_bytes` is the most that torch had allocated there."""
+
+    def __init__(self, message: str, peak_bytes: int) -> None:
+        super().__init__(message)
+        self.peak_bytes = peak_bytes
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the GPU's memory is full, whichever library says it."""
+    text = str(error).lower()
+    return type(error).__name__ == "OutOfMemoryError" or "out of memory" in text or "alloc_failed" in text
+
+
+class Ranks:
+    """`count` processes in a process group: NCCL with a GPU each, or gloo on the CPU. Use as a context manager.
+
+    They are forked where this process has not touched CUDA, which a forked child could not use again, and spawned
+    otherwise (each then imports torch for itself).
+    """
+
+    def __init__(self, count: int, device: str, threads: int, start_method: str | None = None) -> None:
+        import torch
+
+        method = start_method or ("spawn" if torch.cuda.is_initialized() else "fork")
+        context: Any = multiprocessing.get_context(method)
+        self._scratch = tempfile.mkdtemp(prefix="farm-ranks-")
+        self._lines: list[Connection] = []
+        self._processes: list[Any] = []
+        for rank in range(count):
+            mine, theirs = context.Pipe()
+            arguments = (theirs, rank, count, device, threads, os.getpid(), str(Path(self._scratch) / "store"))
+            process = context.Process(target=_serve, args=arguments)  # not a daemon: it has loaders for children
+            process.start()
+            theirs.close()
+            self._lines.append(mine)
+            self._processes.append(process)
+
+    def run(self, task: Task, *arguments: Any, check_stop: Callable[[], None] = lambda: None) -> list[Any]:
+        """What `task(*arguments)` returned on each rank. `task` is a module's function; it may use the group.
+
+        Raises `RankOutOfMemory` or `RankFailed` for the first rank that fails, with all ranks ended; or what
+        `check_stop` raises, which is called while waiting.
+        """
+        try:
+            for line in self._lines:
+                line.send((task, arguments))
+            return self._answers(check_stop)
+        except BaseException:
+            self.close()
+            raise
+
+    def _answers(self, check_stop: Callable[[], None]) -> list[Any]:
+        found: dict[int, Any] = {}
+        while len(found) < len(self._lines):
+            check_stop()
+            open_lines = [line for rank, line in enumerate(self._lines) if rank not in found]
+            for line in wait(open_lines, timeout=LOOK_SECONDS):
+                rank = self._lines.index(line)  # type: ignore[arg-type]
+                found[rank] = self._answer(rank)
+        return [found[rank] for rank in range(len(self._lines))]
+
+    def _answer(self, rank: int) -> Any:
+        try:
+            how, value = self._lines[rank].recv()
+        except (EOFError, ConnectionError):
+            self._processes[rank].join(5)
+            raise RankFailed(f"rank {rank} ended with exit code {self._processes[rank].exitcode}") from None
+        if how == "oom":
+            raise RankOutOfMemory(f"rank {rank}: {value[0]}", value[1])
+        if how == "failed":
+            raise RankFailed(f"rank {rank}: {value}")
+        return value
+
+    def close(self) -> None:
+        """End all ranks and what they started; may be called again."""
+        for process in self._processes:
+            process.kill()
+        for process in self._processes:
+            process.join()
+        for line in self._lines:
+            line.close()
+        self._processes, self._lines = [], []
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def __enter__(self) -> Ranks:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+def _serve(line: Connection, rank: int, count: int, device: str, threads: int, parent: int, store: str) -> None:
+    """A rank: join the group, then run what comes down the line until it closes."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before the line above
+        os._exit(1)
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):  # the trial's own process decides
+        signal.signal(number, signal.SIG_IGN)
+    try:
+        _join(rank, count, device, threads, store)
+        while True:
+            task, arguments = line.recv()
+            line.send(("done", task(*arguments)))
+    except EOFError:
+        os._exit(0)
+    except Exception as error:
+        text = "".join(traceback.format_exception(error))
+        line.send(("oom", (str(error).splitlines()[0], _peak(device))) if is_out_of_memory(error) else ("failed", text))
+        os._exit(1)  # without the group's farewell, which waits for ranks that may be stuck
+
+
+def _join(rank: int, count: int, device: str, threads: int, store: str) -> None:
+    import torch
+    import torch.distributed as dist
+
+    torch.set_num_threads(threads)
+    os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = "lo"  # all are on this node
+    if device == "cuda":
+        torch.cuda.set_device(rank)
+    backend = "nccl" if device == "cuda" else "gloo"
+    dist.init_process_group(backend, init_method=f"file://{store}", rank=rank, world_size=count)
+
+
+def _peak(device: str) -> int:
+    from trials import process
+
+    return process.peak_memory_bytes(device)
