@@ -19,9 +19,10 @@ from farm.ledger.lock import process_start
 
 PRELOAD = ("farm.attempt", "trials.preload")
 START_SECONDS = 180.0
+STARTER = "FARM_FORKSERVER_STARTER"
 ROOT = Path(__file__).resolve().parent.parent
-_started: list[subprocess.Popen[bytes]] = []
-"""Servers that this process started: kept, since they outlive the variable that held them."""
+_DETACH = 'exec "$@" < /dev/null >> "$0" 2>&1 & echo $!'
+"""Shell that leaves its command behind as nobody's child: when a worker ends, Ray kills the children it had."""
 
 
 def socket_path(run: str) -> Path:
@@ -45,17 +46,16 @@ def start_server(run: str, modules: tuple[str, ...] = ()) -> Path:
         if not _runs(record):
             path.unlink(missing_ok=True)
             command = [sys.executable, "-m", "farm.forkserver", str(path), *PRELOAD, *modules]
-            with path.with_suffix(".log").open("ab") as log:
-                server = subprocess.Popen(
-                    command,
-                    env=os.environ | {"PYTHONPATH": _python_path()},
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    start_new_session=True,
-                )
-            _started.append(server)
-            record.write_text(f"{server.pid} {process_start(server.pid)}")
+            began = subprocess.run(
+                ["/bin/sh", "-c", _DETACH, str(path.with_suffix(".log")), *command],
+                env=os.environ | {"PYTHONPATH": _python_path(), STARTER: str(os.getpid())},
+                stdout=subprocess.PIPE,
+                text=True,
+                check=True,
+                start_new_session=True,
+            )
+            server = int(began.stdout)
+            record.write_text(f"{server} {process_start(server)}")
     return path
 
 

@@ -80,11 +80,12 @@ class ForkServer:
 
     def serve(self) -> None:
         """Work until nobody is connected any more."""
-        last_seen, patience, starter = time.monotonic(), FIRST_CONNECTION_SECONDS, os.getppid()
+        last_seen, patience = time.monotonic(), FIRST_CONNECTION_SECONDS
+        starter = int(os.environ.pop("FARM_FORKSERVER_STARTER", "0"))
         while self.connections or time.monotonic() - last_seen < patience:
             if self.connections:
                 last_seen, patience, starter = time.monotonic(), IDLE_SECONDS, 0
-            elif starter and os.getppid() != starter:  # it died before anybody came
+            elif starter and not Path(f"/proc/{starter}").exists():  # it died before anybody came
                 break
             for key, _ in self.selector.select(timeout=1.0):
                 self._handle(key.fileobj)

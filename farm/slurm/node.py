@@ -128,10 +128,9 @@ class NodeRay:
     """A running `ray start --block`, in a session of its own so that Slurm's SIGTERM does not reach it first."""
 
     def __init__(self, command: list[str]) -> None:
-        hook = {"RAY_START_HOOK": f"{__spec__.name if __spec__ else __name__}.no_client_server"}
         self.process = subprocess.Popen(
             command,
-            env=os.environ | hook | {"PYTHONUNBUFFERED": "1"},
+            env=os.environ | _variables(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -160,6 +159,12 @@ class NodeRay:
                     one.kill()
         self.process.kill()
         self.process.wait()
+
+
+def _variables() -> dict[str, str]:
+    """The start hook; and `python` means this one, also in `ray job submit -- python …`."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    return {"RAY_START_HOOK": "farm.slurm.node.no_client_server", "PYTHONUNBUFFERED": "1", "PATH": path}
 
 
 def _die_with_parent() -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
+import psutil
 import pytest
 
 from farm import forkclient
+from farm.ledger.lock import process_start
 
 
 def test_nodes_that_share_tmp_have_a_server_each(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,3 +28,15 @@ def test_a_run_removes_its_own_files_only(monkeypatch: pytest.MonkeyPatch) -> No
     forkclient.remove_files("test-1")
     assert (mine.exists(), other.exists()) == (False, True)
     other.unlink()
+
+
+def test_the_server_is_nobodys_child_and_outlives_who_started_it() -> None:
+    """Ray kills the children of a worker that ends; the server serves the others of its node too."""
+    run = f"test-{os.getpid()}"
+    client = forkclient.ForkClient(run)
+    pid, _, start = forkclient.socket_path(run).with_suffix(".pid").read_text().partition(" ")
+    server = psutil.Process(int(pid))
+    assert (server.ppid() != os.getpid(), str(process_start(int(pid))) == start) == (True, True)
+    client.close()
+    assert psutil.wait_procs([server], timeout=60)[1] == []
+    forkclient.remove_files(run)
