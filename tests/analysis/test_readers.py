@@ -1,0 +1,42 @@
+"""The README's examples for pandas, polars and DuckDB, run as they stand there."""
+
+import ast
+import re
+
+import pandas as pd
+import pytest
+from commands import ROOT
+
+EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+def value_of(source):
+    """The value of a block's last expression, as a notebook shows it."""
+    *statements, last = ast.parse(source).body
+    names = {}
+    exec(compile(ast.Module(statements, []), "README.md", "exec"), names)
+    return eval(compile(ast.Expression(last.value), "README.md", "eval"), names)
+
+
+def rows_of(value):
+    """A pandas or polars frame, or a DuckDB relation, as a set of tuples."""
+    if isinstance(value, pd.DataFrame):
+        found = value.itertuples(index=False)
+    else:
+        found = value.rows() if hasattr(value, "rows") else value.fetchall()
+    return {(augmentation, int(copies), round(float(error), 9)) for augmentation, copies, error in found}
+
+
+@pytest.fixture
+def here(made_up, tmp_path, monkeypatch):
+    made_up.write(tmp_path / "results")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars", "duckdb"])
+def test_the_readmes_example_opens_the_export(library, here):
+    pytest.importorskip(library)
+    (source,) = [e for e in EXAMPLES if f"import {library}" in e]
+    errors = pd.read_parquet("results/problem4/export/epochs.parquet").query("epoch == 100")
+    means = errors.groupby(["config_augmentation", "config_M"])["validation_error"].mean()
+    assert rows_of(value_of(source)) == {(*arm, round(float(mean), 9)) for arm, mean in means.items()}
