@@ -86,6 +86,8 @@ def _run(options: argparse.Namespace) -> int:
 
     result = study.run(config, options.overrides)
     _print_failures(result.plan)
+    if result.comparison:
+        print(result.comparison)
     for path in _main_results(config, result.plan):
         print(short_path(path))
     print(f"{short_path(config.ledger / 'export')}: {', '.join(p.name for p in result.tables.values())}")

@@ -72,6 +72,12 @@ class Settings:
     back_off_seconds: float = parameter(
         1.0, "pause before the first of these, four times as long before each further one", unit="s", minimum=0
     )
+    max_gpu_hours: float | None = parameter(
+        None,
+        "run nothing where the plan's estimate is above it, or where a trial has none",
+        unit="GPU-hours",
+        minimum=0,
+    )
     retry: str = parameter("none", "`failed` runs trials again that failed", choices=("none", "failed"))
     keep: str = parameter("none", "`weights` keeps the final state of each trial", choices=("none", "weights"))
     view: str = parameter("auto", "live table or plain lines", choices=("auto", "live", "plain"))

@@ -4,51 +4,104 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from farm.ledger.durable import MANIFEST
+from farm.ledger.scan import DONE, trial_directories, trial_id
 from trials.spec import Spec
 
-IGNORED = ("config_seed",)
+IGNORED = ("config_seed", "config_epochs")
+"""Columns that make two trials no less related: seeds take equally long, and epochs are scaled."""
 
 
-def estimated_gpu_hours(ledger: Path, specs: Sequence[Spec], gpus: Mapping[str, float]) -> dict[str, float]:
-    """GPU-hours of each spec by id, from the finished trials that differ in the fewest parameters.
+FIXED = ("config_module", "config_hardware", "config_dataset")
+"""Columns that relatives share: a laptop's smoke run says nothing of a GPU's."""
 
-    The median of their seconds, scaled by epochs where the two have that parameter. Specs without any finished
-    relative (same trial module and hardware) are left out.
+
+def estimated_seconds(ledger: Path, specs: Sequence[Spec], epochs_done: Mapping[str, int]) -> dict[str, float]:
+    """Seconds that each spec still needs, by id, from the finished trials that differ in the fewest parameters.
+
+    The median of what these took for an epoch, times the epochs that are left after `epochs_done` (where trials
+    have no parameter `epochs`, the median of their whole time). Relatives that differ in one number alone, at two
+    of its values or more, give a power law in that number: M=32 is foreseen from M=1 and M=2. Specs without any
+    finished relative (same trial module, hardware and dataset) are left out.
     """
-    path = ledger / "export" / "trials.parquet"
-    if not specs or not path.exists():
+    done = _finished(ledger) if specs else {}
+    if not done.get("seconds"):
         return {}
-    import pyarrow.parquet as pq
-
     from farm.ledger.schema import config_columns
 
-    done = pq.read_table(path).to_pydict()
-    columns = [c for c in done if c.startswith("config_") and c not in (*IGNORED, "config_epochs")]
-    seconds = np.array(done.get("seconds", []), dtype=float)
-    if not len(seconds):
-        return {}
-    table = np.array([[repr(v) for v in done[c]] for c in columns], dtype=object).T
-    epochs = np.array([e or 1 for e in done.get("config_epochs", [1] * len(seconds))], dtype=float)
-    fixed = [columns.index(c) for c in ("config_module", "config_hardware") if c in columns]
-    hours: dict[str, float] = {}
-    cache: dict[tuple[str, ...], float | None] = {}
+    relatives = _Relatives(done)
+    rates: dict[tuple[str, ...], float | None] = {}
+    found: dict[str, float] = {}
     for spec in specs:
         values = config_columns(spec)
-        key = tuple(repr(values.get(c)) for c in columns)
-        if key not in cache:
-            cache[key] = _nearest_rate(np.array(key, dtype=object), table, fixed, seconds / epochs)
-        rate = cache[key]
+        key = tuple(repr(values.get(c)) for c in relatives.columns)
+        if key not in rates:
+            rates[key] = relatives.rate(key)
+        rate, whole = rates[key], float(values.get("config_epochs") or 0)
         if rate is not None:
-            hours[spec.id] = rate * float(values.get("config_epochs") or 1) * gpus.get(spec.id, 0.0) / 3600
-    return hours
+            found[spec.id] = rate * max(whole - epochs_done.get(spec.id, 0), 0) if whole else rate
+    return found
 
 
-def _nearest_rate(key: np.ndarray, table: np.ndarray, fixed: list[int], rates: np.ndarray) -> float | None:
-    differs = table != key
-    distance = differs.sum(axis=1).astype(float)
-    distance[differs[:, fixed].any(axis=1)] = np.inf
-    best = distance.min()
-    return float(np.median(rates[distance == best])) if np.isfinite(best) else None
+class _Relatives:
+    """Finished trials: a row of texts for each, one a config column, and the seconds that an epoch took."""
+
+    def __init__(self, done: Mapping[str, list[Any]]) -> None:
+        self.columns = [c for c in done if c.startswith("config_") and c not in IGNORED]
+        self._fixed = [self.columns.index(c) for c in FIXED if c in self.columns]
+        self._table = np.array([[repr(v) for v in done[c]] for c in self.columns], dtype=object).T
+        epochs = np.array([e or 1 for e in done.get("config_epochs", [1] * len(done["seconds"]))], dtype=float)
+        self._rates = np.array(done["seconds"], dtype=float) / epochs
+
+    def rate(self, key: Sequence[str]) -> float | None:
+        """Seconds that an epoch of a trial with these values takes; None without a relative."""
+        wanted = np.array(key, dtype=object)
+        differs = self._table != wanted
+        distance = differs.sum(axis=1).astype(float)
+        distance[differs[:, self._fixed].any(axis=1)] = np.inf
+        nearest = distance == distance.min()
+        if not np.isfinite(distance.min()):
+            return None
+        if distance.min() == 1:
+            for column in np.flatnonzero(differs[nearest].any(axis=0)):
+                alone = nearest & differs[:, column]
+                if (law := self._power_law(int(column), alone, wanted[column])) is not None:
+                    return law
+        return float(np.median(self._rates[nearest]))
+
+    def _power_law(self, column: int, rows: np.ndarray, wanted: str) -> float | None:
+        """Rate at a number by a straight line through logarithms; None for fewer than two positive numbers."""
+        try:
+            at, x = float(wanted), np.array([float(v) for v in self._table[rows, column]])
+        except ValueError:
+            return None
+        usable = (x > 0) & (self._rates[rows] > 0)
+        if at <= 0 or len(set(x[usable])) < 2:
+            return None
+        slope, level = np.polyfit(np.log(x[usable]), np.log(self._rates[rows][usable]), 1)
+        return float(np.exp(level + slope * np.log(at)))
+
+
+def _finished(ledger: Path) -> dict[str, list[Any]]:
+    """Columns of the finished trials: those of the last export, and what was done since."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    export = ledger / "export" / "trials.parquet"
+    tables, known = [], set()
+    try:
+        tables = [pq.read_table(export)]
+        known = set(tables[0]["trial_id"].to_pylist())
+    except (OSError, KeyError, pa.ArrowException):
+        pass  # no export yet, or not a whole one
+    for path in trial_directories(ledger):
+        if trial_id(path) not in known and (path / DONE / MANIFEST).exists():
+            try:
+                tables.append(pq.read_table(path / DONE / "trial.parquet"))
+            except (OSError, pa.ArrowException):
+                continue  # damaged; a run sets it aside
+    return pa.concat_tables(tables, promote_options="permissive").to_pydict() if tables else {}

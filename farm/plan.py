@@ -50,7 +50,8 @@ class Trial:
     status: str = ""
     reason: str = ""
     log: str = ""
-    gpu_hours: float | None = None
+    seconds: float | None = None
+    """Estimate of what is left of it; None where no finished trial tells."""
     stale: bool = False
     """Done, by other sources than today's under the same REVISION."""
 
@@ -58,6 +59,13 @@ class Trial:
     def to_run(self) -> bool:
         """Whether a run would start this trial."""
         return self.state in ("new", "partial")
+
+    @property
+    def gpu_hours(self) -> float | None:
+        """Estimated GPU-hours still to spend; 0 without a GPU, None where nothing tells."""
+        if self.bundle.gpu == 0:
+            return 0.0
+        return None if self.seconds is None else self.seconds * self.bundle.gpu / 3600
 
 
 @dataclass(frozen=True)
@@ -113,7 +121,7 @@ def make(
     ledger: Mapping[str, Progress],
     nodes: Sequence[Node],
     source_digest: str = "",
-    gpu_hours: Mapping[str, float] | None = None,
+    seconds: Mapping[str, float] | None = None,
 ) -> Plan:
     """Give every point of the grid its state. `nodes` empty means: not known, hold nothing against them."""
     varying = _varying([spec for spec, _ in grid])
@@ -134,7 +142,7 @@ def make(
                 status=progress.status,
                 reason=reason,
                 log=progress.log,
-                gpu_hours=(gpu_hours or {}).get(identity),
+                seconds=(seconds or {}).get(identity),
                 stale=stale,
             )
         )

@@ -10,14 +10,14 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from farm import budget, provenance
 from farm import plan as planning
-from farm import provenance
 from farm.attempt import Request
 from farm.config import Config
 from farm.errors import COMPLETE, FAILED, PreflightError, UsageError
-from farm.ledger.durable import write_file
+from farm.ledger.durable import read_json, write_file
 from farm.ledger.lock import LedgerLock
-from farm.ledger.scan import scan
+from farm.ledger.scan import scan, trial_directories
 from farm.ledger.store import quarantine, sweep_ledger
 from farm.plan import Node, Plan, Trial
 from farm.signals import Signals
@@ -28,16 +28,17 @@ DRAIN_FILE = "drain"
 
 @dataclass(frozen=True)
 class Result:
-    """A run's end: the exit code, the plan as it stands then, and the exported tables."""
+    """A run's end: the exit code, the plan as it stands then, the exported tables, and predicted against actual."""
 
     exit_code: int
     plan: Plan
     tables: dict[str, Path]
+    comparison: str = ""
 
 
 def make_plan(config: Config, nodes: list[Node] | None = None) -> Plan:
     """The plan of a configuration against its ledger. `nodes` None: this machine's, unless a cluster is named."""
-    from farm.history import estimated_gpu_hours
+    from farm.history import estimated_seconds
 
     grid = planning.specs(config, _fingerprint(config), _hardware(config))
     if config.trial_id is not None:
@@ -49,8 +50,9 @@ def make_plan(config: Config, nodes: list[Node] | None = None) -> Plan:
     states = scan(config.ledger)
     digest = provenance.source_digest(config.settings.module)
     missing = [s for s, _ in grid if s.id not in states or states[s.id].state != "done"]
-    hours = estimated_gpu_hours(config.ledger, missing, {s.id: b.gpu for s, b in grid}) if missing else {}
-    return planning.make(config, grid, states, nodes, digest, hours)
+    epochs_done = {i: progress.epoch for i, progress in states.items()}
+    seconds = estimated_seconds(config.ledger, missing, epochs_done)
+    return planning.make(config, grid, states, nodes, digest, seconds)
 
 
 def local_nodes(config: Config) -> list[Node]:
@@ -73,12 +75,13 @@ def cluster_address(config: Config) -> str | None:
 
 def run(config: Config, arguments: list[str]) -> Result:
     """Run what the ledger lacks. Raises `PreflightError` (exit 3) before anything is started."""
-    signals = Signals()
+    signals, run_id = Signals(), f"{os.getpid()}-{secrets.token_hex(3)}"
     with signals.handled():
         _check_results(config)
         with LedgerLock(config.ledger, on_lost=lambda: os.kill(os.getpid(), signal.SIGTERM), say=_say):
             sweep_ledger(config.ledger)
-            plan = make_plan(config)
+            planned = plan = make_plan(config)
+            budget.check(plan, config.settings.max_gpu_hours)
             _record_study(config, arguments)
             drain = config.ledger / DRAIN_FILE
             drain.unlink(missing_ok=True)
@@ -86,15 +89,15 @@ def run(config: Config, arguments: list[str]) -> Result:
             print(f"{config.study}: {counts(plan, planning.STATES)}", flush=True)
             if plan.to_run and not signals.stopping():
                 _prepare_data(config)
-                plan = _execute(config, plan, signals)
+                plan = _execute(config, plan, run_id, signals)
             exported = _export(config, plan)
             drain.unlink(missing_ok=True)
-    return Result(_exit_code(plan, signals), plan, exported)
+    comparison = budget.comparison(planned, config.ledger, run_id)
+    return Result(_exit_code(plan, signals), plan, exported, comparison)
 
 
-def _execute(config: Config, plan: Plan, signals: Signals) -> Plan:
+def _execute(config: Config, plan: Plan, run_id: str, signals: Signals) -> Plan:
     """Run the plan's open trials by the chosen executor; the plan as the ledger has it afterwards."""
-    run_id = f"{os.getpid()}-{secrets.token_hex(3)}"
     if config.settings.executor == "inline":
         from farm.inline import run_inline
 
@@ -170,7 +173,7 @@ def _fingerprint(config: Config) -> str:
 
 
 def _hardware(config: Config) -> str | None:
-    """GPU model of timed trials: as configured, else this machine's, else a reason to ask for it."""
+    """GPU model of timed trials: as configured, else this machine's, else the ledger's, else a reason to ask."""
     settings = config.settings
     if not settings.timed or settings.hardware:
         return settings.hardware
@@ -184,7 +187,14 @@ def _hardware(config: Config) -> str | None:
         raise UsageError(f"hardware: this machine has {', '.join(models)}; name the one that is timed: hardware=…")
     if cluster_address(config):
         raise UsageError("hardware: timed trials name the GPU model that they run on, e.g. hardware='NVIDIA H200'")
-    return "none"
+    return _ledger_hardware(config)
+
+
+def _ledger_hardware(config: Config) -> str:
+    """On a machine without a GPU (a login node, a laptop with results from elsewhere): the ledger's one GPU model."""
+    specs = (read_json(path / "spec.json") or {} for path in trial_directories(config.ledger))
+    models = {str(s.get("hardware")) for s in specs} - {"None", "none", "cpu"}
+    return models.pop() if len(models) == 1 else "none"
 
 
 def _check_results(config: Config) -> None:

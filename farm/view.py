@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from farm import budget
 from farm.plan import STATES, Plan, Trial
 
 PLAIN_SECONDS = 10.0
@@ -105,7 +106,7 @@ class View:
         if self._gpus:
             parts.append(f"{self._gpus_in_use():g}/{self._gpus:g} GPUs")
         if (left := self._seconds_left()) is not None:
-            parts.append(f"about {_duration(left)} left")
+            parts.append(f"about {duration(left)} left")
         return ", ".join(parts)
 
     def _gpus_in_use(self) -> float:
@@ -132,7 +133,7 @@ class View:
                 f"{line.epoch}/{line.epochs}" if line.epochs else "",
                 _metrics(line.progress),
                 f"{line.trial.bundle.gpu:g}",
-                _duration(seconds) if seconds is not None else "",
+                duration(seconds) if seconds is not None else "",
             )
         if len(order) > ROWS:
             table.add_row(f"… and {len(order) - ROWS} more")
@@ -154,7 +155,7 @@ def print_plan(plan: Plan) -> None:
     console.print(table)
     for text, labels in notes.items():
         console.print(f"{_some(labels)}: {text}", markup=False)
-    console.print(counts(plan, STATES), markup=False)
+    console.print(", ".join([counts(plan, STATES), *budget.forecast(plan)]), markup=False)
 
 
 def _hours(trial: Trial) -> str:
@@ -197,7 +198,8 @@ def _metrics(row: Mapping[str, Any]) -> str:
     return ", ".join(found[:2])
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """ "40 s", "12 min", "3.5 h"."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     if seconds < 5400:

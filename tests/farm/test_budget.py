@@ -1,0 +1,132 @@
+"""Estimates from history, the gate in front of a run, predicted against actual."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attempts import attempt, directory, request
+from commands import COUNTING
+
+from farm import budget
+from farm import config as configuration
+from farm.errors import PreflightError
+from farm.history import estimated_seconds
+from farm.ledger.export import export
+from farm.plan import Bundle, Plan, Trial
+from farm.study import make_plan
+from trials.spec import Spec
+
+STUDY = [f"study={COUNTING}", "executor=inline"]
+
+
+def finish(ledger: Path, seconds: float, driver: str = "", **parameters: Any) -> Spec:
+    """A finished trial that says of itself that it took so many seconds."""
+    wanted = request(ledger, **parameters)
+    attempt(wanted)
+    trial = directory(wanted)
+    end = trial / "attempts" / "1" / "end.json"
+    end.write_text(json.dumps(json.loads(end.read_text()) | {"seconds": seconds}))
+    begun = trial / "attempts" / "1" / "attempt.json"
+    begun.write_text(json.dumps(json.loads(begun.read_text()) | {"driver": driver}))
+    return Spec(**wanted.spec)
+
+
+def spec(**parameters: Any) -> Spec:
+    return Spec(**request(Path(), **parameters).spec)
+
+
+@pytest.fixture
+def timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A ledger with three finished trials whose time is known: 10 s an epoch at factor 1, 20 s at 2, 30 s at 0."""
+    for factor, seconds in ((1, 30.0), (2, 60.0), (0, 90.0)):
+        finish(tmp_path, seconds, factor=factor, epochs=3)
+    export(tmp_path, None, "counting")
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "export" / "trials.parquet"
+    table = pq.read_table(path)
+    seconds = pc.multiply(pc.choose(table["config_factor"], 30.0, 10.0, 20.0), 3.0)
+    position = table.column_names.index("seconds")
+    pq.write_table(table.set_column(position, "seconds", seconds), path)
+    return tmp_path
+
+
+def test_an_estimate_is_scaled_by_the_epochs_that_are_left(timed: Path) -> None:
+    wanted = spec(factor=1, epochs=12)
+    assert estimated_seconds(timed, [wanted], {})[wanted.id] == pytest.approx(120)
+    assert estimated_seconds(timed, [wanted], {wanted.id: 9})[wanted.id] == pytest.approx(30)
+
+
+def test_relatives_along_one_number_give_a_power_law(timed: Path) -> None:
+    wanted = spec(factor=8, epochs=3)
+    assert estimated_seconds(timed, [wanted], {})[wanted.id] == pytest.approx(3 * 80)
+
+
+def test_relatives_that_differ_in_a_word_give_their_median(timed: Path) -> None:
+    wanted = spec(factor=1, epochs=3, end="diverged")
+    assert estimated_seconds(timed, [wanted], {})[wanted.id] == pytest.approx(30)
+
+
+def test_another_dataset_is_no_relative(timed: Path) -> None:
+    other = Spec(**(spec(factor=1).as_dict() | {"dataset": "cifar10"}))
+    assert estimated_seconds(timed, [other], {}) == {}
+
+
+def test_what_finished_since_the_last_export_counts(tmp_path: Path) -> None:
+    done = finish(tmp_path, 1.0, factor=1, epochs=3)
+    assert done.id in estimated_seconds(tmp_path, [done], {})
+
+
+def trial(number: int, seconds: float | None, gpu: float = 2) -> Trial:
+    wanted = spec(factor=number)
+    return Trial(wanted.id, wanted, f"factor={number}", Bundle(1, gpu), "new", seconds=seconds)
+
+
+def test_a_plan_above_the_limit_is_refused() -> None:
+    plan = Plan("counting", (trial(1, 1800), trial(2, 3600)))
+    budget.check(plan, 3.0)
+    budget.check(plan, None)
+    with pytest.raises(PreflightError, match=r"max_gpu_hours=2.9: 2 trials will take about 3.00 GPU-hours"):
+        budget.check(plan, 2.9)
+
+
+def test_a_trial_without_an_estimate_is_refused_and_named() -> None:
+    with pytest.raises(PreflightError, match=r"1 trial of counting without an estimate.*is factor=2"):
+        budget.check(Plan("counting", (trial(1, 10), trial(2, None))), 100)
+
+
+def test_trials_without_a_gpu_take_no_gpu_hours() -> None:
+    budget.check(Plan("counting", (trial(1, None, gpu=0),)), 0.0)
+
+
+def test_predicted_stands_against_actual(tmp_path: Path) -> None:
+    finish(tmp_path, 4500, "run-1", factor=1)
+    finish(tmp_path, 900, "another run", factor=2)
+    plan = Plan("counting", (trial(1, 3600), trial(2, 3600)))
+    assert budget.comparison(plan, tmp_path, "run-1") == "predicted 2 GPU-hours for 1 trial, actual 2.5 (+25%)"
+    assert budget.comparison(plan, tmp_path, "run-2") == ""
+
+
+def test_a_refused_run_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from farm.cli import main
+
+    arguments = [*STUDY, f"results={tmp_path}", "resources.gpu=1", "gpus=4", "max_gpu_hours=1"]
+    assert main(["run", *arguments]) == 3
+    assert "without an estimate" in capsys.readouterr().err
+    assert not (tmp_path / "counting" / "trials").exists()
+
+
+def test_without_a_gpu_here_the_ledgers_own_model_is_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("farm.provenance.gpu_models", lambda: ())
+    arguments = [*STUDY, f"results={tmp_path}", "timed=true", "resources.gpu=1", "device=auto"]
+    measured = configuration.load([*arguments, "hardware=NVIDIA H200"])
+    for planned in make_plan(measured).trials:
+        folder = tmp_path / "counting" / "trials" / f"x-{planned.id}"
+        folder.mkdir(parents=True)
+        (folder / "spec.json").write_text(json.dumps({"id": planned.id} | planned.spec.as_dict()))
+    here = make_plan(configuration.load(arguments))
+    assert [t.spec.hardware for t in here.trials] == ["NVIDIA H200"] * 2
