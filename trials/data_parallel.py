@@ -209,8 +209,16 @@ def make_loader(setup: Setup, images: Images, rank: int) -> DataLoader[Batch]:
     if setup.mode == "ddp":
         sampler = DistributedSampler(dataset, setup.gpus, rank, seed=setup.seed % 2**32)
     batch = setup.batch_per_gpu if setup.mode == "ddp" else setup.total_batch
+    # Forked, as in any script on Linux: in a spawned rank the default is to spawn, which costs seconds an epoch.
+    context = "fork" if setup.workers else None
     return DataLoader(
-        dataset, batch, shuffle=sampler is None, sampler=sampler, num_workers=setup.workers, pin_memory=setup.pinned
+        dataset,
+        batch,
+        shuffle=sampler is None,
+        sampler=sampler,
+        num_workers=setup.workers,
+        pin_memory=setup.pinned,
+        multiprocessing_context=context,
     )
 
 
