@@ -238,9 +238,11 @@ def _data(options: argparse.Namespace) -> int:
 def _doctor(options: argparse.Namespace) -> int:
     from farm.doctor import examine
 
-    results = configuration.results_directory(None)
+    named = any(o.partition("=")[0] in ("problem", "study") for o in options.overrides)
+    config = configuration.load(options.overrides) if named else None
+    place = configuration.load_place(options.overrides) if config is None else configuration.place_of(config)
     problems = 0
-    for finding in examine(results):
-        print(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.name}: {finding.text}")
+    for finding in examine(place, config):
+        print(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.name}: {finding.text}", flush=True)
         problems += not finding.ok
     return COMPLETE if not problems else PreflightError.exit_code

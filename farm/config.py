@@ -125,6 +125,33 @@ class Config:
         return OmegaConf.to_yaml(OmegaConf.create(shown))
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a study would run: a site's settings without a study."""
+
+    site: str
+    settings: Settings
+    results: Path
+
+
+def place_of(config: Config) -> Place:
+    """The place of a configured study."""
+    return Place(config.site, config.settings, config.results)
+
+
+def load_place(arguments: list[str]) -> Place:
+    """Resolve `key=value` arguments that need not name a study: the site's settings and the results directory."""
+    selectors, overrides = _split(arguments)
+    site = selectors.get("site", "local")
+    layer = _read(_site_file(site))
+    default = layer.pop("results", None)
+    for skipped in ("trial", "sweep", "zip", "extra"):
+        overrides.pop(skipped, None)
+    tree = _layered(OmegaConf.structured(Settings), [(f"site {site}", layer), ("the command line", overrides)])
+    settings = _resolved(tree)
+    return Place(site, settings, results_directory(settings.results, default))
+
+
 def load(arguments: list[str]) -> Config:
     """Resolve `key=value` arguments into a configuration. Raises `UsageError` with the nearest key or range."""
     selectors, overrides = _split(arguments)
@@ -244,6 +271,10 @@ def _merge(layers: list[tuple[str, Any]], study_file: Path) -> DictConfig:
     if not module:
         raise UsageError(f"{short_path(study_file)}: `module` is missing (a trial module, e.g. trials.problem4)")
     tree.trial = typed(_parameters(str(module), study_file))
+    return _layered(tree, layers)
+
+
+def _layered(tree: Any, layers: list[tuple[str, Any]]) -> DictConfig:
     for origin, layer in layers:
         try:
             tree = OmegaConf.merge(tree, layer)
@@ -280,11 +311,8 @@ def _listing(names: Any) -> str:
     return f"profiles {', '.join(sorted(names))}" if names else "no profiles"
 
 
-def _checked(
-    name: str, study_file: Path, selectors: dict[str, str], tree: DictConfig, site_default: str | None
-) -> Config:
-    if not name.replace("-", "").replace("_", "").isalnum():
-        raise UsageError(f"study: {name!r} may hold letters, digits, - and _ only (it names a directory)")
+def _resolved(tree: DictConfig) -> Settings:
+    """The typed settings, each value within its range."""
     try:
         OmegaConf.resolve(tree)
         settings = OmegaConf.to_object(tree)
@@ -297,6 +325,15 @@ def _checked(
     check_time(settings.time, settings.slurm.signal_seconds)
     for kind, node in settings.slurm.node_types.items():
         check_ranges(node, f"slurm.node_types.{kind}.")
+    return settings
+
+
+def _checked(
+    name: str, study_file: Path, selectors: dict[str, str], tree: DictConfig, site_default: str | None
+) -> Config:
+    if not name.replace("-", "").replace("_", "").isalnum():
+        raise UsageError(f"study: {name!r} may hold letters, digits, - and _ only (it names a directory)")
+    settings = _resolved(tree)
     check_ranges(settings.trial, "trial.")
     schema = type(settings.trial)
     if not settings.seeds or min(settings.seeds) < 0 or max(settings.seeds) >= 2**32:

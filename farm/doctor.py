@@ -1,56 +1,303 @@
-"""`farm doctor`: what this machine has, and what would make a run fail."""
+"""`farm doctor`: what would make a run fail, before anything queues; each finding with its remedy."""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import importlib
 import os
+import secrets
 import shutil
-from collections.abc import Iterator
+import socket
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from farm import provenance
+from farm.config import Config, Place
+from farm.errors import FarmError
+from farm.site import image_path
+from farm.slurm.submit import doctor_script, placement_options, sbatch
 
 LEAST_FREE_BYTES = 1 << 30
+LEAST_FREE_FILES = 10_000
+TRIAL_FILES, TRIAL_BYTES = 64, 16 << 20
 PACKAGES = ("torch", "torchvision", "ray", "pandas", "pyarrow", "matplotlib", "omegaconf", "rich")
+LOCAL_KINDS = ("ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs", "overlay", "zfs", "f2fs", "ramfs", "fuse-overlayfs")
+SRUN_SECONDS = 60
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """One thing that was looked at. `text` ends with the remedy where it is not right."""
 
     name: str
     ok: bool
     text: str
 
 
-def examine(results: Path) -> Iterator[Finding]:
-    """Look at packages, GPUs and the results directory; each finding as it is made."""
+def examine(place: Place, config: Config | None) -> Iterator[Finding]:
+    """Every check in turn, each finding as it is made. `config` adds a study's dataset to them."""
+    yield from _packages()
+    yield gpus()
+    yield shared_memory(shutil.disk_usage("/dev/shm").total)
+    yield socket_path(place.settings.slurm.temporary)
+    yield temporary(Path(place.settings.slurm.temporary))
+    yield ports()
+    yield token()
+    yield results(place.results)
+    if config is not None:
+        yield dataset(config)
+    if place.site != "local":
+        yield _guarded("image", lambda: image(image_path(place.settings.slurm)))
+        yield from _slurm(place)
+
+
+def _guarded(name: str, check: Callable[[], Finding]) -> Finding:
+    try:
+        return check()
+    except FarmError as error:
+        return Finding(name, False, str(error))
+
+
+def _packages() -> Iterator[Finding]:
     for package in PACKAGES:
         try:
             module = importlib.import_module(package)
         except ImportError as error:
-            yield Finding(package, False, str(error))
+            yield Finding(package, False, f"{error}; make setup installs what requirements.lock names")
         else:
             yield Finding(package, True, str(getattr(module, "__version__", "present")))
-    yield _gpus()
-    yield _results(results)
-    shared_memory = shutil.disk_usage("/dev/shm").total
-    yield Finding("/dev/shm", shared_memory >= LEAST_FREE_BYTES, f"{shared_memory / 2**30:.1f} GiB for Ray's objects")
 
 
-def _gpus() -> Finding:
+def gpus() -> Finding:
+    """Whether torch's CUDA build can use this machine's driver and GPUs."""
     import torch
 
     models = provenance.gpu_models()
-    if models and not torch.cuda.is_available():
-        return Finding("GPUs", False, f"{', '.join(models)}, but torch {torch.__version__} cannot use them")
-    return Finding("GPUs", True, ", ".join(models) or "none; use device=cpu resources.gpu=0, or profile=smoke")
+    capabilities, kinds = [], []
+    if models and torch.cuda.is_available():
+        capabilities = [torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())]
+        kinds = torch.cuda.get_arch_list()
+    return gpu_finding(models, torch.__version__, driver_version(), torch.cuda.is_available(), capabilities, kinds)
 
 
-def _results(results: Path) -> Finding:
-    place = next(p for p in [results, *results.parents] if p.exists())
+def gpu_finding(
+    models: tuple[str, ...],
+    torch_version: str,
+    driver: str,
+    usable: bool,
+    capabilities: list[tuple[int, int]],
+    kinds: list[str],
+) -> Finding:
+    """`capabilities` of the GPUs, e.g. (7, 0), against the `kinds` that torch was compiled for, e.g. "sm_75"."""
+    if not models:
+        return Finding("GPUs", True, "none; use device=cpu resources.gpu=0, or profile=smoke")
+    found = f"{', '.join(models)}; driver {driver}; torch {torch_version}"
+    if not usable:
+        return Finding("GPUs", False, f"{found} cannot use them; a newer driver, or an image with an older CUDA build")
+    compiled = sorted(int(k.partition("_")[2]) for k in kinds if k.startswith("sm_") and k[3:].isdigit())
+    for major, minor in capabilities:
+        same = [k for k in compiled if k // 10 == major and k % 10 <= minor]
+        if compiled and not same and f"compute_{major}{minor}" not in kinds:
+            remedy = "build the image with CUDA=cu126 (docs/cluster.md)"
+            return Finding("GPUs", False, f"{found} has no code for compute capability {major}.{minor}; {remedy}")
+    return Finding("GPUs", True, found)
+
+
+def driver_version() -> str:
+    """The NVIDIA driver's version, or "none"."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    except (subprocess.SubprocessError, OSError):
+        return "none"
+    return answer.stdout.splitlines()[0].strip() if answer.stdout.strip() else "none"
+
+
+def shared_memory(size: int) -> Finding:
+    """Ray's object store and DataLoader workers live in /dev/shm."""
+    text = f"{size / 2**30:.1f} GiB for Ray's objects"
+    remedy = "" if size >= LEAST_FREE_BYTES else "; docker run --shm-size=2g, or apptainer without --contain"
+    return Finding("/dev/shm", not remedy, text + remedy)
+
+
+def socket_path(directory: str) -> Finding:
+    """A socket's name holds 107 bytes, and Ray makes long ones below its directory."""
+    from farm.slurm.node import LONGEST_SOCKET, SOCKET_PATH_BYTES
+
+    length = len(f"{directory}/r{2**32}{LONGEST_SOCKET}")
+    text = f"Ray's longest under {directory} has {length} of {SOCKET_PATH_BYTES} bytes"
+    return Finding("socket path", length <= SOCKET_PATH_BYTES, text + _unless(length <= SOCKET_PATH_BYTES, SHORTER))
+
+
+SHORTER = "; slurm.temporary=/tmp is short enough"
+
+
+def temporary(directory: Path) -> Finding:
+    """Ray's sockets, logs and spilled objects need a directory of this node's own."""
+    name = f"temporary {directory}"
+    if not (directory.is_dir() and os.access(directory, os.W_OK)):
+        return Finding(name, False, "cannot be written; slurm.temporary=/tmp, or another directory on the node's disk")
+    kind, free = file_system(directory), shutil.disk_usage(directory).free
+    if kind not in LOCAL_KINDS:
+        return Finding(name, False, f"is {kind}, which nodes share; slurm.temporary= a directory on the node's disk")
+    enough = free >= LEAST_FREE_BYTES
+    return Finding(
+        name, enough, f"{kind}, {free / 2**30:.0f} GiB free{_unless(enough, '; 1 GiB is needed: free some')}"
+    )
+
+
+def file_system(path: Path) -> str:
+    """Kind of the file system that holds a path, e.g. "ext4", "nfs4", "lustre"."""
+    best, kind = "", "unknown"
+    real = str(path.resolve())
+    for line in Path("/proc/mounts").read_text().splitlines():
+        _, mount, mounted_kind, *_ = line.split()
+        mount = mount.encode().decode("unicode_escape")
+        inside = real == mount or real.startswith(mount.rstrip("/") + "/")
+        if inside and len(mount) >= len(best):
+            best, kind = mount, mounted_kind
+    return kind
+
+
+def ports() -> Finding:
+    """Ray's services listen on ports that follow from the job's id."""
+    from farm.slurm import node
+
+    try:
+        first = min(node.ports(int(os.environ.get("SLURM_JOB_ID", os.getpid()))).values())
+    except RuntimeError as error:
+        return Finding("ports", False, f"{error}; other Rays on this node may have to end first")
+    return Finding("ports", True, f"{len(node.PORTS)} in a row from {first} are free")
+
+
+def token() -> Finding:
+    """Every cluster that the farm starts asks for a token; nothing here may switch that off or give it away."""
+    if os.environ.get("RAY_AUTH_MODE", "token") != "token":
+        mode = os.environ["RAY_AUTH_MODE"]
+        return Finding("token", False, f"RAY_AUTH_MODE={mode}: anybody on the network may run code; unset it")
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    if path.exists() and path.stat().st_mode & 0o077:
+        return Finding("token", False, f"{path} can be read by others; chmod 600 {path}")
+    return Finding("token", True, f"on; {path} is {'yours alone' if path.exists() else 'made when it is needed'}")
+
+
+def results(directory: Path) -> Finding:
+    """Room for bytes, for files, and under the quota: what a trial writes is written, and removed."""
+    place = next(p for p in [directory, *directory.parents] if p.exists())
     if not os.access(place, os.W_OK):
-        return Finding("results", False, f"{results} cannot be written; use results=… or FARM_RESULTS")
-    free = shutil.disk_usage(place).free
-    return Finding("results", free >= LEAST_FREE_BYTES, f"{results} ({free / 2**30:.0f} GiB free)")
+        return Finding("results", False, f"{directory} cannot be written; use results=… or FARM_RESULTS")
+    room = os.statvfs(place)
+    free = room.f_bavail * room.f_frsize
+    text = f"{directory} ({file_system(place)}, {free / 2**30:.0f} GiB free"
+    if free < LEAST_FREE_BYTES:
+        return Finding("results", False, f"{text}); free some, or results=… elsewhere")
+    if room.f_files and room.f_favail < LEAST_FREE_FILES:
+        return Finding("results", False, f"{text}, {room.f_favail} files left); remove some, or results=… elsewhere")
+    try:
+        _fill(place)
+    except OSError as error:
+        return Finding("results", False, f"{text}): {error.strerror}; look at your quota, or results=… elsewhere")
+    return Finding("results", True, f"{text}{f', {room.f_favail} files' if room.f_files else ''})")
+
+
+def _fill(place: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix=".farm-doctor-", dir=place) as scratch:
+        for number in range(TRIAL_FILES):
+            with (Path(scratch) / str(number)).open("wb") as sink:
+                sink.write(bytes(TRIAL_BYTES // TRIAL_FILES))
+                sink.flush()
+                os.fsync(sink.fileno())
+
+
+def dataset(config: Config) -> Finding:
+    """The study's dataset is there, and is the published one."""
+    from trials import data
+
+    name, root = config.settings.data, config.settings.data_root
+    if name == "none":
+        return Finding("data", True, "none is needed")
+    try:
+        found = data.load(name, root, config.cache)
+    except (data.DataError, OSError) as error:
+        return Finding("data", False, f"{name}: {error}")
+    right = found.fingerprint == data.fingerprint_of(name)
+    text = f"{name}, fingerprint {found.fingerprint[:12]}"
+    return Finding("data", right, text + _unless(right, " is not the published one; farm data fetch"))
+
+
+def image(path: Path | None) -> Finding:
+    """The image is there, and is the one whose digest stands beside it."""
+    if path is None:
+        return Finding("image", True, "none; the checkout's own Python runs on the nodes")
+    if not path.is_file():
+        return Finding("image", False, f"{path} is not there; `farm image` says how to get or build it")
+    digest, beside = file_digest(path), path.with_name(f"{path.name}.sha256")
+    if beside.exists() and beside.read_text().split()[0] != digest:
+        return Finding("image", False, f"{path} is not what {beside.name} says; copy or build it again")
+    return Finding("image", True, f"{path}, sha256 {digest[:16]}{'' if beside.exists() else ' (no .sha256 beside it)'}")
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as source:
+        return hashlib.file_digest(source, "sha256").hexdigest()
+
+
+def _slurm(place: Place) -> Iterator[Finding]:
+    if shutil.which("sbatch") is None:
+        yield Finding("Slurm", False, "sbatch is not here; run this on a login node")
+        return
+    yield _guarded("Slurm's flags", lambda: slurm_flags(place))
+    yield _guarded("shared storage", lambda: shared_storage(place))
+
+
+def slurm_flags(place: Place) -> Finding:
+    """Slurm would take the job: account, partition, GPUs and walltime of the site file are accepted."""
+    answer = sbatch(doctor_script(place), "--test-only")
+    said = " ".join((answer.stderr or answer.stdout).split()).removeprefix("sbatch: ")
+    if answer.returncode:
+        return Finding("Slurm's flags", False, f"{said}; slurm.account=, partition=, gres=, constraint= or time=")
+    return Finding("Slurm's flags", True, said)
+
+
+def shared_storage(place: Place) -> Finding:
+    """What is written here is read on a compute node, and the other way round."""
+    name, kind = "shared storage", file_system(next(p for p in [place.results, *place.results.parents] if p.exists()))
+    with contextlib.ExitStack() as stack:
+        try:
+            place.results.mkdir(parents=True, exist_ok=True)
+            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".farm-doctor-", dir=place.results)))
+        except OSError as error:
+            return Finding(name, False, f"{place.results}: {error.strerror}; results=… on shared storage")
+        word = secrets.token_hex(8)
+        (scratch / "here").write_text(word)
+        command = ["srun", f"--immediate={SRUN_SECONDS}", "--nodes=1", "--ntasks=1", "--time=1", "--mem=100M"]
+        command += placement_options(place.settings)
+        if "SLURM_JOB_ID" in os.environ:
+            command.append("--overlap")
+        script = 'cat "$1/here" && hostname | tee "$1/there"'
+        try:
+            answer = subprocess.run(
+                [*command, "sh", "-c", script, "sh", str(scratch)],
+                capture_output=True,
+                text=True,
+                timeout=2 * SRUN_SECONDS,
+                cwd="/",
+            )
+        except subprocess.TimeoutExpired:
+            return Finding(name, True, f"{kind}; not tried: no node was free within {SRUN_SECONDS} s")
+        if "Unable to allocate" in answer.stderr or "immediate" in answer.stderr.lower():
+            return Finding(name, True, f"{kind}; not tried: no node was free within {SRUN_SECONDS} s")
+        there = scratch / "there"
+        if not answer.stdout.startswith(word) or not there.exists():
+            return Finding(name, False, f"{place.results} is not the same on a node; results=… on shared storage")
+        host = there.read_text().strip()
+        return Finding(name, True, f"{kind}; written on {socket.gethostname()}, read on {host}, and back")
+
+
+def _unless(right: bool, remedy: str) -> str:
+    return "" if right else remedy

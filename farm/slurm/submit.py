@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from farm.config import CONF, ROOT, Config
+from farm.config import CONF, ROOT, Config, Place, Settings
 from farm.errors import PreflightError, UsageError
 from farm.plan import Node, Plan
 from farm.provenance import farm_commit
-from farm.site import expand, image_path, share
+from farm.site import Slurm, expand, image_path, share
 from farm.slurm.script import BatchJob
 
 IMAGE_CODE = "/opt/"
@@ -32,7 +33,6 @@ def batch_job(config: Config, arguments: Sequence[str], plan: Plan) -> BatchJob:
     gpus = settings.gpus_per_node if settings.gpus_per_node is not None else int(-(-largest // 1))
     node = share(slurm, gpus)
     image = image_path(slurm)
-    words = {"{gpu_type}": slurm.gpu_type, "{gpus}": str(gpus)}
     code = expand(slurm.code) if image is not None else str(ROOT)
     return BatchJob(
         name=f"farm-{config.study}",
@@ -52,8 +52,8 @@ def batch_job(config: Config, arguments: Sequence[str], plan: Plan) -> BatchJob:
         account=slurm.account,
         partition=slurm.partition,
         qos=slurm.qos,
-        constraint=_replaced(slurm.constraint, words),
-        gres=_replaced(slurm.gres, words).replace("::", ":"),
+        constraint=_replaced(slurm.constraint, {"{gpu_type}": slurm.gpu_type}),
+        gres=_gres(slurm, gpus),
         extra=tuple(slurm.options),
         modules=tuple(slurm.modules),
         image=str(image) if image is not None else None,
@@ -61,6 +61,32 @@ def batch_job(config: Config, arguments: Sequence[str], plan: Plan) -> BatchJob:
         container_options=tuple(map(expand, slurm.container_options)),
         binds=tuple(_binds(config, code)) if image is not None else (),
     )
+
+
+def doctor_script(place: Place) -> str:
+    """A job of the site's kind that does nothing, for `sbatch --test-only`."""
+    slurm, gpus = place.settings.slurm, place.settings.gpus_per_node
+    if gpus is None:
+        gpus = min(1, max((t.gpus for t in slurm.node_types.values()), default=0))
+    node = share(slurm, gpus)
+    options = [f"--nodes={place.settings.nodes}", f"--time={place.settings.time}", f"--mem={node.memory_gib}G"]
+    options += [f"--cpus-per-task={node.cpus}", *placement_options(place.settings)]
+    if gpus:
+        options.append(f"--gres={_gres(slurm, gpus)}")
+    lines = [f"#SBATCH {name}={shlex.quote(value)}" for name, _, value in (o.partition("=") for o in options)]
+    return "\n".join(["#!/bin/bash", *lines, "true", ""])
+
+
+def placement_options(settings: Settings) -> list[str]:
+    """Options of sbatch and srun that say who pays and where."""
+    slurm = settings.slurm
+    words = {"account": slurm.account, "partition": slurm.partition, "qos": slurm.qos}
+    words["constraint"] = _replaced(slurm.constraint, {"{gpu_type}": slurm.gpu_type})
+    return [f"--{name}={value}" for name, value in words.items() if value] + slurm.options
+
+
+def _gres(slurm: Slurm, gpus: int) -> str:
+    return _replaced(slurm.gres, {"{gpu_type}": slurm.gpu_type, "{gpus}": str(gpus)}).replace("::", ":")
 
 
 def absolute_arguments(config: Config, arguments: Sequence[str]) -> list[str]:

@@ -1,0 +1,154 @@
+"""`farm doctor`: each check can fail, and then says what helps."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from commands import Finished
+
+from farm import doctor
+from farm.config import load, load_place
+from farm.slurm import node
+
+HOPPER, VOLTA, ADA = (9, 0), (7, 0), (8, 9)
+CUDA13 = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"]
+CUDA126 = ["sm_50", "sm_60", "sm_70", "sm_75", "sm_80", "sm_86", "sm_90"]
+
+
+@pytest.mark.parametrize(
+    ("capability", "kinds", "ok"),
+    [(HOPPER, CUDA13, True), (ADA, CUDA13, True), (VOLTA, CUDA13, False), (VOLTA, CUDA126, True)],
+)
+def test_a_gpu_that_the_cuda_build_has_dropped_is_told(capability: tuple[int, int], kinds: list[str], ok: bool) -> None:
+    found = doctor.gpu_finding(("a GPU",), "2.14.1+cu130", "580.1", True, [capability], kinds)
+    assert (found.ok, "CUDA=cu126" in found.text) == (ok, not ok)
+
+
+def test_a_driver_that_torch_cannot_use_is_told() -> None:
+    found = doctor.gpu_finding(("NVIDIA H200",), "2.14.1+cu130", "470.1", False, [], [])
+    assert (found.ok, "newer driver" in found.text) == (False, True)
+    assert doctor.gpu_finding((), "2.14.1+cu130", "none", False, [], []).ok
+
+
+@pytest.mark.parametrize(("size", "ok"), [(64 << 20, False), (8 << 30, True)])
+def test_a_small_shared_memory_is_told(size: int, ok: bool) -> None:
+    found = doctor.shared_memory(size)
+    assert (found.ok, "--shm-size" in found.text) == (ok, not ok)
+
+
+def test_a_directory_too_deep_for_sockets_is_told() -> None:
+    assert doctor.socket_path("/tmp").ok
+    found = doctor.socket_path("/scratch/somebody/with/a/long/name/and/more")
+    assert (found.ok, "slurm.temporary=" in found.text) == (False, True)
+
+
+def test_a_shared_temporary_directory_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert doctor.temporary(tmp_path).ok
+    monkeypatch.setattr(doctor, "file_system", lambda path: "lustre")
+    assert not doctor.temporary(tmp_path).ok
+    assert not doctor.temporary(tmp_path / "missing").ok
+
+
+def test_the_kind_of_a_file_system_is_that_of_the_nearest_mount() -> None:
+    assert doctor.file_system(Path("/proc/self")) == "proc"
+    assert doctor.file_system(Path("/dev/shm")) == "tmpfs"
+
+
+def test_no_free_ports_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert doctor.ports().ok
+    monkeypatch.setattr(node, "_free", lambda port: False)
+    assert not doctor.ports().ok
+
+
+def test_a_block_with_a_taken_port_is_passed_over() -> None:
+    first = node.ports(7)
+    assert sorted(first.values()) == list(range(min(first.values()), min(first.values()) + len(node.PORTS)))
+    with socket.socket() as taken:
+        taken.bind(("", first["metrics-export-port"]))
+        assert not set(node.ports(7).values()) & set(first.values())
+    assert not set(node.ports(8).values()) & set(first.values())
+
+
+def test_a_token_that_others_can_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    token = tmp_path / "token"
+    token.write_text("secret")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    token.chmod(0o640)
+    assert "chmod 600" in doctor.token().text
+    token.chmod(0o600)
+    assert (doctor.token().ok, "secret" in doctor.token().text) == (True, False)
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    assert not doctor.token().ok
+
+
+def test_a_full_results_directory_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert doctor.results(tmp_path / "not" / "yet").ok
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(doctor, "_fill", _over_quota)
+    assert "quota" in doctor.results(tmp_path).text
+    monkeypatch.setattr(doctor, "LEAST_FREE_FILES", 1 << 62)
+    room = os.statvfs(tmp_path)
+    assert doctor.results(tmp_path).ok == (room.f_files == 0)
+    monkeypatch.setattr(doctor, "LEAST_FREE_BYTES", 1 << 62)
+    assert not doctor.results(tmp_path).ok
+
+
+def _over_quota(place: Path) -> None:
+    raise OSError(122, "Disk quota exceeded")
+
+
+def test_a_missing_dataset_is_told(tmp_path: Path) -> None:
+    words = [f"results={tmp_path}", f"data_root={tmp_path}"]
+    found = doctor.dataset(load(["problem=4", *words]))
+    assert (found.ok, "cifar10" in found.text) == (False, True)
+    assert doctor.dataset(load(["problem=4", "profile=smoke", *words])).ok
+
+
+def test_an_image_that_is_not_what_its_digest_says_is_told(tmp_path: Path) -> None:
+    image = tmp_path / "farm.sif"
+    assert not doctor.image(image).ok
+    image.write_bytes(b"an image")
+    assert doctor.image(image).ok
+    image.with_name("farm.sif.sha256").write_text(f"{hashlib.sha256(b'an image').hexdigest()}  farm.sif\n")
+    assert doctor.image(image).ok
+    image.write_bytes(b"another")
+    assert not doctor.image(image).ok
+
+
+def fake(directory: Path, name: str, body: str) -> None:
+    """A command of that name, first on the path."""
+    path = directory / name
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)
+
+
+def test_flags_that_slurm_refuses_are_told_in_its_own_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    place = load_place(["site=torch", "slurm.image=null", "slurm.account=wrong", f"results={tmp_path}"])
+    fake(tmp_path, "sbatch", 'cat > "${0%/*}/script"; echo "sbatch: error: Invalid account" >&2; exit 1')
+    found = doctor.slurm_flags(place)
+    assert (found.ok, "Invalid account" in found.text, "slurm.account=" in found.text) == (False, True, True)
+    script = (tmp_path / "script").read_text()
+    assert all(w in script for w in ("--account=wrong", "--constraint=h200", "--gres=gpu:1", "--time=08:00:00"))
+
+
+def test_storage_that_nodes_do_not_share_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    place = load_place(["site=torch", "slurm.image=null", f"results={tmp_path / 'results'}"])
+    fake(tmp_path, "srun", "echo cat: no such file >&2; exit 1")
+    assert not doctor.shared_storage(place).ok
+    fake(tmp_path, "srun", 'while [ "$1" != sh ]; do shift; done; exec "$@"')
+    found = doctor.shared_storage(place)
+    assert (found.ok, socket.gethostname() in found.text) == (True, True)
+
+
+def test_one_failure_makes_the_exit_code_3(farm: Callable[..., Finished], tmp_path: Path) -> None:
+    closed = {"RAY_AUTH_MODE": "disabled"}
+    done = farm(verb="doctor", variables=closed)
+    assert (done.code, "FAIL  token" in done.out, "Traceback" in done.err) == (3, True, False)
