@@ -11,6 +11,7 @@ fp32 as torch's defaults have it), and the engine. Images are drawn at random: s
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import platform
 import statistics
@@ -118,6 +119,7 @@ def engine_run(
     precision = recipe["precision"]
     process.configure(device, torch.get_num_threads(), precision, False)
     if device == "cuda":
+        gc.collect()  # the last trainer and its graph
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     trainer = engine.Trainer(

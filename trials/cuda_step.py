@@ -3,8 +3,8 @@
 Capturing records a step's kernels once and replays them without Python: at batch 64 a ResNet-44 step is about a
 thousand launches, which eagerly take four times as long as the kernels. Three kinds of step are captured
 (`Recipe.kernels`): "torch", torch's own operations or what torch.compile makes of them; "fused", the forward
-and backward passes of `trials.fused_resnet`, for the networks it knows; "auto" takes the fused ones where they
-are known to win. Both ends of the step, the batch and the loss, are the kernels of `trials.fused_batch` in all.
+and backward passes of `trials.fused_resnet`, for the networks it knows; "auto" takes the fused ones in bf16,
+where they win. Both ends of the step, the batch and the loss, are the kernels of `trials.fused_batch` in all.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def captured_evaluation(trainer: Trainer, evaluation: Evaluation) -> Step:
 
 
 def training_step(trainer: Trainer) -> Step:
-    """The step that is captured."""
+    """The step that is captured. Raises ValueError or RuntimeError where the kernels asked for cannot be had."""
     kernels = trainer.recipe.kernels
     if not can_build_kernels():
         if kernels == "fused":

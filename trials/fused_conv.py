@@ -308,14 +308,10 @@ def weight_gradient(
 
 
 @triton.jit
-def through_relu(
-    gradient, address, real, activation, below_result, centre, deviation_inverse, below_gradient
-):  # fmt: skip
+def through_relu(gradient, address, real, passed, value, centre, deviation_inverse, below_gradient):
     """Store the gradient of batch norm's result below a ReLU; it, and its product with the normalised values."""
-    passed = tl.load(activation + address, mask=real, other=0.0) > 0
     gradient = tl.where(passed, gradient, 0.0)
     tl.store(below_gradient + address, gradient.to(below_gradient.dtype.element_ty), mask=real)
-    value = tl.load(below_result + address, mask=real, other=0.0).to(tl.float32)
     normalised = (value - centre[None, :]) * deviation_inverse[None, :]
     return gradient, gradient * normalised
 
@@ -335,19 +331,22 @@ def finish_norm_gradient(
 
 @triton.jit
 def input_gradient(
-    result_gradient, weight, beside, activation, below_result, mean, inverse,
+    result_gradient, weight, beside, activation, scale, shift, below_result, mean, inverse,
     below_gradient, partial, counter, norm_weight_gradient, norm_bias_gradient, pixels,
     SIZE: tl.constexpr, SOURCE_SIZE: tl.constexpr, C: tl.constexpr, OUT: tl.constexpr,
     TAPS: tl.constexpr, STRIDE: tl.constexpr, BESIDE: tl.constexpr, PLAIN: tl.constexpr,
     PRECISION: tl.constexpr, BLOCK: tl.constexpr, KEPT: tl.constexpr, AT_ONCE: tl.constexpr,
 ):  # fmt: skip
     """The gradient of a convolution's input, from that of its result with C channels SOURCE_SIZE wide. PLAIN: as
-    it is. Else with `beside` added (BESIDE), taken through the ReLU and into the batch norm that made the input."""
+    it is. Else taken through the ReLU and into the batch norm that made the input: with `beside` added and the ReLU's
+    `activation` read (BESIDE), or where no shortcut came before the ReLU, which is then known from batch norm's scale
+    and shift."""
     program, programs = tl.program_id(0), tl.num_programs(0)
     out = tl.arange(0, OUT)
     weights = all_weights(weight, C, OUT, OUT, TAPS, True)
     if not PLAIN:
         centre, deviation_inverse = tl.load(mean + out), tl.load(inverse + out)
+        factor, offset = tl.load(scale + out), tl.load(shift + out)
     first = tl.zeros([KEPT, OUT], tl.float32)
     second = tl.zeros([KEPT, OUT], tl.float32)
     for tile in range(program, tl.cdiv(pixels, BLOCK), programs):
@@ -362,9 +361,12 @@ def input_gradient(
         if PLAIN:
             tl.store(below_gradient + address, product.to(below_gradient.dtype.element_ty), mask=real)
         else:
-            sums = through_relu(
-                product, address, real, activation, below_result, centre, deviation_inverse, below_gradient
-            )  # fmt: skip
+            value = tl.load(below_result + address, mask=real, other=0.0).to(tl.float32)
+            if BESIDE:
+                passed = tl.load(activation + address, mask=real, other=0.0) > 0
+            else:
+                passed = value * factor[None, :] + offset[None, :] > 0
+            sums = through_relu(product, address, real, passed, value, centre, deviation_inverse, below_gradient)
             first = kept(first, sums[0], KEPT)
             second = kept(second, sums[1], KEPT)
     if not PLAIN:
@@ -389,10 +391,10 @@ def pool_gradient(
         pixel = tile * BLOCK + tl.arange(0, BLOCK)
         real = (pixel < pixels)[:, None] & (out < C)[None, :]
         gradient = tl.load(pooled_gradient + (pixel // AREA)[:, None] * C + out[None, :], mask=real, other=0.0) / AREA
-        sums = through_relu(
-            gradient, pixel[:, None] * C + out[None, :], real, activation, below_result, centre, deviation_inverse,
-            below_gradient,
-        )  # fmt: skip
+        address = pixel[:, None] * C + out[None, :]
+        passed = tl.load(activation + address, mask=real, other=0.0) > 0
+        value = tl.load(below_result + address, mask=real, other=0.0).to(tl.float32)
+        sums = through_relu(gradient, address, real, passed, value, centre, deviation_inverse, below_gradient)
         first += sums[0]
         second += sums[1]
     finish_norm_gradient(

@@ -315,7 +315,7 @@ class FusedResNet:
         self._launch(
             kernels.input_gradient, (self._programs("input_gradient", layer),),
             result_gradient, layer.weight, gradient if beside is None else beside, activation,
-            *self._below(target, gradient), self._pixels(layer.source_size),
+            target.scale, target.shift, *self._below(target, gradient), self._pixels(layer.source_size),
             SIZE=layer.source_size, SOURCE_SIZE=layer.size, C=layer.out, OUT=layer.channels,
             TAPS=layer.taps, STRIDE=layer.stride, BESIDE=beside is not None, PLAIN=below is None,
             PRECISION="ieee", BLOCK=tile.pixels, KEPT=tile.pixels if tile.keep else 1,

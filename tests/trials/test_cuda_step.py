@@ -1,13 +1,14 @@
-"""Captured steps against eager ones. All but the first need CUDA."""
+"""Captured steps against eager ones. All but the first three need CUDA."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from trials import engine, models, process
+from trials import cuda_step, engine, models, process
 from trials.data import Dataset
 from trials.engine import Recipe, Trainer
 from trials.splits import Images
@@ -71,6 +72,26 @@ def test_without_a_gpu_nothing_is_captured() -> None:
     assert engine.fastest_steps("cpu") == EAGER
 
 
+def test_running_out_of_memory_is_found_behind_the_capture_s_own_error() -> None:
+    try:
+        try:
+            raise torch.OutOfMemoryError("2 GiB")
+        except RuntimeError:
+            raise RuntimeError("capture failed")  # noqa: B904  (as the capture's end does)
+    except RuntimeError as error:
+        assert [type(e) for e in cuda_step.causes(error)] == [RuntimeError, torch.OutOfMemoryError]
+
+
+def test_without_a_compiler_the_step_is_torch_s_unless_fused_kernels_were_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cuda_step, "can_build_kernels", lambda: False)
+    recipe = {"batch_size": 1, "seed": 0, "mean": (0.5,), "std": (0.5,)}
+    assert callable(cuda_step.training_step(SimpleNamespace(recipe=Recipe(**recipe))))
+    with pytest.raises(RuntimeError, match="C compiler"):
+        cuda_step.training_step(SimpleNamespace(recipe=Recipe(**recipe, kernels="fused")))
+
+
 @needs_cuda
 @pytest.mark.parametrize("kernels", ["torch", "fused"])
 @pytest.mark.parametrize("copies", [1, 2])
@@ -83,7 +104,7 @@ def test_a_captured_epoch_is_the_eager_one(tiny: Dataset, kernels: str, copies: 
 
 
 @needs_cuda
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.compile's own imports
+@pytest.mark.filterwarnings("ignore")  # of torch.compile's own: deprecations, and that TF32 would be faster
 def test_a_compiled_epoch_is_the_eager_one(tiny: Dataset) -> None:
     compiled, eager = trainer_of(tiny, compile=True), trainer_of(tiny, EAGER)
     compiled.prepare()
