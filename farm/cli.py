@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import sys
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -68,6 +69,10 @@ def _parser() -> argparse.ArgumentParser:
     submit = add("submit", _submit, "run a study in one Slurm allocation, requeued until it is complete")
     submit.add_argument("--dry-run", action="store_true", help="print the batch script and submit nothing")
     add("export", _export, "rebuild the Parquet tables from the ledger")
+    status = add("status", _status, "what a study's trials do now")
+    status.add_argument("--watch", action="store_true", help="go on showing it until the run has ended")
+    status.add_argument("--json", action="store_true", help="as JSON")
+    add("why", _why, "`farm why TRIAL problem=4`: which inputs made a trial new")
     report = add("report", _report, "write the report of a study")
     report.add_argument("--check", action="store_true", help="exit 1 where the report is older than its rows")
     add("data", _data, "`farm data fetch` downloads CIFAR-10; `farm data` says what is there")
@@ -161,6 +166,45 @@ def _main_results(config: Config, plan: Plan) -> list[Path]:
 def _submit(options: argparse.Namespace) -> int:
     config = configuration.load(options.overrides)
     from farm import study
+def _status(options: argparse.Namespace) -> int:
+    from farm import status_view
+    from farm.recall import last_grid
+    from farm.status import status
+
+    config, words = last_grid(options.overrides)
+    command = shlex.join(["farm", "run", *words])
+    if options.watch and not options.json:
+        current = status_view.watch(lambda: status(config), command)
+    else:
+        current = status(config)
+        if options.json:
+            print(json.dumps(current.as_dict() | {"command": command}, indent=1))
+        else:
+            status_view.show(current, command)
+    return FAILED if {"failed", "unschedulable"} & set(current.counts) else COMPLETE
+
+
+def _why(options: argparse.Namespace) -> int:
+    from farm import study, why
+    from farm.recall import last_grid, studies_with_results
+
+    words = options.overrides
+    plain = [w for w in words if "=" not in w or " " in w]  # a label may hold a =
+    if not words or len(plain) > 1:
+        raise UsageError("farm why TRIAL [problem=4]: one trial, by its id or its label as farm plan shows it")
+    wanted = plain[0] if plain else words[0]
+    rest = [w for w in words if w != wanted]
+    if any(w.startswith(("problem=", "study=")) for w in rest):
+        config = last_grid(rest)[0]
+        plan = study.make_plan(config)
+        trial = why.find(plan, wanted)
+    else:
+        config, plan, trial = why.plan_with([last_grid(one)[0] for one in studies_with_results(rest)], wanted)
+    for line in why.explain(config, plan, trial):
+        print(line)
+    return COMPLETE
+
+
     from farm.slurm.script import render
     from farm.slurm.submit import batch_job, site_nodes, submit
 
@@ -168,6 +212,7 @@ def _submit(options: argparse.Namespace) -> int:
     script = render(batch_job(config, options.overrides, plan))
     if options.dry_run:
         print(script, end="")
+    budget.check(plan, config.settings.max_gpu_hours)
         return COMPLETE
     for trial in plan.trials:
         if trial.state == "unschedulable":
@@ -183,7 +228,7 @@ def _submit(options: argparse.Namespace) -> int:
 
 def _export(options: argparse.Namespace) -> int:
     config = configuration.load(options.overrides)
-    from farm import study
+    from farm import budget, study
     from farm.ledger.export import export
 
     if not config.ledger.is_dir():

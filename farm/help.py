@@ -27,6 +27,7 @@ FLAGS = {
     "plan": "[--json] [--cfg]",
     "report": "[--check]",
     "submit": "[--dry-run]",
+    "status": "[--watch] [--json]",
 }
 
 

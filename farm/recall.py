@@ -1,0 +1,47 @@
+"""The grid of a study's last command: what `farm status` and `farm why` speak of when no other is named."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from farm import config as configuration
+from farm.config import Config
+
+PLACE = ("problem", "study", "site", "results")
+"""Keys that say which ledger is meant, and nothing of the grid in it."""
+ONCE = ("trial", "retry", "max_gpu_hours")
+"""Keys that were meant for that one command."""
+
+
+def last_grid(overrides: list[str]) -> tuple[Config, list[str]]:
+    """The configuration of these overrides, or, where they name a study alone, of its last command; and its words."""
+    config = configuration.load(overrides)
+    if any(_key(o) not in PLACE for o in overrides):
+        return config, overrides
+    earlier = [o for o in recorded_command(config.ledger) if _key(o) not in (*PLACE, *ONCE)]
+    if not earlier:
+        return config, overrides
+    words = [*overrides, *earlier]
+    return configuration.load(words), words
+
+
+def studies_with_results(overrides: list[str]) -> list[list[str]]:
+    """Overrides for each of the farm's own studies that has a ledger under `results=` (or the usual place)."""
+    given = dict(o.split("=", 1) for o in overrides if "=" in o)
+    results = configuration.results_directory(given.get("results"), None)
+    return [[f"study={name}", *overrides] for name in configuration.studies() if (results / name).is_dir()]
+
+
+def recorded_command(ledger: Path) -> list[str]:
+    """The overrides of the last run, as study.yaml has them in its first line; nothing where there was none."""
+    try:
+        with (ledger / "study.yaml").open(encoding="utf-8") as file:
+            words = shlex.split(file.readline().removeprefix("#"))
+    except (OSError, ValueError):
+        return []
+    return words[2:] if words[:2] == ["farm", "run"] else []
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0]

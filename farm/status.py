@@ -1,0 +1,239 @@
+"""`farm status`: what a study's trials do now, read from the ledger alone, so from any machine that sees it.
+
+Epochs are those of the newest commit (at most commit_seconds= old). A trial runs where its newest attempt has no
+end and belongs to the driver that holds the lock.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import heapq
+import os
+import shutil
+import socket
+import subprocess
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from farm import study
+from farm.config import Config
+from farm.ledger.durable import MANIFEST, read_json
+from farm.ledger.scan import attempt_directories, attempt_records, commit_epoch, commits, trial_directories, trial_id
+from farm.plan import STATES, Plan, Trial
+
+SILENT_SECONDS = 60.0
+"""A driver elsewhere whose heartbeat is this old is taken for dead (it beats every 5 s; clocks differ a little)."""
+ORDER = ("running", "failed", "unschedulable", "partial", "new", "done")
+
+
+@dataclass(frozen=True)
+class Driver:
+    """The process that runs the study now."""
+
+    pid: int
+    host: str
+    since: str
+
+
+@dataclass(frozen=True)
+class TrialStatus:
+    """One trial: `state` is the plan's, or "running". `seconds_left` None: nothing tells."""
+
+    id: str
+    label: str
+    state: str
+    status: str
+    epoch: int
+    epochs: int
+    gpus: float
+    seconds_left: float | None
+    host: str = ""
+    gpu_ids: str = ""
+    started_at: str = ""
+    error: str = ""
+    log: str = ""
+
+
+@dataclass(frozen=True)
+class GpuUse:
+    """One GPU of this machine as nvidia-smi sees it: utilisation in percent, memory in MiB."""
+
+    index: int
+    utilisation: float
+    memory_used: float
+    memory_total: float
+
+
+@dataclass(frozen=True)
+class Status:
+    """A study now. `gpu_hours_spent` counts every attempt, also those that failed; `seconds_left` is wall-clock."""
+
+    study: str
+    driver: Driver | None
+    trials: tuple[TrialStatus, ...]
+    gpu_hours_spent: float
+    gpu_hours_left: float | None
+    seconds_left: float | None
+    gpus_held: float
+    gpus_here: tuple[GpuUse, ...]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Trials in each state, those that occur, running ones first."""
+        found = Counter(t.state for t in self.trials)
+        return {s: found[s] for s in ("running", *STATES) if found[s]}
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return dataclasses.asdict(self) | {"counts": self.counts}
+
+
+def status(config: Config, now: datetime | None = None) -> Status:
+    """Look at a study's ledger."""
+    now = now or datetime.now(UTC)
+    driver = driver_at_work(config.ledger, now)
+    elsewhere = driver is not None and (driver.host != socket.gethostname() or bool(study.cluster_address(config)))
+    plan = study.make_plan(config, [] if elsewhere else None)
+    folders = {trial_id(p): p for p in trial_directories(config.ledger)}
+    trials = tuple(_trial(t, folders.get(t.id), driver, now) for t in plan.trials)
+    held = sum(t.gpus for t in trials if t.state == "running")
+    here = driver is not None and driver.host == socket.gethostname() and held
+    open_trials = [t for t in trials if t.state in ("running", "partial", "new")]
+    return Status(
+        study=plan.study,
+        driver=driver,
+        trials=trials,
+        gpu_hours_spent=_spent(plan, folders, now, {t.id for t in trials if t.state == "running"}),
+        gpu_hours_left=_total(
+            [None if t.seconds_left is None else t.seconds_left * t.gpus / 3600 for t in open_trials if t.gpus]
+        ),
+        seconds_left=_wall_clock(open_trials),
+        gpus_held=held,
+        gpus_here=gpu_use() if here else (),
+    )
+
+
+def driver_at_work(ledger: Path, now: datetime) -> Driver | None:
+    """The living driver that holds the lock: by the process table here, by its heartbeat's age elsewhere."""
+    from farm.ledger.lock import identity, process_start
+
+    numbered = [p for p in (ledger / "lock").glob("*.json") if p.stem.isdigit()]
+    if not numbered:
+        return None
+    path = max(numbered, key=lambda p: int(p.stem))
+    holder, me = read_json(path) or {}, identity()
+    if not holder or holder.get("released"):
+        return None
+    if (holder.get("boot_id"), holder.get("pid_space")) == (me["boot_id"], me["pid_space"]):
+        alive = process_start(int(holder.get("pid", -1))) == holder.get("pid_start")
+    else:
+        alive = now.timestamp() - path.stat().st_mtime < SILENT_SECONDS
+    return Driver(int(holder["pid"]), str(holder["host"]), str(holder["since"])) if alive else None
+
+
+def _trial(trial: Trial, folder: Path | None, driver: Driver | None, now: datetime) -> TrialStatus:
+    shown = TrialStatus(
+        id=trial.id,
+        label=trial.label,
+        state=trial.state,
+        status=trial.status,
+        epoch=trial.epoch,
+        epochs=int(trial.spec.parameters.get("epochs") or 0),
+        gpus=trial.bundle.gpu,
+        seconds_left=trial.seconds,
+        error=trial.reason,
+        log=trial.log,
+    )
+    attempts = attempt_directories(folder) if folder is not None else []
+    if trial.state == "done" or driver is None or not attempts or (attempts[-1] / "end.json").exists():
+        return shown
+    begun = read_json(attempts[-1] / "attempt.json") or {}
+    if str(begun.get("driver", "")).partition("-")[0] != str(driver.pid):
+        return shown
+    return dataclasses.replace(
+        shown,
+        state="running",
+        host=str(begun.get("host", "")),
+        gpu_ids=str(begun.get("gpu_ids", "")),
+        started_at=str(begun.get("started_at", "")),
+        seconds_left=_running_left(trial, attempts, _age(str(begun.get("started_at", "")), now)),
+        error="",
+        log="",
+    )
+
+
+def _running_left(trial: Trial, attempts: Sequence[Path], elapsed: float) -> float | None:
+    """By the pace of this attempt's own epochs where it has committed any, else by the estimate."""
+    epochs = int(trial.spec.parameters.get("epochs") or 0)
+    newest = commits(attempts[-1])
+    if newest and epochs:
+        begun_at = max((commit_epoch(c) for a in attempts[:-1] for c in commits(a)), default=0)
+        epoch, seconds = commit_epoch(newest[-1]), (read_json(newest[-1] / MANIFEST) or {}).get("seconds")
+        if seconds and epoch > begun_at:
+            pace = float(seconds) / (epoch - begun_at)
+            return max(pace * (epochs - begun_at) - elapsed, 0.0)
+    return None if trial.seconds is None else max(trial.seconds - elapsed, 0.0)
+
+
+def _spent(plan: Plan, folders: dict[str, Path], now: datetime, running: set[str]) -> float:
+    """GPU-hours of every attempt at the plan's trials. One whose end nobody saw counts up to its last commit."""
+    hours = 0.0
+    for trial in plan.trials:
+        if trial.id not in folders or not trial.bundle.gpu:
+            continue
+        records = list(attempt_records(folders[trial.id].parent.parent, folders[trial.id]))
+        for record in records:
+            seconds = float(record.get("seconds") or 0)
+            if record["how"] == "lost":
+                attempt = folders[trial.id] / "attempts" / str(record["attempt"])
+                live = trial.id in running and record is records[-1]
+                seconds = _age(str(record.get("started_at", "")), now) if live else _last_commit_seconds(attempt)
+            hours += seconds * trial.bundle.gpu / 3600
+    return hours
+
+
+def _last_commit_seconds(attempt: Path) -> float:
+    return max((float((read_json(c / MANIFEST) or {}).get("seconds") or 0) for c in commits(attempt)), default=0.0)
+
+
+def _wall_clock(trials: Sequence[TrialStatus]) -> float | None:
+    """When the last trial ends if as many go on running at once as do now; None where that is not known."""
+    running = [t.seconds_left for t in trials if t.state == "running"]
+    waiting = [t.seconds_left for t in trials if t.state != "running"]
+    if not running or None in running or None in waiting:
+        return None
+    ends = [s for s in running if s is not None]
+    heapq.heapify(ends)
+    for seconds in waiting:
+        heapq.heapreplace(ends, ends[0] + (seconds or 0.0))
+    return max(ends)
+
+
+def _total(values: Sequence[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return sum(known) if len(known) == len(values) else None
+
+
+def _age(started_at: str, now: datetime) -> float:
+    try:
+        return max((now - datetime.fromisoformat(started_at)).total_seconds(), 0.0)
+    except ValueError:
+        return 0.0
+
+
+def gpu_use() -> tuple[GpuUse, ...]:
+    """Utilisation and memory of this machine's GPUs by nvidia-smi; nothing where there is none."""
+    if shutil.which("nvidia-smi") is None:
+        return ()
+    query = "--query-gpu=index,utilization.gpu,memory.used,memory.total"
+    command = ["nvidia-smi", query, "--format=csv,noheader,nounits"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True, env=dict(os.environ))
+        rows = [[float(v) for v in line.split(",")] for line in answer.stdout.splitlines() if line.strip()]
+    except (subprocess.SubprocessError, OSError, ValueError):
+        return ()
+    return tuple(GpuUse(int(index), *rest) for index, *rest in rows)

@@ -1,0 +1,140 @@
+"""`farm why TRIAL`: why a trial is in its state, and which inputs set it apart from its nearest finished relative."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from farm import provenance, study
+from farm.checks import nearest, short_path
+from farm.config import Config
+from farm.errors import UsageError
+from farm.ledger.durable import MANIFEST, read_json
+from farm.ledger.scan import DONE, attempt_records, trial_directories, trial_id
+from farm.plan import Plan, Trial
+from trials.spec import parameter_defaults
+
+ABSENT = "(not there)"
+REASONS = {
+    "revision": "the trial module's REVISION was raised: results from before do not compare (CHANGELOG.md)",
+    "fingerprint": "other content under the same dataset's name",
+    "hardware": "a timed trial belongs to one GPU model",
+}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One input in which a trial differs from a finished one."""
+
+    name: str
+    here: Any
+    there: Any
+
+    def __str__(self) -> str:
+        reason = f"   {REASONS[self.name]}" if self.name in REASONS else ""
+        return f"  {self.name:<24} {self.here!s:<20} there {self.there!s}{reason}".rstrip()
+
+
+@dataclass(frozen=True)
+class Relative:
+    """A finished trial and what sets it apart, fewest differences first."""
+
+    id: str
+    name: str
+    differences: tuple[Difference, ...]
+
+
+def find(plan: Plan, wanted: str) -> Trial:
+    """A trial of the plan by its id, the beginning of it, or its label. Raises `UsageError` naming the nearest."""
+    exact = [t for t in plan.trials if wanted in (t.id, t.label)]
+    found = exact or [t for t in plan.trials if len(wanted) >= 3 and t.id.startswith(wanted)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UsageError(f"{wanted}: {len(found)} trials of {plan.study} begin so; write more of the id")
+    names = [n for t in plan.trials for n in (t.id, t.label)]
+    raise UsageError(f"{wanted}: no such trial in {plan.study}{nearest(wanted, names, prefix='; nearest is ')}")
+
+
+def explain(config: Config, plan: Plan, trial: Trial) -> Iterator[str]:
+    """The lines of the answer."""
+    yield f"{trial.label} ({trial.id}) of {plan.study} is {_state(trial)}"
+    yield from _history(config.ledger, trial)
+    if trial.state == "done":
+        if trial.stale:
+            today = provenance.source_digest(trial.spec.module)
+            yield f"  its sources were not today's ({today}), and REVISION is the same; raise it if results change"
+        return
+    found = relatives(config.ledger, trial)
+    if not found:
+        yield f"nothing has finished in {short_path(config.ledger)} yet, so it has no relative"
+        return
+    first = found[0]
+    alike = sum(len(r.differences) == len(first.differences) for r in found) - 1
+    others = f", and {alike} more as near" if alike else ""
+    yield f"nearest finished relative: {first.name} ({first.id}{others}), which differs in"
+    yield from map(str, first.differences)
+
+
+def relatives(ledger: Path, trial: Trial) -> list[Relative]:
+    """All other finished trials of a ledger, those with the fewest differing inputs first."""
+    here = inputs(trial.spec.as_dict(), trial.spec.module)
+    found = []
+    for path in trial_directories(ledger):
+        content = read_json(path / "spec.json")
+        if trial_id(path) != trial.id and content is not None and (path / DONE / MANIFEST).exists():
+            there = inputs(content, trial.spec.module)
+            found.append(Relative(trial_id(path), path.name.rpartition("-")[0], differences(here, there)))
+    return sorted(found, key=lambda r: (len(r.differences), r.name))
+
+
+def inputs(spec: Mapping[str, Any], module: str) -> dict[str, Any]:
+    """Everything that a trial's id is made of, by name; a parameter that an old spec lacks is at its default."""
+    own = {k: v for k, v in spec.items() if k not in ("id", "parameters")}
+    defaults = parameter_defaults(module) if spec.get("module") == module else {}
+    return own | defaults | dict(spec.get("parameters", {}))
+
+
+def differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> tuple[Difference, ...]:
+    """Inputs with other values; the fingerprint only where the dataset is the same."""
+    names = [n for n in dict.fromkeys([*here, *there]) if here.get(n, ABSENT) != there.get(n, ABSENT)]
+    if "dataset" in names and "fingerprint" in names:
+        names.remove("fingerprint")
+    return tuple(Difference(n, here.get(n, ABSENT), there.get(n, ABSENT)) for n in names)
+
+
+def _state(trial: Trial) -> str:
+    texts = {
+        "done": f"done ({trial.status})",
+        "new": "new: no finished trial has exactly its inputs, and no attempt at it has committed anything",
+        "partial": f"partial: it goes on after epoch {trial.epoch}",
+        "failed": "failed; retry=failed runs it again",
+        "unschedulable": f"unschedulable: {trial.reason}",
+    }
+    return texts[trial.state]
+
+
+def _history(ledger: Path, trial: Trial) -> Iterator[str]:
+    """A line for each attempt at it."""
+    folders = [p for p in trial_directories(ledger) if trial_id(p) == trial.id]
+    records: Sequence[dict[str, Any]] = list(attempt_records(ledger, *folders)) if folders else []
+    for record in records:
+        error = str(record.get("error") or record.get("error_class") or "").strip().splitlines()
+        log = f" (log: {short_path(Path(str(record['log_path'])))})" if record.get("log_path") else ""
+        said = f": {error[-1]}" if error else ""
+        where = f"on {record.get('host')}, {record.get('started_at')}"
+        yield f"  attempt {record['attempt']} {where}: {record['how']}{said}{log}"
+
+
+def plan_with(configs: Sequence[Config], wanted: str) -> tuple[Config, Plan, Trial]:
+    """The first of several studies whose plan has the trial."""
+    for config in configs:
+        plan = study.make_plan(config)
+        try:
+            return config, plan, find(plan, wanted)
+        except UsageError:
+            continue
+    names = ", ".join(c.study for c in configs) or "nothing"
+    raise UsageError(f"{wanted}: no such trial in {names}; farm why TRIAL problem=4 looks in that study")

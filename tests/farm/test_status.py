@@ -1,0 +1,135 @@
+"""What `farm status` says of a ledger, beside a run and without one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attempts import attempt, directory, request
+from commands import COUNTING, command, environment
+
+from farm import config as configuration
+from farm import status as looking
+from farm.cli import main
+from farm.ledger.lock import LedgerLock
+from farm.ledger.store import now
+
+STUDY = [f"study={COUNTING}", "executor=inline", "trial.epochs=10"]
+
+
+def look(results: Path, *more: str, later: float = 0.0) -> looking.Status:
+    config = configuration.load([*STUDY, f"results={results}", *more])
+    return looking.status(config, datetime.now(UTC) + timedelta(seconds=later))
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Path:
+    return tmp_path / "counting"
+
+
+@pytest.fixture
+def half_done(ledger: Path) -> Iterator[Path]:
+    """factor=1 has committed 5 epochs in 10 s under a driver that lives; factor=2 is new."""
+    wanted = request(ledger, factor=1, epochs=10)
+    attempt(wanted, stop_at=4)
+    first = directory(wanted) / "attempts" / "1"
+    (first / "end.json").unlink()
+    (first / "attempt.json").write_text(
+        json.dumps({"driver": f"{os.getpid()}-x", "host": "n1", "gpu_ids": "0,3", "started_at": now()})
+    )
+    manifest = first / "commit-5" / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"seconds": 10.0}))
+    with LedgerLock(ledger):
+        yield ledger
+
+
+def test_an_empty_ledger_is_all_new(tmp_path: Path) -> None:
+    found = look(tmp_path)
+    assert (found.counts, found.driver, found.seconds_left) == ({"new": 2}, None, None)
+
+
+def test_a_running_trial_is_told_with_its_place_and_pace(half_done: Path) -> None:
+    found = look(half_done.parent, "resources.gpu=2", "gpus=4", later=10)
+    first = found.trials[0]
+    assert (first.state, first.epoch, first.epochs, first.host, first.gpu_ids) == ("running", 5, 10, "n1", "0,3")
+    assert first.seconds_left == pytest.approx(10, abs=1)  # 10 epochs at 2 s each, less the 10 s that have passed
+    assert found.gpus_held == 2
+    assert found.gpu_hours_spent == pytest.approx(2 * 10 / 3600, rel=0.1)
+    assert found.driver is not None
+    assert found.driver.pid == os.getpid()
+
+
+def test_a_dead_drivers_trial_is_not_running(half_done: Path) -> None:
+    path = next((half_done / "lock").glob("*.json"))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"pid": 2**22 + 1}))
+    found = look(half_done.parent)
+    assert (found.driver, found.trials[0].state) == (None, "partial")
+
+
+def test_a_driver_elsewhere_lives_while_its_heartbeat_is_fresh(half_done: Path) -> None:
+    path = next((half_done / "lock").glob("*.json"))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"boot_id": "another", "host": "n9"}))
+    assert look(half_done.parent).driver is not None
+    assert look(half_done.parent, later=looking.SILENT_SECONDS + 5).driver is None
+
+
+def left(*trials: tuple[str, float | None]) -> list[looking.TrialStatus]:
+    return [looking.TrialStatus(str(i), "", state, "", 0, 0, 0, s) for i, (state, s) in enumerate(trials)]
+
+
+def test_waiting_trials_follow_on_whichever_slot_is_free_first() -> None:
+    assert looking._wall_clock(left(("running", 10), ("running", 4), ("new", 5), ("new", 5))) == 14
+    assert looking._wall_clock(left(("running", 10), ("new", None))) is None
+    assert looking._wall_clock(left(("new", 5))) is None
+
+
+def test_a_failure_is_shown_with_its_log(ledger: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [f"study={COUNTING}", f"results={ledger.parent}", "executor=inline", "trial.end=failed"]
+    main(["run", *arguments])
+    end = next(ledger.glob("trials/*/attempts/1/end.json"))
+    end.write_text(json.dumps(json.loads(end.read_text()) | {"log_path": "/somewhere/log.txt"}))
+    capsys.readouterr()
+    assert main(["status", f"study={COUNTING}", f"results={ledger.parent}"]) == 1
+    out = capsys.readouterr().out
+    assert "counting: 2 failed" in out
+    assert "ValueError: a bug in the trial (log: /somewhere/log.txt)" in out
+
+
+def test_the_grid_is_that_of_the_last_command(ledger: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = [f"study={COUNTING}", f"results={ledger.parent}"]
+    main(["run", *place, "executor=inline", "sweep.factor=[5,6,7]"])
+    capsys.readouterr()
+    assert main(["status", *place, "--json"]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert (found["counts"], found["trials"][0]["label"]) == ({"done": 3}, "factor=5")
+    assert "sweep.factor=[5,6,7]" in found["command"]
+    main(["status", *place, "sweep.factor=[8]", "--json"])
+    assert json.loads(capsys.readouterr().out)["counts"] == {"new": 1}
+
+
+def test_watching_goes_on_until_the_run_has_ended(tmp_path: Path) -> None:
+    slow = [f"study={COUNTING}", f"results={tmp_path}", "executor=inline", "trial.epochs=12", "trial.seconds=0.15"]
+    quiet: dict[str, Any] = {"env": environment(), "cwd": tmp_path, "text": True, "stdout": subprocess.PIPE}
+    run = subprocess.Popen(command(*slow, "commit_seconds=0"), **quiet)
+    try:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob("counting/trials/*/attempts/1/attempt.json")):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        watching = command(*slow[:2], "--watch", verb="status")
+        environment_here = environment() | {"PYTHONPATH": str(COUNTING.parent.parent.parent)}
+        done = subprocess.run(watching, **(quiet | {"env": environment_here}), timeout=60)
+        lines = done.stdout.splitlines()
+        assert lines[0].startswith("counting: 1 running, 1 new")
+        assert lines[-1] == "counting: 2 done"
+    finally:
+        run.send_signal(signal.SIGKILL)
+        run.communicate()

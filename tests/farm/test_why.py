@@ -1,0 +1,76 @@
+"""Why a trial is new: its inputs against those of its nearest finished relative."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from attempts import attempt, directory, request
+from commands import COUNTING
+
+from farm.cli import main
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """Finished: factor=1 and factor=2 of 3 epochs."""
+    for factor in (1, 2):
+        attempt(request(tmp_path / "counting", factor=factor, epochs=3))
+    return tmp_path
+
+
+def why(results: Path, capsys: pytest.CaptureFixture[str], trial: str, *overrides: str) -> list[str]:
+    place = [f"study={COUNTING}", f"results={results}", "executor=inline"]
+    assert main(["why", trial, *place, *overrides]) == 0
+    return capsys.readouterr().out.splitlines()
+
+
+def test_the_inputs_that_made_it_new_are_named(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = why(results, capsys, "factor=2", "sweep.factor=[2,3]", "trial.epochs=5")
+    assert "is new" in lines[0]
+    assert lines[1].startswith("nearest finished relative: factor2-")
+    assert [line.split() for line in lines[2:]] == [["epochs", "5", "there", "3"]]
+
+
+def test_a_raised_revision_is_explained(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for spec in results.glob("counting/trials/factor2-*/spec.json"):
+        spec.write_text(json.dumps(json.loads(spec.read_text()) | {"revision": 0}))
+        spec.parent.rename(spec.parent.with_name("factor2-0123456789ab"))
+    (line,) = [x for x in why(results, capsys, "factor=2") if x.strip().startswith("revision")]
+    assert line.split()[:4] == ["revision", "1", "there", "0"]
+    assert "REVISION was raised" in line
+
+
+def test_a_parameter_that_an_old_spec_lacks_is_no_difference(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for spec in results.glob("counting/trials/*/spec.json"):
+        content = json.loads(spec.read_text())
+        del content["parameters"]["end_epoch"]
+        spec.write_text(json.dumps(content))
+    assert [line.split()[0] for line in why(results, capsys, "factor=2", "trial.epochs=4")[2:]] == ["epochs"]
+
+
+def test_a_done_trial_has_its_attempts(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = why(results, capsys, "factor=1", "trial.epochs=3")
+    assert "is done (completed)" in lines[0]
+    assert lines[1].startswith("  attempt 1 on ")
+
+
+def test_a_failed_trial_says_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wanted = request(tmp_path / "counting", end="failed")
+    attempt(wanted)
+    capsys.readouterr()
+    lines = why(tmp_path, capsys, "factor=1", "trial.end=failed")
+    assert "retry=failed" in lines[0]
+    assert "ValueError: a bug in the trial" in lines[1]
+    assert "nothing has finished" in lines[2]
+
+
+def test_the_beginning_of_an_id_is_enough(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    identity = directory(request(results / "counting", factor=2, epochs=3)).name.rpartition("-")[2]
+    assert identity in why(results, capsys, identity[:6])[0]
+
+
+def test_a_wrong_name_gives_the_nearest(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["why", "factor=22", f"study={COUNTING}", f"results={results}"]) == 2
+    assert "nearest is factor=2" in capsys.readouterr().err
