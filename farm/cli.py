@@ -6,8 +6,8 @@ import argparse
 import dataclasses
 import json
 import os
-import sys
 import shlex
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -66,13 +66,13 @@ def _parser() -> argparse.ArgumentParser:
     for verb in (run, plan):
         verb.add_argument("--cfg", action="store_true", help="print the resolved configuration and run nothing")
         verb.add_argument("--json", action="store_true", help="the plan as JSON")
-    submit = add("submit", _submit, "run a study in one Slurm allocation, requeued until it is complete")
-    submit.add_argument("--dry-run", action="store_true", help="print the batch script and submit nothing")
-    add("export", _export, "rebuild the Parquet tables from the ledger")
     status = add("status", _status, "what a study's trials do now")
     status.add_argument("--watch", action="store_true", help="go on showing it until the run has ended")
     status.add_argument("--json", action="store_true", help="as JSON")
     add("why", _why, "`farm why TRIAL problem=4`: which inputs made a trial new")
+    submit = add("submit", _submit, "run a study in one Slurm allocation, requeued until it is complete")
+    submit.add_argument("--dry-run", action="store_true", help="print the batch script and submit nothing")
+    add("export", _export, "rebuild the Parquet tables from the ledger")
     report = add("report", _report, "write the report of a study")
     report.add_argument("--check", action="store_true", help="exit 1 where the report is older than its rows")
     add("data", _data, "`farm data fetch` downloads CIFAR-10; `farm data` says what is there")
@@ -163,9 +163,6 @@ def _main_results(config: Config, plan: Plan) -> list[Path]:
         raise PreflightError(str(error)) from None
 
 
-def _submit(options: argparse.Namespace) -> int:
-    config = configuration.load(options.overrides)
-    from farm import study
 def _status(options: argparse.Namespace) -> int:
     from farm import status_view
     from farm.recall import last_grid
@@ -205,14 +202,17 @@ def _why(options: argparse.Namespace) -> int:
     return COMPLETE
 
 
+def _submit(options: argparse.Namespace) -> int:
+    config = configuration.load(options.overrides)
+    from farm import budget, study
     from farm.slurm.script import render
     from farm.slurm.submit import batch_job, site_nodes, submit
 
     plan = study.make_plan(config, site_nodes(config))
+    budget.check(plan, config.settings.max_gpu_hours)
     script = render(batch_job(config, options.overrides, plan))
     if options.dry_run:
         print(script, end="")
-    budget.check(plan, config.settings.max_gpu_hours)
         return COMPLETE
     for trial in plan.trials:
         if trial.state == "unschedulable":
@@ -228,7 +228,7 @@ def _why(options: argparse.Namespace) -> int:
 
 def _export(options: argparse.Namespace) -> int:
     config = configuration.load(options.overrides)
-    from farm import budget, study
+    from farm import study
     from farm.ledger.export import export
 
     if not config.ledger.is_dir():
