@@ -58,7 +58,7 @@ def figure(rows: list[dict[str, Any]], path: Path) -> None:
             mine = [r for r in rows if r["precision"] == precision and r["seed"] == seed]
             epochs, errors = [r["epoch"] for r in mine], [100 * r["validation_error"] for r in mine]
             axes.plot(epochs, errors, style, color=colour, linewidth=1.2, label=None if seed else precision)
-    axes.set_yscale("log")
+    axes.set_ylim(0, 80)
     axes.set_xlabel("epoch")
     axes.set_ylabel("validation error, %")
     axes.grid(alpha=0.3, which="both", linewidth=0.4)

@@ -61,6 +61,8 @@ TILES = {
     },
 }
 """By batch, kernel and channels of the convolution's input, as benchmarks/tune.py found them best on an H200."""
+ENOUGH_SHARED_MEMORY = (9, 10)
+"""Major compute capabilities (Hopper, Blackwell) with the 227 kB a program that these launch shapes are made for."""
 SMALL_BATCH = 128
 """Samples up to which a batch is small: it does not fill the GPU, and a kernel's latency is what counts."""
 CHECK_TILE = Tile(16, 528, 8, 1)
@@ -100,6 +102,8 @@ def unsupported(trainer: Trainer) -> str | None:
     model = trainer.model
     if trainer.recipe.compile:
         return "compile=true compiles torch's own operations"
+    if trainer.device.type == "cuda" and torch.cuda.get_device_capability()[0] not in ENOUGH_SHARED_MEMORY:
+        return "their launch shapes are made for Hopper's shared memory"
     if trainer.recipe.precision == "tf32":
         return "a convolution's weights do not fit into shared memory in tf32"
     if not isinstance(model, ResNet):
