@@ -77,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--check", action="store_true", help="exit 1 where the report is older than its rows")
     add("data", _data, "`farm data fetch` downloads CIFAR-10; `farm data` says what is there")
     add("doctor", _doctor, "check this machine: versions, GPUs, Ray, data, results directory")
+    add("image", _image, "a site's image: its digest, and how to get or build it")
     return parser
 
 
@@ -291,3 +292,11 @@ def _doctor(options: argparse.Namespace) -> int:
         print(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.name}: {finding.text}", flush=True)
         problems += not finding.ok
     return COMPLETE if not problems else PreflightError.exit_code
+
+
+def _image(options: argparse.Namespace) -> int:
+    from farm.image import describe
+
+    right, lines = describe(configuration.load_place(options.overrides))
+    print("\n".join(lines))
+    return COMPLETE if right else PreflightError.exit_code
