@@ -1,4 +1,4 @@
-"""The training step of a CIFAR ResNet made of the kernels in `trials.fused_conv`, forward and backward.
+"""The training step of a CIFAR ResNet, forward and backward, of the kernels in `trials.fused_conv` and `fused_norm`.
 
 It computes what `models.ResNet` and autograd compute, on the model's own parameters and buffers: evaluation, the
 optimizer and commits see no difference. Convolutions' weights are moved into one buffer, whose bf16 copy is made
@@ -17,9 +17,10 @@ import torch
 import triton
 from torch import Tensor, nn
 
-from trials import fused_conv as kernels
+from trials import fused_conv, fused_norm
 from trials.augment import SIZE
 from trials.fused_batch import load_batch, loss_and_gradient
+from trials.fused_tiles import CHECK_TILE, ENOUGH_SHARED_MEMORY, SMALL_BATCH, TILES, Tile
 from trials.models import BasicBlock, ResNet
 
 if TYPE_CHECKING:
@@ -34,39 +35,6 @@ PART_BLOCK, PARTS_AT_ONCE = 256, 16
 """Values that one program of `sum_of_parts` adds up, and parts that it reads at once."""
 SUMS_AT_ONCE = 4096
 """Sums that are read at once when those of a kernel's programs are put together."""
-
-
-@dataclass(frozen=True)
-class Tile:
-    """How a kernel is launched: pixels that a program works on at once, most programs, warps of each, and tiles
-    that are loaded ahead (1: none), and whether sums over pixels are kept by row until the end."""
-
-    pixels: int
-    programs: int
-    warps: int
-    stages: int
-    keep: bool = False
-
-
-TILES = {
-    "small": {
-        "convolve": {16: Tile(512, 132, 8, 1), 32: Tile(256, 132, 8, 1, True), 64: Tile(64, 132, 4, 1)},
-        "weight_gradient": {16: Tile(128, 264, 4, 1), 32: Tile(128, 132, 8, 1), 64: Tile(128, 132, 8, 1)},
-        "input_gradient": {16: Tile(512, 264, 8, 1), 32: Tile(128, 264, 4, 1), 64: Tile(64, 132, 4, 1)},
-    },
-    "large": {
-        "convolve": {16: Tile(256, 264, 8, 1, True), 32: Tile(64, 396, 4, 1, True), 64: Tile(128, 132, 8, 1, True)},
-        "weight_gradient": {16: Tile(64, 264, 4, 3), 32: Tile(64, 132, 8, 3), 64: Tile(64, 132, 8, 3)},
-        "input_gradient": {16: Tile(128, 528, 4, 1), 32: Tile(64, 396, 4, 1, True), 64: Tile(128, 132, 8, 1, True)},
-    },
-}
-"""By batch, kernel and channels of the convolution's input, as benchmarks/tune.py found them best on an H200."""
-ENOUGH_SHARED_MEMORY = (9, 10)
-"""Major compute capabilities (Hopper, Blackwell) with the 227 kB a program that these launch shapes are made for."""
-SMALL_BATCH = 128
-"""Samples up to which a batch is small: it does not fill the GPU, and a kernel's latency is what counts."""
-CHECK_TILE = Tile(16, 528, 8, 1)
-"""For fp32, whose products are made of single multiplications, unrolled: there to check the kernels with."""
 
 
 class Layer:
@@ -219,7 +187,7 @@ class FusedResNet:
         pixels = self._pixels(last.size)
         programs = min(triton.cdiv(pixels, 64), 528)
         self._launch(
-            kernels.pool_gradient, (programs,),
+            fused_norm.pool_gradient, (programs,),
             pooled_gradient, last.activation, *self._below(last, gradient), pixels,
             AREA=last.size**2, C=last.out, BLOCK=64, AT_ONCE=SUMS_AT_ONCE // last.out,
         )  # fmt: skip
@@ -228,7 +196,7 @@ class FusedResNet:
             gradient = self._block_backward(block, below, gradient)
         self._weight_gradient(self.stem, gradient)
         self._launch(
-            kernels.sum_of_parts,
+            fused_conv.sum_of_parts,
             (len(self.table),),
             self.parts,
             self.table,
@@ -272,7 +240,7 @@ class FusedResNet:
         layer.source = source
         layer.result = source.new_empty(self.samples, layer.size, layer.size, layer.out)
         self._launch(
-            kernels.convolve, (self._programs("convolve", layer),),
+            fused_conv.convolve, (self._programs("convolve", layer),),
             source, layer.weight, layer.result, self.partial, self.counter,
             norm.weight, norm.bias, norm.running_mean, norm.running_var,
             layer.mean, layer.inverse, layer.scale, layer.shift,
@@ -289,7 +257,7 @@ class FusedResNet:
         beside = projection or layer  # scale and shift that are not read, where there is no projection
         added = layer.result if shortcut is None else projection.result if projection is not None else shortcut
         self._launch(
-            kernels.normalise, (triton.cdiv(layer.result.numel(), 2048),),
+            fused_norm.normalise, (triton.cdiv(layer.result.numel(), 2048),),
             layer.result, layer.scale, layer.shift, added, beside.scale, beside.shift, layer.activation,
             layer.result.numel(), SHORTCUT=kind, C=layer.out, BLOCK=2048,
         )  # fmt: skip
@@ -300,7 +268,7 @@ class FusedResNet:
         result_gradient = torch.empty_like(gradient)
         whole_rows = layer.taps == 3 and layer.channels < 64  # a product has at least 64 rows
         self._launch(
-            kernels.weight_gradient, (self._programs("weight_gradient", layer), 1 if whole_rows else layer.taps),
+            fused_conv.weight_gradient, (self._programs("weight_gradient", layer), 1 if whole_rows else layer.taps),
             layer.source, gradient, layer.result, layer.mean, layer.inverse, norm.weight,
             norm.weight.grad, norm.bias.grad, result_gradient, layer.parts, self._pixels(layer.size),
             SIZE=layer.size, SOURCE_SIZE=layer.source_size, C=layer.channels, OUT=layer.out,
@@ -317,7 +285,7 @@ class FusedResNet:
         target = below or layer  # not read where the gradient is stored as it is
         activation = gradient if below is None else below.activation
         self._launch(
-            kernels.input_gradient, (self._programs("input_gradient", layer),),
+            fused_conv.input_gradient, (self._programs("input_gradient", layer),),
             result_gradient, layer.weight, gradient if beside is None else beside, activation,
             target.scale, target.shift, *self._below(target, gradient), self._pixels(layer.source_size),
             SIZE=layer.source_size, SOURCE_SIZE=layer.size, C=layer.out, OUT=layer.channels,
@@ -331,7 +299,7 @@ class FusedResNet:
         pixels = self._pixels(layer.size)
         below = self._below(layer, gradient)
         self._launch(
-            kernels.norm_gradient,
+            fused_norm.norm_gradient,
             (min(triton.cdiv(pixels, 128), 528),),
             gradient,
             *below[:3],
