@@ -3,7 +3,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test check report lock clean
+.PHONY: setup demo test check report faults lock clean
 
 setup: $(STAMP)
 
@@ -26,6 +26,12 @@ check: setup
 
 report: setup
 	$(VENV)/bin/farm report problem=4
+
+# Random faults, half an hour by default: make faults MINUTES=30 SEED=4
+MINUTES := 30
+SEED := $(shell date +%s)
+faults: setup
+	$(PYTHON) tests/faults/campaign.py --minutes $(MINUTES) --seed $(SEED)
 
 # Resolve anew from pyproject.toml, in a fresh environment, and write down what was found.
 lock:

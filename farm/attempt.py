@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import signal
 import sys
 import threading
 import time
@@ -14,6 +15,7 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +93,7 @@ def run_attempt(request: Request, stop: StopFlag, report: Report, on_claim: Call
         end = run.to_end()
     except Drained:
         end = End("drained", progress(attempt.trial).epoch)
-    except Exception as error:  # the one place where a trial's error becomes a record
+    except (Exception, SystemExit) as error:  # the one place where a trial's error becomes a record
         traceback.print_exc()
         end = _ended_by(error, run)
     end = dataclasses.replace(end, log_path=log)
@@ -102,12 +104,33 @@ def run_attempt(request: Request, stop: StopFlag, report: Report, on_claim: Call
     return end
 
 
+def record_killed(request: Request, number: int, code: int) -> dict[str, Any]:
+    """Record the end of an attempt whose process was killed; what `End` would hold of it."""
+    text = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    hint = "; the kernel kills what uses too much memory" if code == -signal.SIGKILL else ""
+    end: dict[str, Any] = {"epoch": 0, "error_class": "Killed", "error": f"the trial's process was {text}{hint}"}
+    if number:
+        attempt = Attempt(Path(request.ledger), Spec(**request.spec), number)
+        begun = (read_json(attempt.path / "attempt.json") or {}).get("started_at")
+        seconds = (datetime.now(UTC) - datetime.fromisoformat(begun)).total_seconds() if begun else None
+        end |= {"epoch": progress(attempt.trial).epoch, "log_path": str(attempt.path / "log.txt"), "seconds": seconds}
+        try:
+            attempt.end("killed", end)
+        except OSError as error:
+            print(f"its end could not be recorded: {error}", file=sys.stderr)
+    return end | {"how": "killed"}
+
+
 def back_off(request: Request) -> float:
     """Seconds to wait before an attempt that follows failures of the machine in this run, growing fourfold."""
     failures = 0
     for attempt in reversed(attempt_directories(trial_path(Path(request.ledger), Spec(**request.spec)))):
         begun, ended = (read_json(attempt / name) or {} for name in ("attempt.json", "end.json"))
-        if begun.get("driver") != request.info.get("driver") or ended.get("how", "lost") not in ("interrupted", "lost"):
+        if begun.get("driver") != request.info.get("driver") or ended.get("how", "lost") not in (
+            "interrupted",
+            "killed",
+            "lost",
+        ):
             break
         failures += 1
     return min(request.back_off_seconds * 4 ** (failures - 1), LONGEST_BACK_OFF_SECONDS) if failures else 0.0
@@ -272,6 +295,8 @@ def _prepare_torch(spec: Spec, device: str) -> None:
     torch.set_num_threads(spec.threads)
     if device == "cuda" and not torch.cuda.is_available():
         raise Infrastructure("the trial asks for a GPU and CUDA is absent; device=cpu runs without")
+    if device == "cpu" and spec.timed and spec.hardware != "cpu":
+        raise ValueError(f"the trial is timed on {spec.hardware}, and this run is on the CPU")
     if device == "cuda" and spec.timed and spec.hardware != (found := torch.cuda.get_device_name(0)):
         raise Infrastructure(f"the trial is timed on {spec.hardware}, and this GPU is {found}")
 
@@ -299,7 +324,7 @@ def _peak_memory_bytes(device: str) -> int | None:
     return int(torch.cuda.max_memory_allocated())
 
 
-def _ended_by(error: Exception, run: _Run) -> End:
+def _ended_by(error: BaseException, run: _Run) -> End:
     """Classify an exception: oom is a result, infrastructure is tried again, the rest is the trial's failure."""
     kind = type(error).__name__
     text = "".join(traceback.format_exception(error))
@@ -313,7 +338,7 @@ def _ended_by(error: Exception, run: _Run) -> End:
     return End("interrupted" if infrastructure(error) else "failed", run.epoch, kind, last)
 
 
-def infrastructure(error: Exception) -> bool:
+def infrastructure(error: BaseException) -> bool:
     """Whether the machine failed rather than the trial: storage, NCCL, a lost or wrong device, host memory."""
     if isinstance(error, (Infrastructure, MemoryError)):
         return True

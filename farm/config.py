@@ -8,8 +8,10 @@ Imports neither torch nor Ray.
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,8 @@ from trials.spec import Scalar, parameter, trial_module
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = Path(__file__).resolve().parent / "conf"
+TEXTS = ("time", "results", "data_root", "hardware", "title", "module", "ray_address")
+"""Keys whose values are text, whatever YAML would make of it."""
 QUOTES = "'\""
 SELECTORS = ("problem", "study", "profile", "site", "trial")
 
@@ -112,6 +116,11 @@ class Config:
         return self.results / self.study
 
     @property
+    def data_root(self) -> Path:
+        """Directory of CIFAR-10: `data_root=`, else data/ in the checkout, where `farm data fetch` puts it."""
+        return data_directory(self.settings.data_root)
+
+    @property
     def cache(self) -> Path:
         """Directory of decoded datasets, beside the ledgers so that all nodes see it."""
         return self.results / ".cache"
@@ -158,11 +167,15 @@ def load(arguments: list[str]) -> Config:
     study_file = _study_file(selectors, [str(k) for k in overrides])
     study = _read(study_file)
     name = str(study.pop("study", study_file.stem))
-    profiles: dict[str, Any] = study.pop("profiles", None) or {}
+    profiles: Any = study.pop("profiles", None) or {}
+    if not isinstance(profiles, dict):
+        raise UsageError(f"{short_path(study_file)}: profiles: a mapping of names to overrides is expected")
     layers: list[tuple[str, Any]] = [(f"study {name}", study)]
     if profile := selectors.get("profile"):
         if profile not in profiles:
             raise UsageError(f"profile={profile}: study {name} has {_listing(profiles)}")
+        if not isinstance(profiles[profile], dict):
+            raise UsageError(f"profile {profile} of study {name}: a mapping of keys to values is expected")
         layers.append((f"profile {profile}", profiles[profile]))
     site = selectors.get("site", "local")
     place = _read(_site_file(site))
@@ -170,6 +183,7 @@ def load(arguments: list[str]) -> Config:
     layers.insert(0, (f"site {site}", place))
     layers.append(("the command line", overrides))
     tree = _merge(layers, study_file)
+    _check_axes(tree, overrides)
     return _checked(name, study_file, selectors, tree, results)
 
 
@@ -184,6 +198,11 @@ def results_directory(value: str | None, site: str | None = None) -> Path:
     return Path(chosen).expanduser().absolute() if chosen else ROOT / "results"
 
 
+def data_directory(value: str | None) -> Path:
+    """`data_root=`, else <checkout>/data, made absolute."""
+    return Path(value).expanduser().absolute() if value else ROOT / "data"
+
+
 def _split(arguments: list[str]) -> tuple[dict[str, str], dict[str, Any]]:
     selectors: dict[str, str] = {}
     rest: list[str] = []
@@ -194,8 +213,8 @@ def _split(arguments: list[str]) -> tuple[dict[str, str], dict[str, Any]]:
             raise UsageError(f"{argument!r} is not key=value{hint}; see --help")
         if key in SELECTORS:
             selectors[key] = value
-        elif key == "time":  # YAML reads 8:00:00 as a number to base 60
-            rest.append(f"time='{value.strip(QUOTES)}'")
+        elif key in TEXTS and value not in ("", "null"):  # YAML reads 8:00:00 as a number and "a #b" as a comment
+            rest.append(f"{key}={json.dumps(value.strip(QUOTES))}")
         else:
             rest.append(argument)
     try:
@@ -207,7 +226,7 @@ def _split(arguments: list[str]) -> tuple[dict[str, str], dict[str, Any]]:
         wrong = next((a for a in rest if not _parses(a)), " ".join(rest))
         raise UsageError(f"{wrong}: the value is not valid YAML ({reason})") from None
     except (OmegaConfBaseException, ValueError, TypeError, IndexError) as error:
-        raise UsageError(f"{' '.join(rest)}: {str(error).splitlines()[0]}") from None
+        raise UsageError(f"{' '.join(rest)[:200]}: {str(error).splitlines()[0]}") from None
 
 
 def _parses(argument: str) -> bool:
@@ -292,9 +311,11 @@ def _parameters(module: str, study_file: Path) -> Any:
     if not study_file.is_relative_to(CONF) and str(study_file.parent) not in sys.path:
         sys.path.append(str(study_file.parent))
     try:
-        return trial_module(module).Parameters
-    except (ImportError, AttributeError) as error:
-        raise UsageError(f"module: {module}: {error}") from None
+        parameters = trial_module(module).Parameters
+        dataclasses.fields(parameters)
+        return parameters
+    except Exception as error:  # the user's own code is run here for the first time, and may hold any mistake
+        raise UsageError(f"module: {module}: {type(error).__name__}: {error}") from None
 
 
 def _unknown_key(error: ConfigKeyError, tree: Any) -> str:
@@ -305,6 +326,23 @@ def _unknown_key(error: ConfigKeyError, tree: Any) -> str:
     if not parent:
         names += [*SELECTORS, *(f"trial.{k}" for k in tree.trial)]
     return f"{full}: no such key{nearest(full, names, prefix='; nearest is ')}"
+
+
+def _check_axes(tree: DictConfig, overrides: Mapping[str, Any]) -> None:
+    """Refuse what would be ignored in silence: a value for an axis, or one axis zipped twice.
+
+    A zipped parameter takes the place of an axis of the same name.
+    """
+    swept = [str(k) for k in tree.sweep]
+    zipped = [str(k) for group in tree.zip if isinstance(group, DictConfig) for k in group]
+    for key in zipped:
+        if zipped.count(key) > 1:
+            raise UsageError(f"zip: {key} stands in more than one group")
+    trial = overrides.get("trial")
+    given: dict[Any, Any] = trial if isinstance(trial, dict) else {}
+    for key, value in given.items():
+        if key in swept or key in zipped:
+            raise UsageError(f"trial.{key}={value}: {key} is an axis of this study; sweep.{key}=[{value}] sets it")
 
 
 def _listing(names: Any) -> str:

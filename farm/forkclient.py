@@ -19,10 +19,19 @@ from farm.ledger.lock import process_start
 
 PRELOAD = ("farm.attempt", "trials.preload")
 START_SECONDS = 180.0
+OLD_SECONDS = 86_400.0
 STARTER = "FARM_FORKSERVER_STARTER"
+STUDY_DIRECTORY = "FARM_STUDY_DIRECTORY"
+"""Directory of a study's own trial module; last on the path, so that no file there hides another module."""
 ROOT = Path(__file__).resolve().parent.parent
 _DETACH = 'exec "$@" < /dev/null >> "$0" 2>&1 & echo $!'
 """Shell that leaves its command behind as nobody's child: when a worker ends, Ray kills the children it had."""
+
+
+def see_study_modules() -> None:
+    """Make the study's own modules importable in this process, an actor or a server."""
+    if (directory := os.environ.get(STUDY_DIRECTORY)) and directory not in sys.path:
+        sys.path.append(directory)
 
 
 def socket_path(run: str) -> Path:
@@ -37,14 +46,20 @@ def socket_path(run: str) -> Path:
     return directory / f"{run}@{socket.gethostname()[:40].replace('.', '-')}.sock"
 
 
-def start_server(run: str, modules: tuple[str, ...] = ()) -> Path:
-    """Start the node's server unless it runs already; does not wait until it is ready."""
+def start_server(run: str, modules: tuple[str, ...] = (), directory: Path | None = None) -> Path:
+    """Start the node's server unless it runs already; does not wait until it is ready.
+
+    `directory` holds the study's own trial module (None: $FARM_STUDY_DIRECTORY, which actors have).
+    """
     path = socket_path(run)
+    if directory is not None:
+        os.environ[STUDY_DIRECTORY] = str(directory)
     with path.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         record = path.with_suffix(".pid")
         if not _runs(record):
             path.unlink(missing_ok=True)
+            _remove_old_files(path.parent)
             command = [sys.executable, "-m", "farm.forkserver", str(path), *PRELOAD, *modules]
             began = subprocess.run(
                 ["/bin/sh", "-c", _DETACH, str(path.with_suffix(".log")), *command],
@@ -65,6 +80,14 @@ def _runs(record: Path) -> bool:
         return False
     pid, _, start = record.read_text().partition(" ")
     return process_start(int(pid or -1)) is not None and str(process_start(int(pid))) == start
+
+
+def _remove_old_files(directory: Path) -> None:
+    """Remove what servers left that were killed, a day ago at least: other containers' processes are not seen here."""
+    for record in directory.glob("*.pid"):
+        if time.time() - record.stat().st_mtime > OLD_SECONDS and not _runs(record):
+            for suffix in (".sock", ".log", ".lock", ".pid"):
+                record.with_suffix(suffix).unlink(missing_ok=True)
 
 
 def remove_files(run: str) -> None:
@@ -118,12 +141,12 @@ def _connect(run: str, modules: tuple[str, ...]) -> socket.socket:
         except (FileNotFoundError, ConnectionRefusedError):
             stream.close()
         if time.monotonic() > deadline:
-            log = path.with_suffix(".log")
-            raise ConnectionError(f"the fork server does not answer; see {log}")
+            last = path.with_suffix(".log").read_text(errors="replace").strip().splitlines()[-1:]
+            raise ConnectionError(f"the fork server does not answer; the last it said: {' '.join(last) or 'nothing'}")
         time.sleep(0.05)
         start_server(run, modules)
 
 
 def _python_path() -> str:
-    """The farm's own root, then what this process can import (a study's module may lie beside its YAML)."""
-    return os.pathsep.join(dict.fromkeys([str(ROOT), *filter(None, sys.path)]))
+    """The farm's own root, and what the environment adds."""
+    return os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))

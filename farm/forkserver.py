@@ -14,6 +14,7 @@ A connection carries JSON lines. To the server: {"request": …, "environment": 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
 import json
@@ -23,8 +24,11 @@ import signal
 import socket
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any
+
+from farm.forkclient import see_study_modules
 
 IDLE_SECONDS = 5.0
 FIRST_CONNECTION_SECONDS = 120.0
@@ -55,8 +59,9 @@ class _Connection:
         if self.child is not None:
             try:
                 os.killpg(self.child, number)
-            except ProcessLookupError:
-                pass
+            except ProcessLookupError:  # it has not yet become the leader of its group
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self.child, number)
 
 
 class ForkServer:
@@ -131,8 +136,12 @@ class ForkServer:
                 if other is not connection.stream:
                     other.close()
             _run(connection.stream, message["request"])
-        finally:  # whatever happened, a child never returns into the server's loop
             os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+        finally:  # whatever happened, a child never returns into the server's loop
+            sys.stderr.flush()
+            os._exit(1)
 
     def _reap(self) -> None:
         while True:
@@ -207,6 +216,7 @@ def main(arguments: list[str]) -> None:
     """Import what attempts need, then serve."""
     path, *modules = arguments
     os.umask(0o022)
+    see_study_modules()
     for module in modules:
         importlib.import_module(module)
     _warm_up()

@@ -6,6 +6,7 @@ says. Tune's own files are scratch.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import shutil
@@ -27,15 +28,15 @@ from ray import tune
 from ray.tune import Callback, CheckpointConfig, FailureConfig, RunConfig, Stopper, Trainable, TuneConfig
 from ray.tune.experiment import Trial as TuneTrial
 
-from farm.attempt import Request, back_off
+from farm.attempt import Request, back_off, record_killed
 from farm.config import ROOT
-from farm.forkclient import ForkClient
+from farm.forkclient import STUDY_DIRECTORY, ForkClient, see_study_modules
+from farm.ledger.store import drain_file
 from farm.plan import Bundle, Node
 from farm.signals import Signals
 from farm.view import View
 
 STEP_SECONDS = 1.0
-DRAIN_FILE = "drain"
 STOP_GRACE_SECONDS = 60.0
 CONNECT_SECONDS = 10.0
 
@@ -61,6 +62,7 @@ class TrialActor(Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         """Called once for an actor, with its first trial."""
+        see_study_modules()
         self._client: ForkClient | None = None
         self._begin(config)
 
@@ -72,15 +74,21 @@ class TrialActor(Trainable):
     def _begin(self, config: dict[str, Any]) -> None:
         self._config = config
         self._request = Request(**config["request"])
-        self._drain = Path(self._request.ledger) / DRAIN_FILE
+        self._drain = drain_file(Path(self._request.ledger), config["run"])
         self._stopping = False
+        self._claimed = 0
         self._ended: dict[str, Any] | None = None
         self._end: dict[str, Any] | None = None
         self._progress: dict[str, Any] = {}
         if self._draining():
             self._end = {"how": "drained"}
             return
-        time.sleep(back_off(self._request))
+        until = time.monotonic() + back_off(self._request)
+        while time.monotonic() < until:
+            time.sleep(0.2)
+            if self._draining():
+                self._end = {"how": "drained"}
+                return
         if self._client is None:
             self._client = ForkClient(config["run"], (self._request.spec["module"],))
         gpus = ",".join(map(str, ray.get_gpu_ids()))
@@ -100,7 +108,7 @@ class TrialActor(Trainable):
                 self._stopping = True
                 self._client.stop()
         if self._end is not None and self._end["how"] in ("interrupted", "killed"):
-            raise Interrupted(f"{self._config['label']}: {self._end.get('error_class') or self._end['how']}")
+            raise Interrupted(self._end.get("error", "").rpartition("\n")[2] or self._end["how"])
         return {"done": self._end is not None, "progress": self._progress, "end": self._end or {}}
 
     def _take(self, message: dict[str, Any]) -> None:
@@ -108,8 +116,10 @@ class TrialActor(Trainable):
             self._progress = message["progress"]
         elif "ended" in message:
             self._ended = message["ended"]
+        elif "claimed" in message:
+            self._claimed = message["claimed"]
         elif "exit" in message:  # the child is gone for certain, and with it what it held of the GPU
-            self._end = self._ended or {"how": "killed", "error_class": f"exit code {message['exit']}"}
+            self._end = self._ended or record_killed(self._request, self._claimed, message["exit"])
 
     def _draining(self) -> bool:
         return self._drain.exists()
@@ -149,7 +159,10 @@ class _Events(_Unsaved, Callback):
             self._view.ended(trial.config["label"], result["end"]["how"])
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        self._view.ended(trial.config["label"], "interrupted")
+        label = trial.config["label"]
+        self._view.ended(label, "interrupted")
+        if trial.error_file and (last := Path(trial.error_file).read_text().strip().splitlines()[-1:]):
+            self._view.say(f"            {label}: {last[0].rpartition('Interrupted: ')[2]}")
 
 
 class _DrainStopper(_Unsaved, Stopper):
@@ -182,13 +195,14 @@ def connect(address: str | None, cpus: int | None, gpus: int | None, modules: Pa
 
     `modules` is the directory of the study's own trial module, which actors import too.
     """
-    path = os.pathsep.join(filter(None, [str(ROOT), str(modules), os.environ.get("PYTHONPATH")]))
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    variables = {"PYTHONPATH": path, STUDY_DIRECTORY: str(modules)}
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address and address != "local":
         _check_answers(address)
-        ray.init(address=address, runtime_env={"env_vars": {"PYTHONPATH": path}}, **quiet)
+        ray.init(address=address, runtime_env={"env_vars": variables}, **quiet)
         return
-    os.environ["PYTHONPATH"] = path
+    os.environ |= variables
     os.environ.pop("RAY_ADDRESS", None)
     ray.init(address="local", num_cpus=cpus, num_gpus=gpus, include_dashboard=False, **quiet)
 
@@ -222,6 +236,7 @@ def run(jobs: Sequence[Job], run_id: str, view: View, signals: Signals, retries:
         }
         for job in jobs
     ]
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the ledger has each failure, with its log
     scratch = tempfile.mkdtemp(prefix="farm-tune-")
     try:
         tuner = tune.Tuner(

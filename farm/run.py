@@ -10,6 +10,9 @@ if __name__ == "__main__":
     # Python puts farm/ first on the path, where a farm/queue.py would shadow the standard library's.
     sys.path[0] = ROOT
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")]))
-    from farm.cli import main
+    try:
+        from farm.cli import main
 
-    sys.exit(main(["run", *sys.argv[1:]]))
+        sys.exit(main(["run", *sys.argv[1:]]))
+    except KeyboardInterrupt:  # while the imports were under way
+        sys.exit(130)

@@ -18,12 +18,10 @@ from farm.errors import COMPLETE, FAILED, PreflightError, UsageError
 from farm.ledger.durable import read_json, write_file
 from farm.ledger.lock import LedgerLock
 from farm.ledger.scan import scan, trial_directories
-from farm.ledger.store import quarantine, sweep_ledger
+from farm.ledger.store import drain_file, quarantine, sweep_ledger
 from farm.plan import Node, Plan, Trial
 from farm.signals import Signals
 from farm.view import View, counts
-
-DRAIN_FILE = "drain"
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,15 @@ def local_nodes(config: Config) -> list[Node]:
 def cluster_address(config: Config) -> str | None:
     """Address of the Ray cluster to join, or None for a Ray of our own."""
     address = config.settings.ray_address or os.environ.get("RAY_ADDRESS")
-    return None if address in (None, "", "local") else address
+    if address in (None, "", "local"):
+        return None
+    if address.startswith("http"):
+        raise UsageError(
+            f"ray_address={address} is a dashboard, for `ray job submit`; a run joins the head's HOST:PORT"
+        )
+    if address != "auto" and not address.rpartition(":")[2].isdigit():
+        raise UsageError(f"ray_address={address}: HOST:PORT, ray://HOST:PORT, auto or local is expected")
+    return address
 
 
 def run(config: Config, arguments: list[str]) -> Result:
@@ -78,19 +84,26 @@ def run(config: Config, arguments: list[str]) -> Result:
     signals, run_id = Signals(), f"{os.getpid()}-{secrets.token_hex(3)}"
     with signals.handled():
         _check_results(config)
-        with LedgerLock(config.ledger, on_lost=lambda: os.kill(os.getpid(), signal.SIGTERM), say=_say):
+        with LedgerLock(config.ledger, on_lost=lambda: os.kill(os.getpid(), signal.SIGTERM), say=_say) as lock:
             sweep_ledger(config.ledger)
             planned = plan = make_plan(config)
             budget.check(plan, config.settings.max_gpu_hours)
             _record_study(config, arguments)
-            drain = config.ledger / DRAIN_FILE
-            drain.unlink(missing_ok=True)
+            drain = drain_file(config.ledger, run_id)
             signals.call(drain.touch)
             print(f"{config.study}: {counts(plan, planning.STATES)}", flush=True)
-            if plan.to_run and not signals.stopping():
-                _prepare_data(config)
-                plan = _execute(config, plan, run_id, signals)
-            exported = _export(config, plan)
+            exported: dict[str, Path] = {}
+            for _ in range(2):  # a second time where results turn out to be damaged
+                if plan.to_run and not signals.stopping():
+                    _prepare_data(config)
+                    plan = _execute(config, plan, run_id, signals)
+                if lock.lost:
+                    _say(f"{config.ledger}: another driver has taken this ledger over; this one leaves it alone")
+                    break
+                exported, damaged = _export(config, plan)
+                if not damaged:
+                    break
+                plan = make_plan(config)
             drain.unlink(missing_ok=True)
     comparison = budget.comparison(planned, config.ledger, run_id)
     return Result(_exit_code(plan, signals), plan, exported, comparison)
@@ -115,7 +128,7 @@ def _execute_with_ray(config: Config, plan: Plan, run_id: str, signals: Signals)
 
     address = cluster_address(config)
     if address is None:  # its imports and Ray's start go side by side
-        start_server(run_id, (config.settings.module,))
+        start_server(run_id, (config.settings.module,), config.study_file.parent)
     from farm import launch
 
     settings = config.settings
@@ -152,7 +165,7 @@ def request(config: Config, trial: Trial, run_id: str) -> Request:
         ledger=str(config.ledger),
         spec=trial.spec.as_dict(),
         device=device,
-        data_root=str(Path(settings.data_root).expanduser().absolute()) if settings.data_root else None,
+        data_root=str(config.data_root),
         cache=str(config.cache),
         commit_seconds=settings.commit_seconds,
         drain_seconds=settings.drain_seconds,
@@ -175,11 +188,13 @@ def _fingerprint(config: Config) -> str:
 def _hardware(config: Config) -> str | None:
     """GPU model of timed trials: as configured, else this machine's, else the ledger's, else a reason to ask."""
     settings = config.settings
-    if not settings.timed or settings.hardware:
-        return settings.hardware
-    wants_gpu = settings.resources.gpu not in (0, 0.0)
-    if settings.device == "cpu" or not wants_gpu:
-        return "cpu"
+    if not settings.timed:
+        return None
+    on_cpu = settings.device == "cpu" or settings.resources.gpu in (0, 0.0)
+    if on_cpu and settings.hardware not in (None, "cpu"):
+        raise UsageError(f"hardware={settings.hardware}: these trials run on the CPU (device, resources.gpu)")
+    if on_cpu or settings.hardware:
+        return settings.hardware or "cpu"
     models = sorted(set(provenance.gpu_models()))
     if len(models) == 1:
         return models[0]
@@ -224,21 +239,21 @@ def _prepare_data(config: Config) -> None:
 
     if config.settings.data == "none":
         return
-    root = config.settings.data_root
     try:
-        data.load(config.settings.data, root, config.cache)
+        data.load(config.settings.data, config.data_root, config.cache)
     except data.DataError as error:
         raise PreflightError(f"data={config.settings.data}: {error}") from None
 
 
-def _export(config: Config, plan: Plan) -> dict[str, Path]:
+def _export(config: Config, plan: Plan) -> tuple[dict[str, Path], bool]:
+    """Paths of the exported tables, and whether results were damaged, which are then set aside to run again."""
     from farm.ledger.export import export
 
     result = export(config.ledger, plan, config.settings.module)
     for trial in result.damaged:
         aside = quarantine(trial)
-        _say(f"{trial.name}: its results are damaged and were set aside as {aside.name}; run again to redo it")
-    return result.tables
+        _say(f"{trial.name}: its results are damaged and were set aside as {aside.name}")
+    return result.tables, bool(result.damaged)
 
 
 def _exit_code(plan: Plan, signals: Signals) -> int:

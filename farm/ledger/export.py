@@ -5,6 +5,8 @@ Done trials never change, so an export keeps the rows it has and reads only tria
 
 from __future__ import annotations
 
+import collections
+import fcntl
 import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,9 +18,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from farm.ledger import schema
-from farm.ledger.durable import MANIFEST, Damaged, read_json, read_verified, sync_directory, write_file
+from farm.ledger.durable import MANIFEST, TEMPORARY, Damaged, read_json, read_verified, sync_directory, write_file
 from farm.ledger.scan import DONE, attempt_records, trial_directories, trial_id
-from farm.ledger.store import parquet
+from farm.ledger.store import parquet, tidy
 from farm.plan import Plan
 from trials.spec import parameter_defaults
 
@@ -39,6 +41,14 @@ def export(root: Path, plan: Plan | None, module: str) -> Export:
     """Write <root>/export/ from the ledger. Without a plan, plan.parquet stays as it is."""
     directory = root / "export"
     directory.mkdir(parents=True, exist_ok=True)
+    with (root / ".export.lock").open("w") as lock:  # `farm export` beside a run: one after the other
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for leftover in directory.glob(f"{TEMPORARY}*"):
+            leftover.unlink(missing_ok=True)
+        return _export(root, directory, plan, module)
+
+
+def _export(root: Path, directory: Path, plan: Plan | None, module: str) -> Export:
     damaged: list[Path] = []
     found = {trial_id(t): t for t in trial_directories(root) if (t / DONE / MANIFEST).exists()}
     main, *further = schema.row_tables(module)
@@ -47,13 +57,17 @@ def export(root: Path, plan: Plan | None, module: str) -> Export:
     row_paths = {names[kind]: paths[kind] for kind in ("rows", *further)}
     old = _old_trials(paths["trials"], row_paths, found)
     fresh = [t for i, t in sorted(found.items()) if i not in old.ids]
+    for trial in fresh:
+        tidy(trial)  # its last attempt may have died just before it did so itself
     if fresh or old.dropped or not all(p.exists() for p in (paths["trials"], *row_paths.values())):
-        trials, rows = (
-            [_with_defaults(t, module) for t in old.trials],
-            [_Rows(path, module, name) for name, path in row_paths.items()],
-        )
-        for one in rows:
-            one.keep(old.ids)
+        trials = [_with_defaults(t, module) for t in old.trials]
+        rows = [_Rows(path, module, name) for name, path in row_paths.items()]
+        try:
+            for one in rows:
+                one.keep(old.ids)
+        except (OSError, pa.ArrowException):  # a damaged table: all is read again from the trials
+            paths["trials"].unlink()
+            return _export(root, directory, plan, module)
         for table in _read_trials(fresh, rows, damaged):
             trials.append(_with_defaults(table, module))
         for one in rows:
@@ -98,14 +112,23 @@ class _Old:
 def _old_trials(trials: Path, rows: dict[str, Path], found: dict[str, Path]) -> _Old:
     try:
         table = pq.read_table(trials)
-        for path in rows.values():
-            pq.read_metadata(path)  # raises where the file is missing or cut
-        known = dict(zip(table["trial_id"].to_pylist(), table["rows_sha256"].to_pylist(), strict=True))
+        columns = (table[name].to_pylist() for name in ("trial_id", "rows_sha256", "rows"))
+        exported = _rows_of_trials(rows.values())
+        known = {i: digest if exported.get(i, 0) == n else "" for i, digest, n in zip(*columns, strict=True)}
     except (OSError, pa.ArrowException, KeyError):
         return _Old([], set(), False)
     ids = {i for i, digest in known.items() if i in found and _rows_digest(found[i]) == digest}
     kept = table.filter(pc.is_in(table["trial_id"], pa.array(sorted(ids), pa.string())))
     return _Old([kept] if len(kept) else [], ids, len(ids) < len(known))
+
+
+def _rows_of_trials(tables: Iterable[Path]) -> collections.Counter[str]:
+    """Rows that each trial has in the tables. Raises where one is missing or unreadable."""
+    counted: collections.Counter[str] = collections.Counter()
+    for path in tables:
+        counts = pq.read_table(path, columns=["trial_id"])["trial_id"].value_counts()
+        counted.update({c["values"].as_py(): c["counts"].as_py() for c in counts})
+    return counted
 
 
 def _rows_digest(trial: Path) -> str:
@@ -176,7 +199,10 @@ def _read_trials(fresh: Iterable[Path], rows: Sequence[_Rows], damaged: list[Pat
         if len(batch) >= BATCH:
             _add(batch, rows)
             batch.clear()
-        yield one.append_column("rows_sha256", pa.array([_rows_digest(trial)], pa.string()))
+        for name, value in {"rows_sha256": _rows_digest(trial), "rows": len(own)}.items():
+            kind = schema.ARROW[schema.column(name).type]
+            one = one.append_column(pa.field(name, kind), pa.array([value], kind))
+        yield one
     if batch:
         _add(batch, rows)
 

@@ -114,12 +114,12 @@ class LedgerLock:
 
     def _beat(self) -> None:
         while not self._stop.wait(self.heartbeat_seconds):
-            if not self._held():
-                self.lost = True
-                self._on_lost()
-                return
             self._beats += 1
             try:
+                if not self._held():
+                    self.lost = True
+                    self._on_lost()
+                    return
                 self._write()
             except OSError as error:  # a full disk must not look like a dead driver for long; try again
                 self._say(f"heartbeat not written: {error}")

@@ -41,7 +41,7 @@ def trial_directories(root: Path) -> list[Path]:
     """Directories of all trials, in order of their names."""
     try:
         with os.scandir(root / TRIALS) as entries:
-            return sorted(Path(e.path) for e in entries if not e.name.startswith("."))
+            return sorted(Path(e.path) for e in entries if not e.name.startswith(".") and e.is_dir())
     except FileNotFoundError:
         return []
 

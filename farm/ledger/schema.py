@@ -59,7 +59,9 @@ TRIALS: tuple[Column, ...] = (
     Column("python_version", "str", measured=True),
     Column("image", "str", measured=True, help="container image, where one is in use"),
     Column("rows_sha256", "str", measured=True, help="digest of the trial's own row file"),
+    Column("rows", "int", help="rows of the trial in all row tables"),
 )
+ADDED_BY_EXPORT = ("rows_sha256", "rows")
 
 ATTEMPTS: tuple[Column, ...] = (
     Column("trial_id", "str"),

@@ -32,6 +32,7 @@ from farm.plan import readable
 from trials.spec import Row, Spec
 
 KEPT_COMMITS = 2
+DRAIN = "drain-"
 
 
 @dataclass(frozen=True)
@@ -88,14 +89,17 @@ class Attempt:
         """Make state and all rows so far durable together; of this attempt's commits the newest two stay."""
         files = {"state.pt": state, "rows.parquet": self._rows(rows)}
         write_directory(self.path / f"{COMMIT}{epoch}", files, {"epoch": epoch, "seconds": self.seconds})
-        for old in commits(self.path)[:-KEPT_COMMITS]:
+        finished = (self.trial / DONE / MANIFEST).exists()  # by another attempt: nobody needs this any more
+        for old in commits(self.path) if finished else commits(self.path)[:-KEPT_COMMITS]:
             shutil.rmtree(old, ignore_errors=True)
 
     def finish(self, status: str, epoch: int, rows: Sequence[Row], trial_row: Row, state: bytes | None) -> bool:
         """Write `done`; False when another attempt was first, whose results then stand (they are equal)."""
         fields = schema.config_schema(self.spec.module)
         identity: Row = {"trial_id": self.spec.id, "name": self.trial.name, "study": self.root.name, "status": status}
-        own = [c for c in schema.trial_columns(self.spec.module) if c.name != "rows_sha256"]
+        own = [
+            c for c in schema.trial_columns(self.spec.module) if c.name not in ("rows_sha256", "rows")
+        ]  # the export adds these
         row = identity | trial_row | schema.config_columns(self.spec)
         files = {
             "rows.parquet": self._rows(rows),
@@ -143,9 +147,16 @@ def sweep(trial: Path) -> None:
 
 def sweep_ledger(root: Path) -> None:
     """Remove temporary names that killed drivers left beside the trials. For the holder of the lock alone."""
-    for directory in (root, root / "export", root / "lock"):
+    for directory in (root, root / "lock"):
         for leftover in directory.glob(f"{TEMPORARY}*"):
             _remove(leftover)
+    for request in root.glob(f"{DRAIN}*"):
+        request.unlink(missing_ok=True)
+
+
+def drain_file(root: Path, run: str) -> Path:
+    """The file whose presence asks a run's trials to end, on whatever node they are."""
+    return root / f"{DRAIN}{run}"
 
 
 def quarantine(trial: Path) -> Path:

@@ -59,9 +59,9 @@ def test_overrides_win_over_profile_over_study() -> None:
 
 
 def test_a_selector_and_an_override_of_one_name_do_not_disturb_each_other() -> None:
-    config = configuration.load(["problem=4", "data=synthetic", "data_root=/x", "trial=abc", "trial.M=2"])
+    config = configuration.load(["problem=4", "data=synthetic", "data_root=/x", "trial=abc", "trial.epochs=2"])
     assert (config.settings.data, config.settings.data_root) == ("synthetic", "/x")
-    assert (config.trial_id, config.parameters["M"]) == ("abc", 2)
+    assert (config.trial_id, config.parameters["epochs"]) == ("abc", 2)
 
 
 def test_the_order_of_overrides_does_not_matter() -> None:
@@ -105,9 +105,9 @@ def test_help_shows_units_ranges_and_defaults(farm) -> None:
 
 
 def test_cfg_prints_the_resolved_configuration_and_runs_nothing(farm, tmp_path: Path) -> None:
-    done = farm("problem=4", "profile=smoke", "trial.M=8", "--cfg")
+    done = farm("problem=4", "profile=smoke", "trial.depth=14", "--cfg")
     assert done.code == 0
-    assert "M: 8" in done.out
+    assert "depth: 14" in done.out
     assert not (tmp_path / "results").exists()
 
 

@@ -121,6 +121,8 @@ def test_a_killed_training_ends_with_the_same_weights(tmp_path: Path) -> None:
         run.wait()
     again = run_farm(stormy, *smoke)
     assert (whole.code, again.code) == (0, 0)
+    nothing = run_farm(stormy, *smoke)
+    assert (nothing.code, "problem4: 1 done" in nothing.out, nothing.seconds < 3) == (0, True, True)
     weights = [exported(d / "results", "problem4", "trials")[0]["weights_sha256"] for d in (calm, stormy)]
     assert weights[0] == weights[1]
     epochs = [r["epoch"] for r in exported(stormy / "results", "problem4", "epochs")]
@@ -182,7 +184,9 @@ def test_a_killed_trial_is_tried_again(farm: Callable[..., Finished], tmp_path: 
     done = farm(STUDY, "cpus=2", "trial.end=killed", "trial.end_epoch=3", "trial.once=true", "commit_seconds=0")
     assert done.code == 0
     assert [r["epoch"] for r in exported(tmp_path / "results", "counting", "epochs")] == [1, 2, 3] * 2
-    assert "lost" in {r["how"] for r in exported(tmp_path / "results", "counting", "attempts")}
+    attempts = exported(tmp_path / "results", "counting", "attempts")
+    assert sorted({r["how"] for r in attempts}) == ["completed", "killed"]
+    assert "SIGKILL" in next(r["error"] for r in attempts if r["how"] == "killed")
 
 
 def test_a_trial_that_fails_is_told_and_not_tried_again(farm: Callable[..., Finished], tmp_path: Path) -> None:

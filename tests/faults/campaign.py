@@ -20,6 +20,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,9 @@ class Round:
 
     results: Path
     chance: random.Random
+    words: tuple[str, ...] = STUDY
+    entry: Callable[[list[str]], int] | None = None
+    """What a driver runs with the words; None: the command line's main."""
     met: list[str] = field(default_factory=list)
 
     def start(self, prepare: Any = None) -> Driver:
@@ -90,7 +94,8 @@ class Round:
 
             if prepare is not None:
                 prepare()
-            code = main(["run", *STUDY, f"results={self.results}"])
+            words = [*self.words, f"results={self.results}"]
+            code = main(["run", *words]) if self.entry is None else self.entry(words)
             sys.stdout.flush()
         except BaseException:
             import traceback

@@ -24,11 +24,15 @@ if TYPE_CHECKING:
 LONGEST = 1.2
 """Seconds that an undisturbed run takes here; kills fall within them."""
 OPERATIONS = ("open", "write", "fsync", "rename", "replace", "mkdir")
+REMOVALS = ("unlink", "rmdir", "remove")
 CODES = {0, 1, 3, 75, 130}
 
 
 def on_operation(action: Callable[[int], None]) -> None:
-    """Call `action(n)` before the n-th file operation of the ledger, from 0; in this process from now on."""
+    """Call `action(n)` before the n-th file operation of the ledger, from 0; in this process from now on.
+
+    Operations are those of farm.ledger.durable, through which all of the ledger is written, and every removal.
+    """
     count = iter(range(10**9))
 
     def wrapped(real: Callable[..., Any]) -> Callable[..., Any]:
@@ -46,6 +50,8 @@ def on_operation(action: Callable[[int], None]) -> None:
     for name in OPERATIONS:
         setattr(watched, name, wrapped(getattr(os, name)))
     durable.os = watched  # type: ignore[assignment]
+    for name in REMOVALS:
+        setattr(os, name, wrapped(getattr(os, name)))
 
 
 def end(driver: Driver, seconds: float = 120) -> int:

@@ -1,0 +1,204 @@
+"""The campaign with Ray: faults among the processes of a real run, then the same command, then the oracle.
+
+    python tests/faults/ray_campaign.py --faults 50 --seed 1
+
+A round is one ledger. Each fault strikes a run of the command between its first attempt and its end: the driver, a
+trial's process, the fork server, the raylet or all of Ray. Kills go to processes that this campaign started.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "faults")]
+
+from oracle import Oracle, Violation  # noqa: E402  # the line above makes it importable
+
+from farm.ledger.scan import attempt_records  # noqa: E402
+
+STUDY = (
+    "problem=4", "profile=smoke", "commit_seconds=0", "drain_seconds=0", "back_off_seconds=0.1", "cpus=2", "view=plain",
+    "trial.epochs=12", "trial.batch_size=16", "trial.train_examples=32", "trial.validation_examples=8",
+    "sweep.M=[1,2,4]", "extra=[]",
+)  # fmt: skip
+
+LINGERING_SECONDS = 60
+"""How long Ray's own processes may outlive a killed driver; 12 s were seen on an idle machine."""
+
+
+def start(results: Path) -> subprocess.Popen[bytes]:
+    """A run, as the leader of its own process group."""
+    with results.with_suffix(".log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, str(ROOT / "farm" / "run.py"), *STUDY, f"results={results}"],
+            env={k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {"OMP_NUM_THREADS": "1"},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+
+
+def family(run: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """The run's descendants; Ray's processes and the fork server are among them."""
+    try:
+        return psutil.Process(run.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def named(run: subprocess.Popen[bytes], *words: str) -> list[psutil.Process]:
+    """Descendants whose command line has one of the words."""
+    found = []
+    for process in family(run):
+        try:
+            line = " ".join(process.cmdline())
+        except psutil.NoSuchProcess:
+            continue
+        if any(word in line for word in words):
+            found.append(process)
+    return found
+
+
+def kill(processes: list[psutil.Process], number: int = signal.SIGKILL) -> None:
+    """Signal processes that may have ended meanwhile."""
+    for process in processes:
+        try:
+            process.send_signal(number)
+        except psutil.NoSuchProcess:
+            pass
+
+
+def driver_group(run: subprocess.Popen[bytes], chance: random.Random) -> None:
+    """kill -9 of the driver's process group"""
+    os.killpg(run.pid, signal.SIGKILL)
+
+
+def driver_alone(run: subprocess.Popen[bytes], chance: random.Random) -> None:
+    """kill -9 of the driver alone: Ray and the trials outlive it for seconds"""
+    os.kill(run.pid, signal.SIGKILL)
+
+
+def trial_process(run: subprocess.Popen[bytes], chance: random.Random) -> None:
+    """kill -9 of one trial's process"""
+    servers = named(run, "farm.forkserver")
+    children = [c for c in servers if any(p.pid == c.ppid() for p in servers)]
+    kill(chance.sample(children, 1) if children else [])
+
+
+def fork_server(run: subprocess.Popen[bytes], chance: random.Random) -> None:
+    """kill -9 of the node's fork server, with all its trials"""
+    servers = named(run, "farm.forkserver")
+    kill([p for p in servers if all(p.ppid() != q.pid for q in servers)])
+
+
+def actor(run: subprocess.Popen[bytes], chance: random.Random) -> None:
+    """kill -9 of one Ray worker process"""
+    workers = named(run, "ray::")
+    kill(chance.sample(workers, 1) if workers else [])
+
+
+def raylet(run: subprocess.Popen[bytes], chance: random.Random) -> None:
+    """kill -9 of the raylet"""
+    kill(named(run, "raylet/raylet"))
+
+
+def whole_node(run: subprocess.Popen[bytes], chance: random.Random) -> None:
+    """kill -9 of every process of Ray, head included"""
+    kill(named(run, "ray/core", "ray::", "ray/_private", "ray/dashboard", "ray/autoscaler"))
+
+
+def terminate(run: subprocess.Popen[bytes], chance: random.Random) -> None:
+    """SIGTERM to the driver"""
+    os.kill(run.pid, signal.SIGTERM)
+
+
+def interrupt(run: subprocess.Popen[bytes], chance: random.Random) -> None:
+    """SIGINT to the driver's process group, as a terminal sends it"""
+    os.killpg(run.pid, signal.SIGINT)
+
+
+FAULTS: tuple[Callable[[subprocess.Popen[bytes], random.Random], None], ...] = (
+    driver_group, driver_alone, trial_process, fork_server, actor, raylet, whole_node, terminate, interrupt,
+)  # fmt: skip
+
+
+def strike(results: Path, chance: random.Random) -> tuple[str, str]:
+    """One run with one fault: the fault's name and how the run ended."""
+    before = len(list(attempt_records(results / "problem4")))
+    run = start(results)
+    watched: list[psutil.Process] = []
+    while run.poll() is None and len(list(attempt_records(results / "problem4"))) == before:
+        time.sleep(0.05)
+    time.sleep(chance.uniform(0, 3))
+    fault = chance.choice(FAULTS)
+    watched = family(run)
+    if run.poll() is None:
+        fault(run, chance)
+    try:
+        run.wait(90)
+        ending = str(run.returncode)
+    except subprocess.TimeoutExpired:
+        kill(family(run))
+        run.kill()
+        run.wait()
+        raise Violation(f"{fault.__name__}: the run hangs") from None
+    finally:
+        living = psutil.wait_procs(watched, timeout=LINGERING_SECONDS)[1]
+        left = [" ".join(p.cmdline())[:100] for p in living if p.is_running()]
+        kill(living)
+    if left:
+        raise Violation(f"{fault.__name__}: {left} live on after {LINGERING_SECONDS} s")
+    return fault.__name__, ending
+
+
+def main() -> int:
+    """Run the campaign; exit 1 when it found anything."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--faults", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
+    options = parser.parse_args()
+    directory = Path(tempfile.mkdtemp(prefix="farm-ray-faults-"))
+    print(f"seed {options.seed}, in {directory}", flush=True)
+    calm = start(directory / "calm")
+    if calm.wait(300):
+        raise SystemExit((directory / "calm.log").read_text())
+    oracle = Oracle(directory / "calm" / "problem4")
+    chance, seen, violations, number = random.Random(options.seed), collections.Counter[str](), 0, 0
+    while seen.total() < options.faults:
+        results = directory / f"round-{number}"
+        number += 1
+        try:
+            for _ in range(chance.randint(1, 4)):
+                fault, ending = strike(results, chance)
+                seen[fault] += 1
+                print(f"round {number}: {fault} -> {ending}", flush=True)
+            last = start(results)
+            if last.wait(300):
+                raise Violation(f"the last run ended with {last.returncode}")
+            oracle.check(results / "problem4")
+            shutil.rmtree(results)
+        except Violation as violation:
+            violations += 1
+            print(f"round {number}: {violation}", flush=True)
+    for fault in FAULTS:
+        print(f"{seen[fault.__name__]:>6}  {fault.__name__}: {fault.__doc__}")
+    print(f"{seen.total()} faults in {number} rounds, {violations} violations")
+    return 1 if violations else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

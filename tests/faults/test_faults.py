@@ -1,0 +1,28 @@
+"""The short form of the fault campaigns; the long ones are `make faults`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from commands import ROOT, environment
+
+FAULTS = ROOT / "tests" / "faults"
+
+
+def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run one of the campaigns."""
+    command = [sys.executable, str(FAULTS / script), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=280)
+
+
+def test_a_death_before_any_operation_loses_and_repeats_nothing(tmp_path: Path) -> None:
+    done = run("crash_points.py", str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert int(done.stdout) > 100
+
+
+def test_a_short_campaign_finds_nothing() -> None:
+    done = run("campaign.py", "--faults", "25", "--minutes", "2", "--seed", "20261123")
+    assert done.returncode == 0, done.stdout + done.stderr
