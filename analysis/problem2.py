@@ -24,7 +24,8 @@ MAIN_TABLES = ("table-1", "table-2", "table-3")
 WEAK = {
     "table-1": tabling.speedup_table,
     "table-1-without-data": tabling.without_data_table,
-    "table-2": tabling.communication_table,
+    "table-2": tabling.compute_table,
+    "communication": tabling.communication_table,
     "table-3": tabling.bandwidth_table,
 }
 
@@ -86,11 +87,11 @@ def sections(data: Data, options: Options | None = None) -> list[Section]:
                 "Several GPUs: speedup", "problem2-speedup.md", ("2.2",),
                 ("table-1", "table-1-without-data", "strong"), "epoch-time",
             ),
-            part("Compute and communication", "problem2-communication.md", ("2.3",), ("table-2",)),
+            part("Compute and communication", "problem2-communication.md", ("2.3",), ("table-2", "communication")),
             part("Bandwidth utilisation", "problem2-bandwidth.md", ("2.4",), ("table-3", "ceiling")),
             part(
                 "DistributedDataParallel", "problem2-ddp.md", (),
-                ("ddp-one-gpu", "ddp-table-1", "ddp-table-1-without-data", "ddp-table-2", "ddp-table-3", "ddp-strong"),
+                tuple(f"ddp-{t}" for t in ("one-gpu", *WEAK, "strong")),
                 "ddp-epoch-time",
             ),
         ]  # fmt: skip

@@ -64,12 +64,13 @@ def split(group: Group, mode: str, gpus: int, batch: int, confidence: float) -> 
     return Split(
         compute=stats.mean(one.training / gpus, confidence),
         communication=stats.difference(cell.training, one.training / gpus, confidence),
-        profiled=_known_mean(cell, "profiled_communication_seconds", confidence),
-        exposed=_known_mean(cell, "profiled_exposed_seconds", confidence),
+        profiled=known_mean(cell, "profiled_communication_seconds", confidence),
+        exposed=known_mean(cell, "profiled_exposed_seconds", confidence),
     )
 
 
-def _known_mean(cell: Cell, column: str, confidence: float) -> Estimate:
+def known_mean(cell: Cell, column: str, confidence: float) -> Estimate:
+    """Mean of a column over a cell's repetitions; nothing where one of them lacks it."""
     if column not in cell.rows or cell.rows[column].isna().any():
         return NOTHING
     return stats.mean(cell.values(column), confidence)

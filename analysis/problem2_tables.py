@@ -11,7 +11,7 @@ import pandas as pd
 from analysis import stats
 from analysis.load import Data
 from analysis.options import Options
-from analysis.problem2_numbers import GIGA, Bandwidth, Split, bandwidth, speedup, split, why_not
+from analysis.problem2_numbers import GIGA, Bandwidth, Split, bandwidth, known_mean, speedup, split, why_not
 from analysis.problem2_setups import LEAST_ITERATIONS, SHEET_BATCHES, Cell, Group
 from analysis.provenance import source
 from analysis.stats import NOTHING, Estimate
@@ -149,18 +149,13 @@ def without_data_table(data: Data, group: Group, mode: str, options: Options) ->
     return grid(data, group, mode, "weak", "Table 1 without waiting for data", columns, options)
 
 
-def communication_table(data: Data, group: Group, mode: str, options: Options) -> Table:
-    """The sheet's Table 2: compute and communication, by subtraction, and what the profiler saw beside it."""
+def compute_table(data: Data, group: Group, mode: str, options: Options) -> Table:
+    """The sheet's Table 2: compute and communication, by subtraction."""
     columns: list[Column] = [
         ("compute", "Compute (s)", _part("compute")),
         ("communication", "Comm (s)", _part("communication")),
-        ("profiled", "Comm by the profiler (s)", _part("profiled")),
-        ("exposed", "of it with nothing else running (s)", _part("exposed")),
     ]
-    notes = [
-        "Compute is T1/k, communication T_k − T1/k, both without the wait for data. The profiler's figure is of "
-        "further iterations, scaled to an epoch; it counts kernels and copies, not the host's time between them."
-    ]
+    notes = ["Compute is T1/k, communication T_k − T1/k, both without the wait for data."]
     title = "Table 2: compute and communication time for different batch sizes"
     return grid(data, group, mode, "weak", title, columns, options, 2, notes)
 
@@ -220,6 +215,51 @@ MEANS = ("copy_seconds", "data_seconds", "iterations", "step_p50_seconds", "step
 def _detail(cell: Cell) -> dict[str, float]:
     names = (*MEANS, "peak_memory_bytes", "clock_sm_mhz")
     return {n: float(cell.rows[n].mean()) if n in cell.rows and cell.measured else math.nan for n in names}
+
+
+def communication_table(data: Data, group: Group, mode: str, options: Options) -> Table:
+    """Communication of every multi-GPU set-up: by subtraction, and beside it what the profiler saw, kind by kind."""
+    records = []
+    for gpus in [g for g in group.gpu_counts(mode, "weak") if g > 1]:
+        for batch in group.batches(mode, "weak"):
+            found, cell = split(group, mode, gpus, batch, options.confidence), group.cell(mode, "weak", gpus, batch)
+            records.append(
+                {"setup": f"{gpus}-GPU", "gpus": gpus, "batch": batch} | _communication(found, cell, options)
+            )
+    frame = pd.DataFrame(records)
+    shown = (
+        text_column("GPUs", "setup"),
+        number_column("Batch per GPU", "batch", ",.0f"),
+        _shown("By subtraction (s)", "communication"),
+        *(_shown(f"{heading} (s)", name) for name, heading in PROFILED.items()),
+    )
+    notes = [
+        "The profiler's figures are of further iterations, scaled to an epoch; they count kernels and copies, not the "
+        "host's time between them. Moments in which two kinds run at once count once in the sum."
+    ]
+    ids = [t for t in group.trials if _of(data, t, mode, "weak")]
+    title = f"Communication by subtraction and by the profiler ({MODES[mode]}; {group.label})"
+    return Table(title, frame, shown, _notes(frame, notes, options), source(data, ids))
+
+
+PROFILED = {
+    "profiled": "Profiler: all kinds",
+    "broadcast": "Broadcast",
+    "reduce": "Reduce",
+    "all_reduce": "All-reduce",
+    "peer_copy": "Peer copies",
+    "exposed": "Of all: nothing else running",
+}
+
+
+def _communication(found: Split, cell: Cell, options: Options) -> dict[str, Any]:
+    noise = NEGATIVE if found.within_noise else ""
+    record = estimate_columns("communication", found.communication) | {"communication_mark": found.mark or noise}
+    for name in PROFILED:
+        known = getattr(found, name, None) or known_mean(cell, f"profiled_{name}_seconds", options.confidence)
+        estimate = NOTHING if found.mark else known
+        record |= estimate_columns(name, estimate) | {f"{name}_mark": found.mark}
+    return record
 
 
 def ceiling_table(data: Data, group: Group, options: Options) -> Table:

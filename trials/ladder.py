@@ -77,6 +77,7 @@ class Climb:
             if not is_out_of_memory(error):
                 raise
             peak, message = self._peak(error), str(error).splitlines()[0]
+        data_parallel.release_memory()  # here the error, and with it the frames that hold tensors, is gone
         row = self._row(rung, repeat) | {"result": "oom", "peak_memory_bytes": peak, "reason": message}
         self.at += 1
         return [row, *self._skip(f"a batch of {rung} was out of memory")]

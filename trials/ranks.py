@@ -6,6 +6,7 @@ for ever, so the first failure ends them all.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import multiprocessing
 import os
@@ -74,7 +75,8 @@ class Ranks:
         """
         try:
             for line in self._lines:
-                line.send((task, arguments))
+                with contextlib.suppress(BrokenPipeError):  # a rank that failed to join has said why
+                    line.send((task, arguments))
             return self._answers(check_stop)
         except BaseException:
             self.close()

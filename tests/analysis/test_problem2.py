@@ -1,0 +1,309 @@
+"""Problem 2's tables and answers, from a made-up export whose numbers are known."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from analysis import problem2
+from analysis.load import Data, load
+from analysis.options import Options
+from analysis.problem2_answers import answers
+from analysis.problem2_numbers import bandwidth, ring_bytes, root_bytes, split
+from analysis.problem2_setups import Cell, Group, groups
+from analysis.report import write_report
+
+H200 = {"device": "NVIDIA H200", "driver": "580.1", "topology": "4 GPUs, NV18 between all"}
+CPU = {"device": "cpu", "driver": "", "topology": "cpu"}
+S = 44_695_848
+COMPUTE, COPY, WAIT = 10.0, 0.4, 2.0
+"""Seconds of an epoch on one GPU at batch 32."""
+TALK = {2: 0.6, 4: 0.8}
+"""Communication of an epoch at batch 32, by the number of GPUs."""
+CONFIG = {"dataset": "cifar10", "fingerprint": "f", "revision": 1, "timed": True, "module": "trials.problem2"}
+CONFIG |= {"precision": "tf32", "repeats": 3, "workers": 2, "pinned": False, "cudnn_benchmark": False, "width": 64}
+CONFIG |= {"seed": 0, "threads": 1, "train_examples": 0}
+
+
+class Made:
+    """Collects trials of a made-up study."""
+
+    def __init__(self) -> None:
+        self.plan: list[dict[str, Any]] = []
+        self.trials: list[dict[str, Any]] = []
+        self.rows: list[dict[str, Any]] = []
+        self.links: list[dict[str, Any]] = []
+
+    def trial(
+        self, gpus: int, mode: str = "dataparallel", scaling: str = "weak", state: str = "done", reason: str = "",
+        machine: dict[str, str] = H200, **config: Any,
+    ) -> dict[str, Any]:  # fmt: skip
+        """A trial of the plan; its identity and configuration for its rows."""
+        values = CONFIG | {"mode": mode, "scaling": scaling, "gpus": gpus, "hardware": machine["device"]} | config
+        number = f"{len(self.plan):012x}"
+        known = {"trial_id": number, "name": f"{mode}-{scaling}-{gpus}"} | {f"config_{k}": v for k, v in values.items()}
+        self.plan.append(known | {"state": state, "status": "completed" if state == "done" else "", "reason": reason})
+        if state == "done":
+            self.trials.append(
+                known | {"status": "completed", "device": machine["device"], "devices": machine["device"]}
+            )
+        return known | machine
+
+    def epochs(self, known: dict[str, Any], batch: int, **changes: Any) -> None:
+        """Three repetitions of a rung, a hundredth apart, with the times that the constants give."""
+        gpus = known["config_gpus"]
+        per_gpu = batch if known["config_scaling"] == "weak" else batch // gpus
+        iterations = math.ceil(50_000 / (per_gpu * gpus))
+        share = iterations / 1563
+        for repeat in (1, 2, 3):
+            jitter = 1 + (repeat - 2) / 100
+            step = (COMPUTE * share + TALK.get(gpus, 0.0) * share * gpus / 1) * jitter
+            if gpus > 1:
+                step = (COMPUTE * share + TALK[gpus] * 32 / per_gpu) * jitter
+            row = {"batch": batch, "batch_per_gpu": per_gpu, "repeat": repeat, "result": "measured", "reason": None}
+            row |= {"examples": 50_000, "iterations": iterations, "passes": max(1, math.ceil(10 / iterations))}
+            row |= {"data_seconds": WAIT * share, "copy_seconds": COPY * share * jitter, "step_seconds": step}
+            row |= {"epoch_seconds": WAIT * share + COPY * share * jitter + step, "device_seconds": 0.99 * step}
+            row |= {"step_p50_seconds": step / iterations, "step_p95_seconds": 2 * step / iterations}
+            row |= {"device_p50_seconds": step / iterations, "gradient_bytes": S, "peak_memory_bytes": 2.0**30}
+            row |= {"clock_sm_mhz": 1980, "cotenants": 0}
+            row |= {"profiled_communication_seconds": 0.5 if gpus > 1 else None}
+            row |= {"profiled_broadcast_seconds": 0.375 if gpus > 1 else None}
+            row |= {"profiled_exposed_seconds": 0.25 if gpus > 1 else None}
+            self.rows.append(known | row | {"epoch": len(self.rows) + 1} | changes)
+
+    def other(self, known: dict[str, Any], batch: int, result: str, reason: str, peak: float | None = None) -> None:
+        """A rung without a measurement."""
+        row = {"batch": batch, "repeat": 1, "result": result, "reason": reason, "peak_memory_bytes": peak}
+        row |= {"examples": 50_000, "gradient_bytes": S, "epoch": len(self.rows) + 1}
+        self.rows.append(known | row)
+
+    def link(self, known: dict[str, Any], link: str, size: int, bandwidth_: float) -> None:
+        """What a link was measured to do."""
+        self.links.append(known | {"link": link, "bytes": size, "bandwidth": bandwidth_, "seconds": 1.0})
+
+    def write(self, results: Path) -> Path:
+        """The export; returns the study's directory."""
+        export = results / "problem2" / "export"
+        export.mkdir(parents=True)
+        tables = {"plan": self.plan, "trials": self.trials, "epochs": self.rows, "links": self.links}
+        tables |= {"attempts": [{"trial_id": "none", "attempt": 1}], "gpus": [{"trial_id": "none"}]}
+        empty = pd.DataFrame({"trial_id": pd.Series(dtype=str)})
+        for name, rows in tables.items():
+            (pd.DataFrame(rows) if rows else empty).to_parquet(export / f"{name}.parquet", index=False)
+        return results / "problem2"
+
+
+@pytest.fixture
+def made() -> Made:
+    """One and two GPUs, weak and strong; four are not run; 2048 does not fit, 8192 is skipped."""
+    study = Made()
+    one, two = study.trial(1), study.trial(2)
+    for batch in (32, 128, 512):
+        study.epochs(one, batch)
+        study.epochs(two, batch)
+    for known in (one, two):
+        study.other(known, 2048, "oom", "CUDA out of memory.", 100 * 2.0**30)
+        study.other(known, 8192, "skipped", "a batch of 2048 was out of memory")
+    strong = study.trial(2, scaling="strong")
+    study.epochs(strong, 128)
+    study.link(two, "all_reduce", S, 248e9)
+    study.link(two, "all_reduce", 4096, 1e9)
+    study.link(two, "copy", 2**28, 200e9)
+    study.trial(4, state="unschedulable", reason="needs 4 GPUs")
+    return study
+
+
+@pytest.fixture
+def data(made: Made, tmp_path: Path) -> Data:
+    return load(made.write(tmp_path))
+
+
+def cells(data: Data, name: str) -> dict[str, dict[str, str]]:
+    table = problem2.tables(data)[name]
+    spaced = [[c.replace("\N{NO-BREAK SPACE}", " ") for c in row] for row in table.cells]
+    return {row[0]: dict(zip(table.headings, row, strict=True)) for row in spaced}
+
+
+def only(data: Data) -> Group:
+    (group,) = groups(data)
+    return group
+
+
+def test_table_1_has_the_sheets_rows_and_columns(data: Data) -> None:
+    table = cells(data, "table-1")
+    assert list(table) == ["1-GPU", "2-GPU", "4-GPU"]
+    assert list(table["1-GPU"])[1:5] == [
+        "Batch 32 per GPU: Time (s)", "Batch 32 per GPU: Speedup",
+        "Batch 128 per GPU: Time (s)", "Batch 128 per GPU: Speedup",
+    ]  # fmt: skip
+
+
+def test_speedup_is_the_ratio_of_whole_epochs(data: Data) -> None:
+    frame = problem2.tables(data)["table-1"].frame.set_index("gpus")
+    one = WAIT + COPY + COMPUTE
+    two = (WAIT + COPY + COMPUTE) * 782 / 1563 + TALK[2]
+    assert frame.loc[1, "seconds_32"] == pytest.approx(one)
+    assert frame.loc[2, "seconds_32"] == pytest.approx(two)
+    assert frame.loc[2, "speedup_32"] == pytest.approx(one / two, rel=1e-4)
+    assert frame.loc[1, "speedup_32"] == 1
+
+
+def test_what_was_not_run_and_what_did_not_fit_say_so(data: Data) -> None:
+    table = cells(data, "table-1")
+    assert table["4-GPU"]["Batch 32 per GPU: Time (s)"] == "not run"
+    assert table["2-GPU"]["Batch 2048 per GPU: Time (s)"] == "OOM (peak 100.0 GiB)"
+    assert "Batch 8192 per GPU: Time (s)" not in table["1-GPU"]
+    ladder = cells(data, "one-gpu")
+    assert ladder["8,192"]["Epoch without data I/O (s)"] == "skipped: a batch of 2048 was out of memory"
+
+
+def test_compute_is_a_kth_of_one_gpus_epoch_and_communication_the_rest(data: Data) -> None:
+    parts = split(only(data), "dataparallel", 2, 32, 0.95)
+    alone = COPY + COMPUTE
+    assert parts.compute.value == pytest.approx(alone / 2)
+    assert parts.communication.value == pytest.approx(alone * 782 / 1563 + TALK[2] - alone / 2)
+    assert (parts.profiled.value, parts.exposed.value) == (0.5, 0.25)
+    assert list(cells(data, "table-2")) == ["2-GPU", "4-GPU"]
+
+
+def test_the_profilers_kinds_stand_beside_the_subtraction(data: Data) -> None:
+    table = problem2.tables(data)["communication"]
+    row = table.frame[(table.frame["gpus"] == 2) & (table.frame["batch"] == 32)].iloc[0]
+    assert (row["profiled"], row["broadcast"], row["exposed"]) == (0.5, 0.375, 0.25)
+    assert row["communication"] == pytest.approx(split(only(data), "dataparallel", 2, 32, 0.95).communication.value)
+    assert math.isnan(row["all_reduce"])
+
+
+def test_bandwidth_is_the_rings_bytes_over_the_communication(data: Data) -> None:
+    group = only(data)
+    found, parts = (f(group, "dataparallel", 2, 32, 0.95) for f in (bandwidth, split))
+    assert found.ring.value == pytest.approx(782 * S / parts.communication.value)
+    assert found.root.value == pytest.approx(2 * found.ring.value)
+    assert found.share("ring") == pytest.approx(found.ring.value / 248e9)
+    assert found.share("root") == pytest.approx(found.root.value / 200e9)
+    assert found.ring.low < found.ring.value < found.ring.high
+
+
+def test_ring_and_root_traffic_of_the_sheets_network() -> None:
+    assert [round(ring_bytes(n, S) / 1e6, 2) for n in (1, 2, 4)] == [0, 44.70, 67.04]
+    assert [root_bytes(n, 1) for n in (1, 2, 4)] == [0, 2, 6]
+
+
+def test_communication_within_noise_is_marked_and_gives_no_bandwidth(tmp_path: Path) -> None:
+    study = Made()
+    study.epochs(study.trial(1), 32)
+    study.epochs(study.trial(2), 32, step_seconds=COMPUTE / 2 - 0.3, device_seconds=1.0)
+    data = load(study.write(tmp_path))
+    assert cells(data, "table-2")["2-GPU"]["Batch 32 per GPU: Comm (s)"].endswith("‡")
+    assert cells(data, "table-3")["2-GPU"]["Batch 32 per GPU: Bandwidth utilization (GB/s)"] == (
+        "communication within noise"
+    )
+
+
+def test_fewer_than_ten_iterations_are_no_measurement(tmp_path: Path) -> None:
+    study = Made()
+    study.epochs(study.trial(1), 8192, passes=1)
+    study.epochs(study.trial(2), 8192)
+    table = cells(load(study.write(tmp_path)), "table-1")
+    assert table["1-GPU"]["Batch 8192 per GPU: Time (s)"].endswith("§")
+    assert table["2-GPU"]["Batch 8192 per GPU: Speedup"] == "under 10 iterations"
+
+
+def test_a_total_batch_sold_as_each_gpus_is_refused(tmp_path: Path) -> None:
+    study = Made()
+    study.epochs(study.trial(1), 32)
+    study.epochs(study.trial(2), 32, iterations=1563)
+    data = load(study.write(tmp_path))
+    assert "refused: 1563 iterations where 782 are expected" in cells(data, "table-1")["2-GPU"].values()
+    assert len(answers(data, only(data), Options()).refused) == 1
+
+
+def test_a_row_timed_without_waiting_is_refused(tmp_path: Path) -> None:
+    study = Made()
+    study.epochs(study.trial(1), 32, step_seconds=1.16, device_seconds=10.0)
+    time = cells(load(study.write(tmp_path)), "table-1")["1-GPU"]["Batch 32 per GPU: Time (s)"]
+    assert time == "refused: the clock was read before the GPU had finished"
+
+
+@pytest.mark.parametrize("change", [{"device": "NVIDIA L40S"}, {"driver": "570.1"}, {"topology": "2 GPUs, SYS"}])
+def test_machines_that_differ_share_no_table(tmp_path: Path, change: dict[str, str]) -> None:
+    study = Made()
+    study.epochs(study.trial(1), 32)
+    study.epochs(study.trial(2, machine=H200 | change), 32)
+    data = load(study.write(tmp_path))
+    assert cells(data, "table-1")["2-GPU"]["Batch 32 per GPU: Time (s)"] == "not run"
+    assert cells(data, "table-1-2")["2-GPU"]["Batch 32 per GPU: Speedup"] == "1-GPU: not run"
+    assert all("not compare" in problem2.tables(data)[n].notes[-1] for n in ("table-1", "table-1-2"))
+
+
+def test_a_ladder_that_was_resumed_elsewhere_is_taken_apart(tmp_path: Path) -> None:
+    study = Made()
+    one = study.trial(1)
+    study.epochs(one, 32)
+    study.epochs(one | {"driver": "570.1"}, 128)
+    found = groups(load(study.write(tmp_path)))
+    assert [[k.batch for k in g.cells] for g in found] == [[32], [128]]
+
+
+def test_precisions_share_no_table(tmp_path: Path) -> None:
+    study = Made()
+    study.epochs(study.trial(1), 32)
+    study.epochs(study.trial(1, precision="fp32"), 32)
+    tables = problem2.tables(load(study.write(tmp_path)))
+    assert "precision=tf32" in tables["table-1"].title
+    assert "precision=fp32" in tables["table-1-2"].title
+
+
+def test_no_speedup_is_reported_from_a_cpu(tmp_path: Path) -> None:
+    study = Made()
+    study.epochs(study.trial(1, mode="ddp", machine=CPU), 32)
+    two = study.trial(2, mode="ddp", machine=CPU)
+    study.epochs(two, 32)
+    study.link(two, "all_reduce", S, 1e9)
+    data = load(study.write(tmp_path))
+    assert cells(data, "ddp-table-1")["2-GPU"]["Batch 32 per GPU: Speedup"] == "not from a CPU"
+    assert set(cells(data, "ddp-table-3")["2-GPU"].values()) == {"2-GPU", "not from a CPU"}
+    assert problem2.tables(data)["ceiling"].frame["all_reduce"].isna().all()
+
+
+def test_strong_scaling_compares_with_one_gpu_at_the_total_batch(data: Data) -> None:
+    frame = problem2.tables(data)["strong"].frame.set_index("gpus")
+    one, two = (only(data).cell("dataparallel", "strong", n, 128) for n in (1, 2))
+    assert isinstance(two, Cell)
+    assert two.iterations == one.iterations == 391
+    assert frame.loc[2, "speedup_128"] == pytest.approx(one.whole.mean() / two.whole.mean(), rel=1e-3)
+
+
+def test_the_figure_says_where_the_time_goes(data: Data) -> None:
+    figure = problem2.main(data)[0]["epoch-time"]
+    assert figure.data is not None
+    bars = figure.data.set_index(["gpus", "batch"])
+    assert len(bars) == 6
+    sums = bars[["data", "copy", "compute", "communication"]].sum(axis=1)
+    assert sums.tolist() == pytest.approx(bars["epoch"].tolist())
+    assert bars.loc[(1, 32), "communication"] == 0
+    assert "2 × batch 32: waiting for data 1 s" in figure.alt
+
+
+def test_the_report_answers_with_the_measured_numbers(data: Data) -> None:
+    text = write_report(data.directory, "2").markdown.read_text(encoding="utf-8").replace("\N{NO-BREAK SPACE}", " ")
+    assert "**Weak scaling**" in text
+    assert "The ladder ended at a batch of 2,048: OOM (peak 100.0 GiB)." in text
+    assert "| 32 | 1,563 | 782 |" in text
+    assert "- 2 GPUs, 128: weak" in text
+    assert "44.70 MB. For 2 GPUs each sends 44.70 MB an iteration. For 4 GPUs each sends 67.04 MB" in text
+
+
+def test_a_study_without_results_has_empty_tables(tmp_path: Path) -> None:
+    study = Made()
+    for gpus in (1, 2, 4):
+        study.trial(gpus, state="unschedulable", reason="needs a GPU")
+    data = load(study.write(tmp_path))
+    table = cells(data, "table-1")
+    assert {v for row in table.values() for k, v in row.items() if "Time" in k} == {"not run"}
+    assert len(problem2.sections(data)) == 6

@@ -1,0 +1,80 @@
+"""What the profiler saw: which names are communication, and moments counted once."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from trials import communication
+from trials.communication import kind_of, length, seconds_by_kind, uncovered, union
+
+GPU, CPU = torch.autograd.DeviceType.CUDA, torch.autograd.DeviceType.CPU
+
+
+def event(name: str, start: float, stop: float, device: int = 0, where: Any = GPU, annotation: bool = False) -> Any:
+    time_range = SimpleNamespace(start=start, end=stop)
+    return SimpleNamespace(
+        name=name, time_range=time_range, device_type=where, device_index=device, is_user_annotation=annotation
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("ncclDevKernel_AllReduce_Sum_f32_RING_LL(ncclDevKernelArgsStorage<4096ul>)", "all_reduce"),
+        ("ncclDevKernel_Broadcast_RING_LL(ncclDevKernelArgsStorage<4096ul>)", "broadcast"),
+        ("ncclDevKernel_Reduce_Sum_f32_RING_LL(ncclDevKernelArgsStorage<4096ul>)", "reduce"),
+        ("ncclDevKernel_ReduceScatter_Sum_f32_RING_LL", None),
+        ("Memcpy PtoP (Device -> Device)", "peer_copy"),
+        ("Memcpy HtoD (Pageable -> Device)", None),
+        ("void at::native::reduce_kernel<512, 1, at::native::ReduceOp<float>>", None),
+        ("sm90_xmma_fprop_implicit_gemm_f32f32_tf32f32_f32_nhwckrsc_nhwc", None),
+    ],
+)
+def test_kernels_are_known_by_their_names(name: str, kind: str | None) -> None:
+    assert kind_of(name, on_gpu=True) == kind
+
+
+def test_gloos_work_is_known_and_its_dispatch_is_not() -> None:
+    assert kind_of("gloo:all_reduce", on_gpu=False) == "all_reduce"
+    assert kind_of("gloo:broadcast", on_gpu=False) == "broadcast"
+    assert kind_of("c10d::allreduce_", on_gpu=False) is None
+
+
+def test_intervals_that_overlap_or_touch_become_one() -> None:
+    assert union([(5, 6), (0, 2), (1, 3), (3, 4)]) == [(0, 4), (5, 6)]
+    assert length([(0, 2), (1, 3)]) == 3
+    assert uncovered([(0, 10)], [(2, 4), (3, 5), (9, 12)]) == 6
+
+
+def test_communication_hidden_behind_compute_is_told_from_exposed() -> None:
+    events = [
+        event("ncclDevKernel_AllReduce_Sum_f32", 0, 100),
+        event("ncclDevKernel_Broadcast_RING", 90, 150),
+        event("sm90_gemm", 40, 120),
+        event("nccl:all_reduce", 0, 10_000, annotation=True),
+        event("aten::conv2d", 0, 10_000, where=CPU),
+    ]
+    found = seconds_by_kind(events, on_gpu=True)
+    assert found["all_reduce"] == pytest.approx(100e-6)
+    assert found["broadcast"] == pytest.approx(60e-6)
+    assert found["communication"] == pytest.approx(150e-6)
+    assert found["exposed"] == pytest.approx(70e-6)
+
+
+def test_of_several_gpus_the_one_that_communicates_most_counts() -> None:
+    events = [event("Memcpy PtoP (Device -> Device)", 0, 10, 0), event("Memcpy PtoP (Device -> Device)", 0, 30, 1)]
+    assert seconds_by_kind(events, on_gpu=True)["peer_copy"] == pytest.approx(30e-6)
+
+
+def test_columns_are_scaled_to_the_epoch() -> None:
+    row = communication.columns([{"communication": 1.0, "reduce": 0.5}, {"communication": 2.0, "reduce": 0.25}], 10)
+    assert row == {"profiled_communication_seconds": 20.0, "profiled_reduce_seconds": 2.5}
+
+
+def test_a_profile_of_work_without_communication_has_none() -> None:
+    found = communication.profiled(lambda: torch.ones(3).sum(), on_gpu=False)
+    assert found["communication"] == 0

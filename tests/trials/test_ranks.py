@@ -1,0 +1,91 @@
+"""Processes of one trial: what they return, and that the first failure ends them all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import rank_tasks
+
+from trials import ranks as ranks_module
+from trials.ranks import RankFailed, RankOutOfMemory, Ranks, is_out_of_memory
+from trials.spec import Drained
+
+
+@pytest.fixture
+def ranks() -> Iterator[Ranks]:
+    with Ranks(2, "cpu", 1) as found:
+        yield found
+
+
+def gone(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def test_a_task_runs_on_all_ranks_in_one_group(ranks: Ranks) -> None:
+    assert ranks.run(rank_tasks.total, 10) == [(0, 21.0), (1, 21.0)]
+    assert ranks.run(rank_tasks.total, 0) == [(0, 1.0), (1, 1.0)]
+
+
+def test_spawned_ranks_join_too() -> None:
+    with Ranks(1, "cpu", 1, start_method="spawn") as ranks:
+        assert ranks.run(rank_tasks.total, 10) == [(0, 10.0)]
+
+
+def test_a_rank_out_of_memory_ends_those_that_wait_for_it(ranks: Ranks) -> None:
+    processes = ranks.run(rank_tasks.process_id)
+    with pytest.raises(RankOutOfMemory, match=r"^rank 1: CUDA out of memory. Tried to allocate 8.00 GiB.$") as caught:
+        ranks.run(rank_tasks.one_runs_out_of_memory)
+    assert caught.value.peak_bytes > 0
+    assert all(gone(p) for p in processes)
+
+
+def test_a_bug_in_a_rank_comes_with_its_traceback(ranks: Ranks) -> None:
+    with pytest.raises(RankFailed, match=r"(?s)rank 0: Traceback.*one_fails.*a bug in a rank"):
+        ranks.run(rank_tasks.one_fails)
+
+
+def test_a_rank_that_vanishes_is_named_with_its_exit_code(ranks: Ranks) -> None:
+    with pytest.raises(RankFailed, match="rank 1 ended with exit code 9"):
+        ranks.run(rank_tasks.one_vanishes)
+
+
+def test_a_drain_ends_ranks_in_mid_task(ranks: Ranks) -> None:
+    processes = ranks.run(rank_tasks.process_id)
+
+    def stop() -> None:
+        raise Drained
+
+    with pytest.raises(Drained):
+        ranks.run(rank_tasks.sleep, check_stop=stop)
+    assert all(gone(p) for p in processes)
+
+
+def test_a_rank_that_cannot_join_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object) -> None:
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr(ranks_module, "_join", full)
+    with Ranks(2, "cpu", 1) as ranks:
+        for process in ranks._processes:
+            process.join()
+        with pytest.raises(RankOutOfMemory, match="rank 0: CUDA error: out of memory"):
+            ranks.run(rank_tasks.total, 0)
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("CUDA error: out of memory", True),
+        ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", True),
+        ("NCCL error: unhandled cuda error, out of memory", True),
+        ("CUDA error: an illegal memory access was encountered", False),
+    ],
+)
+def test_memory_errors_are_known_by_their_words(message: str, expected: bool) -> None:
+    assert is_out_of_memory(RuntimeError(message)) == expected
