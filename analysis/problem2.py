@@ -6,6 +6,7 @@ has the plain names, further ones a number.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from analysis import problem2_tables as tabling
@@ -20,7 +21,7 @@ from analysis.style import Figure
 from analysis.table import Table
 
 TITLE = "Problem 2: data parallelism"
-MAIN_TABLES = ("table-1", "table-2", "table-3")
+MAIN_TABLE = re.compile(r"(ddp-)?table-[123](-\d+)?")
 WEAK = {
     "table-1": tabling.speedup_table,
     "table-1-without-data": tabling.without_data_table,
@@ -57,8 +58,7 @@ def main(data: Data, options: Options | None = None) -> tuple[Mapping[str, Figur
     """Tables 1 to 3 and the figure of an epoch's time, for the end of a run."""
     options = options or Options()
     made = tables(data, options)
-    kept = {n: t for n, t in made.items() if n.removeprefix("ddp-").split("-without")[0][:7] in MAIN_TABLES}
-    return figures(data, groups(data), options), {n: t for n, t in kept.items() if "without" not in n}
+    return figures(data, groups(data), options), {n: t for n, t in made.items() if MAIN_TABLE.fullmatch(n)}
 
 
 def sections(data: Data, options: Options | None = None) -> list[Section]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -60,6 +61,8 @@ class ModeAnswers:
     talks: list[Talk]
     full: tuple[int, str] | None
     waiting: float
+    host: tuple[int, int, float, float] | None
+    """Two batches whose steps take about as long though one has four times the images, and those milliseconds."""
     ceilings: dict[int, tuple[float, float]]
 
 
@@ -134,8 +137,23 @@ def _mode(group: Group, mode: str, options: Options) -> ModeAnswers:
         talks=[t for g in several for b in batches if (t := _talk(group, mode, g, b, options))],
         full=full[0] if full else None,
         waiting=max(shares, default=math.nan),
+        host=_host(group, mode),
         ceilings={g: _ceilings(group, mode, g) for g in several if math.isfinite(all_reduce_ceiling(group, mode, g))},
     )
+
+
+HOST_BOUND = 1.5
+"""Two steps with a several times different number of images that differ by less than this wait for the host."""
+
+
+def _host(group: Group, mode: str) -> tuple[int, int, float, float] | None:
+    """The two largest batches of one GPU whose steps take about as long; None where the GPU decides throughout."""
+    if not group.machine.on_gpu:
+        return None
+    cells = [c for c in (group.cell(mode, "weak", 1, b) for b in group.batches(mode, "weak")) if c.usable]
+    medians = [(c.key.batch, 1e3 * float(c.values("step_p50_seconds").mean())) for c in cells]
+    equal = [(a, b, s, t) for (a, s), (b, t) in itertools.pairwise(medians) if t < HOST_BOUND * s and b >= 2 * a]
+    return equal[-1] if equal else None
 
 
 def _ceilings(group: Group, mode: str, gpus: int) -> tuple[float, float]:

@@ -299,6 +299,17 @@ def test_the_report_answers_with_the_measured_numbers(data: Data) -> None:
     assert "44.70 MB. For 2 GPUs each sends 44.70 MB an iteration. For 4 GPUs each sends 67.04 MB" in text
 
 
+def test_steps_that_wait_for_the_host_are_called_so(tmp_path: Path) -> None:
+    study = Made()
+    one = study.trial(1)
+    for batch, milliseconds in ((32, 9.5), (128, 10.3), (512, 24.0), (2048, 87.8)):
+        study.epochs(one, batch, step_p50_seconds=milliseconds / 1e3)
+    data = load(study.write(tmp_path))
+    assert answers(data, only(data), Options()).modes["dataparallel"].host == pytest.approx((32, 128, 9.5, 10.3))
+    text = write_report(data.directory, "2").markdown.read_text(encoding="utf-8")
+    assert "A step takes 9.5 ms with 32 images and 10.3 ms with 128" in text
+
+
 def test_a_study_without_results_has_empty_tables(tmp_path: Path) -> None:
     study = Made()
     for gpus in (1, 2, 4):
