@@ -16,6 +16,7 @@ from typing import Any
 
 from farm.attempt import Request
 from farm.ledger.lock import process_start
+from farm.private import private_directory
 
 PRELOAD = ("farm.attempt", "trials.preload")
 START_SECONDS = 180.0
@@ -39,11 +40,7 @@ def socket_path(run: str) -> Path:
 
     The node's name is part of it: nodes that are namespaces of one machine share /tmp.
     """
-    directory = Path(f"/tmp/farm-{os.getuid()}")  # not $TMPDIR: a socket path holds 107 bytes
-    directory.mkdir(mode=0o700, exist_ok=True)
-    if directory.stat().st_uid != os.getuid():
-        raise PermissionError(f"{directory} belongs to another user")
-    return directory / f"{run}@{socket.gethostname()[:40].replace('.', '-')}.sock"
+    return private_directory() / f"{run}@{socket.gethostname()[:40].replace('.', '-')}.sock"
 
 
 def start_server(run: str, modules: tuple[str, ...] = (), directory: Path | None = None) -> Path:

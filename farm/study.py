@@ -125,10 +125,12 @@ def _execute(config: Config, plan: Plan, run_id: str, signals: Signals) -> Plan:
 
 def _execute_with_ray(config: Config, plan: Plan, run_id: str, signals: Signals) -> list[Node]:
     from farm.forkclient import ForkClient, remove_files, start_server
+    from farm.private import use_own_token
 
     address = cluster_address(config)
     if address is None:  # its imports and Ray's start go side by side
         start_server(run_id, (config.settings.module,), config.study_file.parent)
+        use_own_token()  # Ray reads its mode as it is imported
     from farm import launch
 
     settings = config.settings

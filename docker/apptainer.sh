@@ -1,0 +1,48 @@
+#!/bin/bash
+# apptainer.sh WORD…: `apptainer WORD…` on a Debian 12, which has no package of it: Debian sid's runs in a tree of
+# Debian 13 under $FARM_APPTAINER_ROOT, in a mount namespace of its own. Needs root. FARM_APPTAINER_USER=1000 runs it as
+# that ordinary user (building needs one). `apptainer.sh --setup` makes the tree.
+set -euo pipefail
+tree=${FARM_APPTAINER_ROOT:?where the tree of Debian 13 is, or shall be}
+mirror=http://deb.debian.org/debian
+package=pool/main/a/apptainer/apptainer_1.4.5-2_amd64.deb
+digest=26cf96e08fccb0e50ea0f285a5a19f940ee873d167a0680584fe6eba7d197d65
+needs=squashfs-tools,uidmap,squashfuse,fuse3,libseccomp2,libsqlite3-0,ca-certificates,fakeroot
+
+setup() {
+    debootstrap --variant=minbase --include="$needs" trixie "$tree" "$mirror"
+    curl --silent --show-error --fail --output "$tree/apptainer.deb" "$mirror/$package"
+    echo "$digest  $tree/apptainer.deb" | sha256sum --check --quiet
+    dpkg -x "$tree/apptainer.deb" "$tree"
+    echo 'builder:x:1000:1000::/tmp:/bin/bash' >> "$tree/etc/passwd"
+    echo 'builder:x:1000:' >> "$tree/etc/group"
+    echo 'builder:100000:65536' | tee "$tree/etc/subuid" > "$tree/etc/subgid"
+    touch "$tree/set-up"
+}
+
+if [[ ${1-} == --setup ]]; then
+    [[ -e $tree/set-up ]] || setup
+    exit
+fi
+exec unshare --mount bash -euc '
+    tree=$1 here=$PWD
+    shift
+    mount --make-rprivate /
+    mount --rbind "$tree" "$tree"
+    for directory in /*; do # everything but the system itself is seen at its own path
+        case $directory in /bin | /boot | /etc | /lib* | /sbin | /usr | /var | /initrd* | /vmlinuz*) continue ;; esac
+        [[ -d $directory && ! -L $directory ]] || continue
+        mkdir -p "$tree$directory"
+        mount --rbind "$directory" "$tree$directory"
+    done
+    mkdir -p "$tree/var/tmp" "$tree/.old"
+    mount --rbind /var/tmp "$tree/var/tmp"
+    for file in hosts resolv.conf; do touch "$tree/etc/$file"; mount --bind "/etc/$file" "$tree/etc/$file"; done
+    cd "$tree"
+    pivot_root . .old
+    cd "$here"
+    umount --lazy /.old
+    if [[ -n ${FARM_APPTAINER_USER-} ]]; then
+        exec setpriv --reuid "$FARM_APPTAINER_USER" --regid "$FARM_APPTAINER_USER" --clear-groups apptainer "$@"
+    fi
+    exec apptainer "$@"' apptainer.sh "$tree" "$@"

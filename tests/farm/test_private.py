@@ -1,0 +1,60 @@
+"""A Ray of our own asks for a token that nobody else can read."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from commands import COUNTING, ROOT, command, environment
+
+from farm.private import private_directory
+
+
+def test_a_token_is_new_for_each_process_closed_to_others_and_gone_with_it() -> None:
+    code = (
+        "from farm.private import own_token; p = own_token(); assert p == own_token(); "
+        "print(p, oct(p.stat().st_mode & 0o777), len(p.read_text()), oct(p.parent.stat().st_mode & 0o777))"
+    )
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+        ).stdout.split()
+        for _ in range(2)
+    ]
+    assert [words[1:] for words in said] == [["0o600", "64", "0o700"]] * 2
+    assert said[0][0] != said[1][0]
+    assert not Path(said[0][0]).exists()
+
+
+@pytest.mark.ray
+def test_a_local_ray_has_a_token_that_no_command_line_holds(tmp_path: Path) -> None:
+    words = (f"study={COUNTING}", "cpus=1", "sweep.factor=[1]", "trial.seconds=20", f"results={tmp_path}")
+    open_mode = environment() | {"RAY_AUTH_MODE": "disabled"}  # the farm does not let itself be talked out of it
+    before = set(private_directory().glob("*.token"))
+    run = subprocess.Popen(command(*words), env=open_mode, stdout=subprocess.DEVNULL, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.rglob("attempt.json")):
+            assert time.monotonic() < deadline
+            assert run.poll() is None
+            time.sleep(0.2)
+        (path,) = [p for p in private_directory().glob(f"{run.pid}-*.token") if p not in before]
+        token = path.read_text().encode()
+        lines = [p.read_bytes() for p in Path("/proc").glob("[0-9]*/cmdline") if p.exists()]
+        assert not any(token in line for line in lines)
+        assert any(str(path).encode() in p.read_bytes() for p in _environments_of("raylet"))
+    finally:
+        run.terminate()
+        run.wait(timeout=60)
+    assert not path.exists()
+
+
+def _environments_of(name: str) -> list[Path]:
+    return [
+        p.with_name("environ")
+        for p in Path("/proc").glob("[0-9]*/cmdline")
+        if p.exists() and name in p.read_bytes().decode(errors="replace").split("\0")[0]
+    ]
