@@ -1,9 +1,9 @@
-# make setup | demo | test | check | report | lock
+# make setup | demo | test | check | report | reproduce | lock
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test check report faults lock clean
+.PHONY: setup demo test check report reproduce faults lock clean
 
 setup: $(STAMP)
 
@@ -26,6 +26,10 @@ check: setup
 
 report: setup
 	$(VENV)/bin/farm report problem=4
+
+# The whole sheet, as far as this machine can hold it; the same command goes on. make reproduce WITH='profile=smoke'
+reproduce: setup
+	$(VENV)/bin/farm reproduce $(WITH)
 
 # Random faults, half an hour by default: make faults MINUTES=30 SEED=4
 MINUTES := 30

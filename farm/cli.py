@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import errno
 import json
 import os
 import shlex
@@ -18,6 +19,8 @@ from farm.config import Config
 from farm.errors import COMPLETE, FAILED, INTERRUPTED, STORAGE_ERRORS, FarmError, PreflightError, UsageError
 from farm.plan import STATES, Plan
 
+PLACE_ERRORS = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
+"""Something else stands where the ledger or the report is to be written."""
 Verb = Callable[[argparse.Namespace], int]
 
 
@@ -41,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return COMPLETE
     except OSError as error:
-        if error.errno not in STORAGE_ERRORS:
+        if error.errno not in (*STORAGE_ERRORS, *PLACE_ERRORS):
             raise
         print(f"farm: {error}; what was committed stays, and the same command goes on from it", file=sys.stderr)
         return PreflightError.exit_code
@@ -75,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     add("export", _export, "rebuild the Parquet tables from the ledger")
     report = add("report", _report, "write the report of a study")
     report.add_argument("--check", action="store_true", help="exit 1 where the report is older than its rows")
+    add("reproduce", _reproduce, "the whole sheet: all four studies, the report over them, what is missing")
     add("data", _data, "`farm data fetch` downloads CIFAR-10; `farm data` says what is there")
     add("doctor", _doctor, "check this machine: versions, GPUs, Ray, data, results directory")
     add("image", _image, "a site's image: its digest, and how to get or build it")
@@ -262,18 +266,38 @@ def _report(options: argparse.Namespace) -> int:
     return COMPLETE
 
 
+def _reproduce(options: argparse.Namespace) -> int:
+    from analysis.report import AnalysisError, write_index, write_report
+    from farm.reproduce import lacking, reproduce
+
+    def report(config: Config) -> None:
+        try:
+            print(short_path(write_report(config.ledger, config.settings.problem).html))
+        except AnalysisError as error:
+            print(f"farm: {error}", file=sys.stderr)
+
+    code, parts = reproduce(options.overrides, report)
+    try:
+        print(short_path(write_index(parts[0].config.results).html))
+    except AnalysisError as error:
+        print(f"farm: {error}", file=sys.stderr)
+    for line in lacking(parts):
+        print(line)
+    return code
+
+
 def _data(options: argparse.Namespace) -> int:
     from trials import data
 
     words = [w for w in options.overrides if "=" not in w]
     values = dict(w.split("=", 1) for w in options.overrides if "=" in w)
-    root = values.pop("data_root", None)
+    root = configuration.data_directory(values.pop("data_root", None))
     results = configuration.results_directory(values.pop("results", None))
     if values or words not in ([], ["fetch"]):
         raise UsageError("farm data [fetch] [data_root=DIRECTORY] [results=DIRECTORY]")
     try:
         if words:
-            data.fetch(Path(root or "data"))
+            data.fetch(root)
         found = data.load("cifar10", root, results / ".cache")
     except (data.DataError, OSError) as error:
         raise PreflightError(str(error)) from None

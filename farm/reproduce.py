@@ -1,0 +1,141 @@
+"""`farm reproduce`: the four studies of the sheet, one after another, and what is missing afterwards.
+
+Each study is a run of its own (`farm/run.py` in a child process), so all that holds for a run holds here: what is
+done is not repeated, a signal drains, and the same command goes on. A child dies with this process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from farm import config as configuration
+from farm import study
+from farm.checks import short_path
+from farm.config import ROOT, Config
+from farm.errors import COMPLETE, FAILED, INTERRUPTED, RESUMABLE, PreflightError, UsageError
+from farm.history import estimated_seconds
+from farm.plan import Plan, Trial
+from farm.view import counts
+
+STUDIES = ("problem=3", "problem=1", "problem=2", "problem=4")
+"""The one that needs no GPU first, the longest last."""
+REFERENCE = ROOT / "analysis" / "reference"
+"""Exports measured on real GPUs, where they are there: what a missing trial took elsewhere."""
+PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Part:
+    """One study of the whole: how its run ended, and its plan as it stands then."""
+
+    selector: str
+    config: Config
+    exit_code: int
+    plan: Plan
+
+
+def reproduce(
+    overrides: Sequence[str], report: Callable[[Config], None], studies: Sequence[str] = STUDIES
+) -> tuple[int, list[Part]]:
+    """Run each study and `report` it; the exit code, as of a run, and the parts. A drain ends it at once."""
+    if wrong := [o for o in overrides if o.partition("=")[0] in ("problem", "study", "trial")]:
+        raise UsageError(f"{wrong[0]}: farm reproduce runs every study; farm run {wrong[0]} runs one")
+    configs = [configuration.load([s, *overrides]) for s in studies]  # a misspelt word ends it before anything runs
+    parts: list[Part] = []
+    for selector, config in zip(studies, configs, strict=True):
+        print(f"== {config.settings.title or config.study} ({selector}) ==", flush=True)
+        code = _run([selector, *overrides])
+        parts.append(Part(selector, config, code, study.make_plan(config)))
+        if code in (RESUMABLE, INTERRUPTED):
+            return code, parts
+        if (config.ledger / "export").is_dir():
+            report(config)
+    complete = all(part.exit_code == COMPLETE for part in parts)
+    return COMPLETE if complete else FAILED, parts
+
+
+def _run(arguments: Sequence[str]) -> int:
+    """`farm/run.py` as a child that gets this process's signals and does not outlive it."""
+    command = [sys.executable, str(ROOT / "farm" / "run.py"), *arguments]
+    child = subprocess.Popen(command, preexec_fn=_die_with_parent)
+    before = {
+        number: signal.signal(number, lambda n, frame: child.send_signal(n))
+        for number in (signal.SIGTERM, signal.SIGUSR1)
+    }
+    before[signal.SIGINT] = signal.signal(signal.SIGINT, lambda n, frame: None)  # a terminal sends it to both
+    try:
+        return child.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def lacking(parts: Sequence[Part], reference: Path = REFERENCE) -> Iterator[str]:
+    """What is missing, study by study, and what it would take; one line where nothing is."""
+    if all(part.exit_code == COMPLETE for part in parts) and len(parts) == len(STUDIES):
+        yield "nothing is missing: every trial of every study is done"
+        return
+    for part in parts:
+        missing = [t for t in part.plan.trials if t.state != "done"]
+        if not missing:
+            yield f"{part.plan.study}: complete ({len(part.plan.trials)} trials)"
+            continue
+        share = f"{len(missing)} of {len(part.plan.trials)} trials are missing"
+        yield f"{part.plan.study}: {share} ({counts(part.plan, _OPEN)})"
+        for reason in dict.fromkeys(t.reason.strip().splitlines()[-1] for t in missing if t.reason.strip()):
+            yield f"  {reason}"
+        if part.exit_code == PreflightError.exit_code:
+            yield "  its run was refused; the message is above"
+        yield f"  {_needs(part, missing, reference)}"
+
+
+_OPEN = ("partial", "new", "failed", "unschedulable")
+
+
+def _needs(part: Part, missing: Sequence[Trial], reference: Path) -> str:
+    """ "it takes 4 GPUs on one node at most and about 3.10 GPU-hours (…): farm submit problem=4 site=…"."""
+    gpus = max(t.bundle.gpu for t in missing)
+    hardware = f"{gpus:g} GPU{'' if gpus == 1 else 's'} on one node" if gpus else f"{missing[0].bundle.cpu:g} CPU"
+    hint = f"python farm/run.py {part.selector}" + (f", or farm submit {part.selector} site=NAME" if gpus else "")
+    if any(t.state == "failed" for t in missing):
+        hint = f"python farm/run.py {part.selector} retry=failed"
+    return f"it takes {hardware} and {_time(part, missing, reference)}: {hint}"
+
+
+def _time(part: Part, missing: Sequence[Trial], reference: Path) -> str:
+    """GPU-hours by this ledger's history, else by the reference measurements, else that nobody knows."""
+    seconds: dict[str, float] = {t.id: t.seconds for t in missing if t.seconds is not None}
+    source = f"by what has finished in {short_path(part.config.ledger)}"
+    if len(seconds) < len(missing):
+        seconds, model = _reference_seconds(missing, reference / part.plan.study)
+        source = f"as measured on {model}"
+    if len(seconds) < len(missing):
+        return "a time that nothing here tells (no relative has finished)"
+    hours = sum(seconds[t.id] * (t.bundle.gpu or 1) / 3600 for t in missing)
+    return f"about {hours:.2f} {'GPU' if any(t.bundle.gpu for t in missing) else 'CPU'}-hours ({source})"
+
+
+def _reference_seconds(missing: Sequence[Trial], ledger: Path) -> tuple[dict[str, float], str]:
+    """Estimates by id from the reference's trials, as if these were asked for on its GPU model; and that model."""
+    export = ledger / "export" / "trials.parquet"
+    if not export.exists():
+        return {}, ""
+    import pandas as pd
+
+    models = pd.read_parquet(export, columns=["config_hardware"])["config_hardware"].dropna()
+    model = str(models.mode().iloc[0]) if len(models) else None
+    there = {t.id: dataclasses.replace(t.spec, hardware=model if t.spec.timed else None) for t in missing}
+    epochs = {there[t.id].id: t.epoch for t in missing}
+    found = estimated_seconds(ledger, list(there.values()), epochs)
+    return {i: found[s.id] for i, s in there.items() if s.id in found}, model or "the reference machine"
