@@ -54,7 +54,7 @@ def batch_job(config: Config, arguments: Sequence[str], plan: Plan) -> BatchJob:
         qos=slurm.qos,
         constraint=_replaced(slurm.constraint, {"{gpu_type}": slurm.gpu_type}),
         gres=_gres(slurm, gpus),
-        extra=tuple(slurm.options),
+        extra=(*slurm.options, *(["--exclusive"] if any(t.bundle.exclusive for t in plan.trials) else [])),
         modules=tuple(slurm.modules),
         image=str(image) if image is not None else None,
         container=slurm.container,

@@ -61,6 +61,14 @@ def test_a_trial_sees_as_many_gpus_as_it_asked_for(visible: str, count: float, e
     assert first_gpus(visible, count) == expected
 
 
+@pytest.mark.parametrize(("problem", "expected"), [("2", 1), ("4", 0)])
+def test_slurm_is_asked_for_whole_nodes(tmp_path: Path, problem: str, expected: int) -> None:
+    words = (f"problem={problem}", "site=greene", "results=/scratch/me/r", "--dry-run")
+    done = run_farm(tmp_path, *words, verb="submit", variables={"USER": "me"})
+    assert done.code == 0, done.err
+    assert done.out.splitlines().count("#SBATCH --exclusive") == expected
+
+
 @pytest.mark.ray
 def test_exclusive_trials_have_the_machine_one_after_another(tmp_path: Path) -> None:
     gpus = ("gpus=3", "resources.gpu=1", "device=cpu")
