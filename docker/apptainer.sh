@@ -1,7 +1,7 @@
 #!/bin/bash
 # apptainer.sh WORD…: `apptainer WORD…` on a Debian 12, which has no package of it: Debian sid's runs in a tree of
-# Debian 13 under $FARM_APPTAINER_ROOT, in a mount namespace of its own. Needs root. FARM_APPTAINER_USER=1000 runs it as
-# that ordinary user (building needs one). `apptainer.sh --setup` makes the tree.
+# Debian 13 under $FARM_APPTAINER_ROOT, in a mount namespace of its own. FARM_APPTAINER_USER=1000, as root, runs it as
+# that ordinary user (building needs one). `apptainer.sh --setup`, as root, makes the tree.
 set -euo pipefail
 tree=${FARM_APPTAINER_ROOT:?where the tree of Debian 13 is, or shall be}
 mirror=http://deb.debian.org/debian
@@ -17,14 +17,21 @@ setup() {
     echo 'builder:x:1000:1000::/tmp:/bin/bash' >> "$tree/etc/passwd"
     echo 'builder:x:1000:' >> "$tree/etc/group"
     echo 'builder:100000:65536' | tee "$tree/etc/subuid" > "$tree/etc/subgid"
-    touch "$tree/set-up"
+    rm -rf "${tree:?}"/dev/*
+    mkdir -p "$tree/.old"
+    touch "$tree/etc/hosts" "$tree/etc/resolv.conf" "$tree/set-up"
 }
 
 if [[ ${1-} == --setup ]]; then
     [[ -e $tree/set-up ]] || setup
     exit
 fi
-exec unshare --mount bash -euc '
+if [[ $(id -u) == 0 ]]; then
+    enter=(unshare --mount)
+else # an ordinary user may mount within a user namespace of its own
+    enter=(unshare --user --map-current-user --keep-caps --mount)
+fi
+exec "${enter[@]}" bash -euc '
     tree=$1 here=$PWD
     shift
     mount --make-rprivate /
@@ -32,12 +39,11 @@ exec unshare --mount bash -euc '
     for directory in /*; do # everything but the system itself is seen at its own path
         case $directory in /bin | /boot | /etc | /lib* | /sbin | /usr | /var | /initrd* | /vmlinuz*) continue ;; esac
         [[ -d $directory && ! -L $directory ]] || continue
-        mkdir -p "$tree$directory"
+        [[ -d $tree$directory ]] || mkdir -p "$tree$directory"
         mount --rbind "$directory" "$tree$directory"
     done
-    mkdir -p "$tree/var/tmp" "$tree/.old"
     mount --rbind /var/tmp "$tree/var/tmp"
-    for file in hosts resolv.conf; do touch "$tree/etc/$file"; mount --bind "/etc/$file" "$tree/etc/$file"; done
+    for file in hosts resolv.conf; do mount --bind "/etc/$file" "$tree/etc/$file"; done
     cd "$tree"
     pivot_root . .old
     cd "$here"
@@ -45,4 +51,4 @@ exec unshare --mount bash -euc '
     if [[ -n ${FARM_APPTAINER_USER-} ]]; then
         exec setpriv --reuid "$FARM_APPTAINER_USER" --regid "$FARM_APPTAINER_USER" --clear-groups apptainer "$@"
     fi
-    exec apptainer "$@"' apptainer.sh "$tree" "$@"
+    exec setpriv --ambient-caps=-all --inh-caps=-all apptainer "$@"' apptainer.sh "$tree" "$@"

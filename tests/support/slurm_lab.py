@@ -44,7 +44,7 @@ SlurmdParameters=config_overrides
 SchedulerParameters=sched_interval=2,bf_interval=2
 """
 NODE = (
-    "NodeName={name} NodeAddr={address} CPUs=8 Sockets=1 CoresPerSocket=8 ThreadsPerCore=1 RealMemory=8000 "
+    "NodeName={name} NodeAddr={address} CPUs=8 Sockets=1 CoresPerSocket=8 ThreadsPerCore=1 RealMemory=32000 "
     "Gres=gpu:{gpus}\n"
 )
 SITE = """results: {lab}/shared/results
@@ -91,7 +91,7 @@ class Lab:
 
     def start(self) -> None:
         """Write the configuration, start everything, wait until all nodes are idle."""
-        for name in ("log", "tmp", "munge", "state", "gpu", "spool", "shared"):
+        for name in ("log", "tmp", "munge", "state", "gpu", "spool", "shared", "home"):
             (self.directory / name).mkdir()
         _write_configuration(self.directory)
         with (self.directory / "log" / "lab.log").open("wb") as log:
@@ -120,8 +120,8 @@ class Lab:
         return Finished(done.returncode, done.stdout, done.stderr, time.monotonic() - began)
 
     def farm(self, verb: str, *words: str) -> Finished:
-        """`farm VERB … site=LAB` on the login node."""
-        variables = {"PYTHONPATH": str(ROOT)}
+        """`farm VERB … site=LAB` on the login node, by a user with an empty home."""
+        variables = {"PYTHONPATH": str(ROOT), "HOME": str(self.directory / "home")}
         return self.on("login", *command(*words, f"site={self.site}", verb=verb), variables=variables)
 
     def submit(self, *words: str, results: Path | None = None) -> int:
@@ -220,7 +220,8 @@ def _write_configuration(lab: Path) -> None:
     key = lab / "munge" / "key"
     key.write_bytes(os.urandom(1024))
     key.chmod(0o600)
-    key.parent.chmod(0o700)
+    key.parent.chmod(0o711)  # the socket is there too
+    lab.chmod(0o755)
     addresses = {name: f"10.77.0.{i}" for i, name in enumerate(["login", *GPUS], start=1)}
     (lab / "hosts").write_text("127.0.0.1 localhost\n" + "".join(f"{a} {n}\n" for n, a in addresses.items()))
     nodes = "".join(NODE.format(name=n, address=addresses[n], gpus=g) for n, g in GPUS.items())

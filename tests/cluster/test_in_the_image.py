@@ -1,0 +1,59 @@
+"""The whole path with the image: an ordinary user's job, real Slurm, real Apptainer. `make images` runs this."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from commands import ROOT, command, environment, exported
+from slurm_lab import Lab
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+NOBODY = 65534
+
+
+@pytest.fixture
+def image() -> Path:
+    """The .sif that `make images` has built."""
+    found = os.environ.get("FARM_TEST_SIF", "")
+    if not found:
+        pytest.skip("no image: FARM_TEST_SIF names none; `make images` builds one and runs this")
+    return Path(found)
+
+
+def commands_of_the_nodes(lab: Lab) -> str:
+    """A shell line that puts `apptainer` on the path of a node that has no package of it."""
+    if shutil.which("apptainer"):
+        return ":"
+    (lab.directory / "bin").mkdir(exist_ok=True)
+    (lab.directory / "bin" / "apptainer").symlink_to(ROOT / "docker" / "apptainer.sh")
+    return f"export PATH={lab.directory}/bin:$PATH FARM_APPTAINER_ROOT={os.environ['FARM_APPTAINER_ROOT']}"
+
+
+def test_two_nodes_run_a_study_in_the_image_for_an_ordinary_user(lab: Lab, image: Path) -> None:
+    results = lab.directory / "image-results"
+    ledger = results / "problem4"
+    (ledger / "slurm").mkdir(parents=True)
+    for path in (results, ledger, ledger / "slurm"):
+        os.chown(path, NOBODY, NOBODY)
+    words = ("problem=4", "profile=smoke", "trial.epochs=2", "nodes=2", "gpus_per_node=1", "slurm.cpus_per_node=1")
+    words = (*words, f"slurm.image={image}", f"slurm.modules=['{commands_of_the_nodes(lab)}']")
+    here = environment() | {"PYTHONPATH": str(ROOT)}
+    line = command(*words, f"site={lab.site}", f"results={results}", "--dry-run", verb="submit")
+    script = subprocess.run(line, capture_output=True, text=True, env=here, check=True).stdout
+    (lab.directory / "image.sh").write_text(script)
+    as_nobody = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
+    done = lab.on("login", *as_nobody, "sbatch", "--parsable", "--chdir=/var/tmp", str(lab.directory / "image.sh"))
+    assert done.code == 0, done.err
+    job = int(done.out)
+    lab.wait_until_over(job, 600)
+    log = lab.log(job, results)
+    assert "farm: the run ended with 0, the job with 0" in log, log
+    assert {r["host"] for r in exported(results, "problem4", "attempts")} == {"gr001", "gr002"}
+    trials = exported(results, "problem4", "trials")
+    assert [t["status"] for t in trials] == ["completed"] * 3
+    assert {t["image"] for t in trials} == {str(image)}
+    assert (results / "problem4" / "export").stat().st_uid == NOBODY
