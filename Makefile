@@ -1,13 +1,9 @@
-# make setup | demo | test | check | report | reproduce | lock
+# make setup | demo | test | check | report | reproduce | images | lock
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-# Both images for real, and the demo in each: an hour, 40 GB, root on Debian 12 (docker/images.sh).
-images: setup
-	docker/images.sh
-
-.PHONY: images setup demo test check report reproduce faults lock clean
+.PHONY: setup demo test check report reproduce faults images lock clean
 
 setup: $(STAMP)
 
@@ -46,6 +42,10 @@ lock:
 	rm -rf build/lock && python3 -m venv build/lock
 	build/lock/bin/python -m pip install --quiet setuptools wheel '.[dev]'
 	build/lock/bin/python -m pip freeze --all --exclude experiment-farm | grep -v '^pip==' > requirements.lock
+
+# Both images for real, and the demo in each: an hour, 40 GB, root on Debian 12 (docker/images.sh).
+images: setup
+	docker/images.sh
 
 clean:
 	rm -rf $(VENV) build
