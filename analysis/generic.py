@@ -5,7 +5,7 @@ The measure and its direction come from the ledger's schema, where the trial mod
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,12 +33,20 @@ def measure(data: Data) -> Column:
     Raises `AnalysisError` where no measured column of the rows says which direction is better.
     """
     module = str(data.plan["config_module"].iloc[0]) if "config_module" in data.plan and len(data.plan) else None
-    columns = schema.row_columns(module) if module else schema.ROWS
+    columns = _columns(module) if module else schema.ROWS
     usable = [c for c in columns if c.better and c.name in data.rows and data.rows[c.name].notna().any()]
     ranked = sorted(usable, key=lambda c: (c.measured, PREFERRED.index(c.name) if c.name in PREFERRED else 99))
     if not ranked:
         raise AnalysisError(f"{data.directory}: no column of {data.table}.parquet has numbers and a better direction")
     return ranked[0]
+
+
+def _columns(module: str) -> Sequence[Column]:
+    """Of the module's rows; the standard ones where the module is not at hand (results can be read anywhere)."""
+    try:
+        return schema.row_columns(module)
+    except ModuleNotFoundError:
+        return schema.ROWS
 
 
 def main(data: Data, options: Options | None = None) -> tuple[Mapping[str, Figure], Mapping[str, Table]]:

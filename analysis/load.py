@@ -8,6 +8,7 @@ and the rows lack is in `Data.missing`, `Data.ended` says how the rest ended. No
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ import pandas as pd
 
 from farm.ledger import schema
 
+ROOT = Path(__file__).resolve().parent.parent
 FIXED = ("trials", "attempts", "plan")
 """Tables that every export has, beside the row table that the trial module names (mostly "epochs"), or several."""
 
@@ -55,6 +57,18 @@ class Data:
     def rows_of(self, trial_ids: list[str] | tuple[str, ...]) -> pd.DataFrame:
         """The rows of some trials."""
         return self.rows[self.rows["trial_id"].isin(list(trial_ids))]
+
+
+def study_directory(study: str) -> Path:
+    """Where notebooks read a study: the first that has its export of $FARM_RESULTS, analysis/reference/ (measured on
+    real GPUs) and the checkout's results/. Raises `AnalysisError` where none has."""
+    given = os.environ.get("FARM_RESULTS")
+    places = [Path(given)] if given else [ROOT / "analysis" / "reference", ROOT / "results"]
+    for place in places:
+        if any((place / study / "export").glob("*.parquet")):
+            return place / study
+    names = " or ".join(str(p) for p in places)
+    raise AnalysisError(f"{study}: no export in {names}; `farm run study={study}` makes one")
 
 
 def load(study_dir: Path) -> Data:

@@ -22,6 +22,8 @@ def _parser() -> MarkdownIt:
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     parser.inline.ruler.before("escape", "math", _math)
     parser.add_render_rule("math", _mathml)
+    parser.add_render_rule("table_open", _table_open)  # a table wider than a phone scrolls by itself
+    parser.add_render_rule("table_close", _table_close)
     return parser
 
 
@@ -46,3 +48,13 @@ def _math(state: StateInline, silent: bool) -> bool:
 def _mathml(renderer: RendererProtocol, tokens: list[Token], index: int, options: OptionsDict, env: EnvType) -> str:
     token = tokens[index]
     return convert(token.content, display="block" if token.block else "inline")
+
+
+def _table_open(renderer: RendererProtocol, tokens: list[Token], index: int, options: OptionsDict, env: EnvType) -> str:
+    return '<div class="scroll"><table>\n'
+
+
+def _table_close(
+    renderer: RendererProtocol, tokens: list[Token], index: int, options: OptionsDict, env: EnvType
+) -> str:
+    return "</table></div>\n"

@@ -69,23 +69,25 @@ def markdown(title: str, data: Data, sections: Sequence[Section], section_texts:
 
 def html(title: str, data: Data, sections: Sequence[Section], section_texts: Sequence[str]) -> str:
     """The report as one HTML page: pictures, tables' CSV and styles are inside it."""
-    parts: Any = _environment().get_template("parts.html").module
-
-    def figure(name: str, f: Figure) -> str:
-        origin, picture = provenance.sentence(data, f.source), _data_uri("image/svg+xml", style.svg(f))
-        return str(parts.figure(name, f, picture, _csv(f), origin))
-
-    def table(name: str, t: Table) -> str:
-        return str(parts.table(name, t, _data_uri("text/csv", t.csv()), provenance.sentence(data, t.source)))
-
-    bodies = [
-        Markup("\n".join(_pieces(section, text, to_html, figure, table)))
-        for section, text in zip(sections, section_texts, strict=True)
-    ]
+    bodies = [Markup(section_html(data, s, text)) for s, text in zip(sections, section_texts, strict=True)]
     notes = [Markup(to_html(n)) for n in notices(data)]
     template = _environment().get_template("page.html")
     named = [(f"section-{i}", section, body) for i, (section, body) in enumerate(zip(sections, bodies, strict=True), 1)]
     return template.render(title=title, notices=notes, sections=named)
+
+
+def section_html(data: Data, section: Section, text: str, files: bool = True) -> str:
+    """A section's text, figures and tables as HTML; `files` links to those that lie beside the report."""
+    parts: Any = _environment().get_template("parts.html").module
+
+    def figure(name: str, f: Figure) -> str:
+        origin, picture = provenance.sentence(data, f.source), _data_uri("image/svg+xml", style.svg(f))
+        return str(parts.figure(name, f, picture, _csv(f), origin, files))
+
+    def table(name: str, t: Table) -> str:
+        return str(parts.table(name, t, _data_uri("text/csv", t.csv()), provenance.sentence(data, t.source), files))
+
+    return "\n".join(_pieces(section, text, to_html, figure, table))
 
 
 def notices(data: Data) -> list[str]:
