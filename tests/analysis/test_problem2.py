@@ -61,9 +61,7 @@ class Made:
         share = iterations / 1563
         for repeat in (1, 2, 3):
             jitter = 1 + (repeat - 2) / 100
-            step = (COMPUTE * share + TALK.get(gpus, 0.0) * share * gpus / 1) * jitter
-            if gpus > 1:
-                step = (COMPUTE * share + TALK[gpus] * 32 / per_gpu) * jitter
+            step = (COMPUTE * share + TALK.get(gpus, 0.0) * 32 / per_gpu) * jitter
             row = {"batch": batch, "batch_per_gpu": per_gpu, "repeat": repeat, "result": "measured", "reason": None}
             row |= {"examples": 50_000, "iterations": iterations, "passes": max(1, math.ceil(10 / iterations))}
             row |= {"data_seconds": WAIT * share, "copy_seconds": COPY * share * jitter, "step_seconds": step}
