@@ -12,7 +12,7 @@ from commands import ROOT, environment
 from pages import block
 
 SIZES = {
-    "problem=1": ("trial.epochs=1", "trial.train_examples=128", "trial.test_examples=64"),
+    "problem=1": ("trial.epochs=2", "trial.train_examples=128", "trial.test_examples=64"),
     "problem=2": ("sweep.mode=[dataparallel]", "trial.last_batch=16", "trial.train_examples=64"),
     "problem=3": (
         "sweep.network=[alexnet_paper,alexnet,vgg19,inception_naive,inception_reduced]",
