@@ -80,6 +80,12 @@ class TrialActor(Trainable):
         self._ended: dict[str, Any] | None = None
         self._end: dict[str, Any] | None = None
         self._progress: dict[str, Any] = {}
+        self._started = False
+
+    def _start(self) -> None:
+        """Fork the attempt. Not before the first step: Tune makes an actor with one trial's configuration and may
+        give it another trial, since the first has found an actor meanwhile; it would run twice."""
+        config, self._started = self._config, True
         if self._draining():
             self._end = {"how": "drained"}
             return
@@ -99,6 +105,8 @@ class TrialActor(Trainable):
 
     def step(self) -> dict[str, Any]:
         """Wait at most a second for the attempt; raises `Interrupted` when it fell to the machine."""
+        if not self._started:
+            self._start()
         deadline = time.monotonic() + STEP_SECONDS
         while self._end is None and (left := deadline - time.monotonic()) > 0:
             assert self._client is not None
