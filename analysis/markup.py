@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 
 from latex2mathml.converter import convert
 from markdown_it import MarkdownIt
@@ -10,6 +11,12 @@ from markdown_it.renderer import RendererProtocol
 from markdown_it.rules_inline import StateInline
 from markdown_it.token import Token
 from markdown_it.utils import EnvType, OptionsDict
+
+LOW_FENCES = re.compile(
+    r'<mo stretchy="true"[^>]*>[^<]*</mo>(?:(?!<mo stretchy|<mfrac|<msqrt|<mover|<munder|<mtable).)*'
+    r'<mo stretchy="true"[^>]*>[^<]*</mo>'
+)
+"""A pair of brackets around nothing tall: fonts have few sizes, and a letter's tail would bring the next one."""
 
 
 def to_html(markdown: str) -> str:
@@ -47,7 +54,8 @@ def _math(state: StateInline, silent: bool) -> bool:
 
 def _mathml(renderer: RendererProtocol, tokens: list[Token], index: int, options: OptionsDict, env: EnvType) -> str:
     token = tokens[index]
-    return convert(token.content, display="block" if token.block else "inline")
+    equation = convert(token.content, display="block" if token.block else "inline")
+    return LOW_FENCES.sub(lambda m: m.group().replace('stretchy="true"', 'stretchy="false"'), equation)
 
 
 def _table_open(renderer: RendererProtocol, tokens: list[Token], index: int, options: OptionsDict, env: EnvType) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from analysis import provenance, style, words
+from analysis import math_font, provenance, style, words
 from analysis.load import Data
 from analysis.markup import to_html
 from analysis.outcomes import fate
@@ -73,7 +73,8 @@ def html(title: str, data: Data, sections: Sequence[Section], section_texts: Seq
     notes = [Markup(to_html(n)) for n in notices(data)]
     template = _environment().get_template("page.html")
     named = [(f"section-{i}", section, body) for i, (section, body) in enumerate(zip(sections, bodies, strict=True), 1)]
-    return template.render(title=title, notices=notes, sections=named)
+    math = math_font.data_uri(math_font.signs("".join(bodies)))
+    return template.render(title=title, notices=notes, sections=named, math_font=math)
 
 
 def section_html(data: Data, section: Section, text: str, files: bool = True) -> str:
@@ -122,7 +123,7 @@ def index_markdown(entries: Sequence[Entry]) -> str:
 def index_html(entries: Sequence[Entry], results: Path) -> str:
     """All studies' reports on one page, with each one's figures."""
     pictures = {e.study: list(_pictures(results / e.study / "report", e.manifest)) for e in entries}
-    return _environment().get_template("index.html").render(entries=entries, pictures=pictures)
+    return _environment().get_template("index.html").render(entries=entries, pictures=pictures, math_font="")
 
 
 def _pictures(report: Path, content: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:

@@ -21,7 +21,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Drawing
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from analysis.provenance import Source
 
@@ -117,12 +117,26 @@ def new_drawing(
     return drawing, [a for row in axes for a in row]
 
 
+class PlainTicks(LogLocator):
+    """Ticks of a logarithmic axis at round numbers: 1, 2 and 5 of each decade, decades alone where there are many,
+    and evenly spaced where the axis spans less than a factor of five."""
+
+    def tick_values(self, vmin: float, vmax: float) -> Any:
+        """Three to ten numbers between the ends of the axis."""
+        low, high = min(vmin, vmax), max(vmin, vmax)
+        if low <= 0 or high / low < 5:
+            even = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+            return [v for v in even if low <= v <= high]
+        subs = (1.0,) if high / low > 1e4 else (1.0, 2.0, 5.0)
+        return LogLocator(subs=subs, numticks=30).tick_values(low, high)
+
+
 def log_scale(axes: Axes, axis: str = "y", *, percent: bool = False) -> None:
-    """A logarithmic axis whose ticks are plain numbers at 1, 2 and 5; `percent` shows fractions as %."""
+    """A logarithmic axis with plain numbers at its ticks; `percent` shows fractions as %."""
     getattr(axes, f"set_{axis}scale")("log")
     which = axes.yaxis if axis == "y" else axes.xaxis
-    which.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=20))
-    which.set_minor_formatter(NullFormatter())
+    which.set_major_locator(PlainTicks())
+    which.set_minor_locator(NullLocator())
     which.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:g} %" if percent else f"{v:,g}"))
 
 

@@ -65,3 +65,11 @@ def test_labels_end_up_apart_and_in_order(wanted, gap):
 @given(st.lists(st.integers(0, 50).map(lambda i: 20.0 * i), unique=True, max_size=12))
 def test_labels_that_are_apart_stay_where_they_are(wanted):
     assert style.spread(wanted, 15) == pytest.approx(wanted)
+
+
+@given(st.floats(1e-6, 1e3), st.floats(1.3, 1e8))
+def test_a_logarithmic_axis_has_ticks_at_round_numbers(low, factor):
+    high = low * factor
+    ticks = [t for t in style.PlainTicks().tick_values(low, high) if low <= t <= high * (1 + 1e-9)]
+    assert 2 <= len(ticks) <= 15
+    assert all(float(f"{t:.2g}") == pytest.approx(t) for t in ticks)
