@@ -3,6 +3,7 @@
 # Debian 13 under $FARM_APPTAINER_ROOT, in a mount namespace of its own. FARM_APPTAINER_USER=1000, as root, runs it as
 # that ordinary user (building needs one). `apptainer.sh --setup`, as root, makes the tree.
 set -euo pipefail
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 tree=${FARM_APPTAINER_ROOT:?where the tree of Debian 13 is, or shall be}
 mirror=http://deb.debian.org/debian
 package=pool/main/a/apptainer/apptainer_1.4.5-2_amd64.deb
@@ -49,6 +50,6 @@ exec "${enter[@]}" bash -euc '
     cd "$here"
     umount --lazy /.old
     if [[ -n ${FARM_APPTAINER_USER-} ]]; then
-        exec setpriv --reuid "$FARM_APPTAINER_USER" --regid "$FARM_APPTAINER_USER" --clear-groups apptainer "$@"
+        exec setpriv --reuid "$FARM_APPTAINER_USER" --regid "$FARM_APPTAINER_USER" --clear-groups /usr/bin/apptainer "$@"
     fi
-    exec setpriv --ambient-caps=-all --inh-caps=-all apptainer "$@"' apptainer.sh "$tree" "$@"
+    exec setpriv --ambient-caps=-all --inh-caps=-all /usr/bin/apptainer "$@"' apptainer.sh "$tree" "$@"

@@ -21,6 +21,7 @@ EXACT = ("config_factor", "config_seed", "epoch", "train_loss", "value")
 FACTORS = "sweep.factor=[1,2,3,4]"
 SLOW = (STUDY, FACTORS, "trial.epochs=80", "trial.seconds=0.5", "commit_seconds=0")
 LONG = (STUDY, "sweep.factor=[1,2]", "trial.epochs=220", "trial.seconds=1", "commit_seconds=0")
+ENDS = re.compile(r"the run ended with (\d+), the job with (\d+)")
 TWO_NODES = ("slurm.options=['--exclude=gr003']", "nodes=2", "gpus_per_node=1")
 
 
@@ -178,20 +179,34 @@ def test_a_node_whose_ray_is_killed_loses_and_repeats_nothing(lab: Lab, tmp_path
     assert not any(r["how"] == "failed" for r in exported(results, "counting", "attempts"))
 
 
-def test_two_farms_on_the_same_nodes_do_not_disturb_each_other(lab: Lab, tmp_path: Path) -> None:
+def test_two_farms_on_the_same_nodes_do_not_disturb_each_other_though_one_is_preempted(
+    lab: Lab, tmp_path: Path
+) -> None:
     both = [lab.results.with_name(name) for name in ("first", "second")]
     jobs = [lab.submit(*SLOW, *TWO_NODES, results=results) for results in both]
     for job, results in zip(jobs, both, strict=True):
         wait_for_epochs(lab, job, results, 4)
-    tokens = {(lab.shared(job) / "token").read_text() for job in jobs}
-    assert len(tokens) == 2
-    lab.scancel(jobs[0])
-    lab.wait_until_over(jobs[0])
-    lab.wait_until_over(jobs[1])
-    assert "farm: the run ended with 0" in lab.log(jobs[1], both[1])
-    assert rows(both[1]) == undisturbed(tmp_path, 80)
-    assert {r["how"] for r in exported(both[1], "counting", "attempts")} == {"completed"}
-    assert hosts(both[1]) == {"gr001", "gr002"}
+    assert len({(lab.shared(job) / "token").read_text() for job in jobs}) == 2
+    lab.on("login", "scontrol", "requeue", str(jobs[0]))  # what Slurm does to a job that it preempts
+    for job, results in zip(jobs, both, strict=True):
+        lab.wait_until_over(job)
+        assert "farm: the run ended with 0" in lab.log(job, results), lab.log(job, results)
+        assert rows(results) == undisturbed(tmp_path, 80)
+        assert hosts(results) == {"gr001", "gr002"}
+    ends = [{r["how"] for r in exported(results, "counting", "attempts")} for results in both]
+    assert ends == [{"completed", "drained"}, {"completed"}]
+
+
+def test_a_head_whose_ray_is_killed_requeues_the_job_and_loses_nothing(lab: Lab, tmp_path: Path) -> None:
+    results = lab.results.with_name("head")
+    job = lab.submit(*SLOW, *TWO_NODES, results=results)
+    wait_for_epochs(lab, job, results, 12)
+    assert lab.kill_ray("gr001") > 3
+    lab.wait_until_over(job, 400)
+    log = lab.log(job, results)
+    assert [code for _, code in ENDS.findall(log)] == ["75", "0"], log
+    assert rows(results) == undisturbed(tmp_path, 80)
+    assert not any(r["how"] == "failed" for r in exported(results, "counting", "attempts"))
 
 
 def test_a_job_that_meets_its_walltime_drains_requeues_and_finishes(lab: Lab, long_job: int, tmp_path: Path) -> None:
@@ -199,7 +214,7 @@ def test_a_job_that_meets_its_walltime_drains_requeues_and_finishes(lab: Lab, lo
     results = lab.results.with_name("walltime")
     lab.wait_until_over(long_job, 500)
     log = lab.log(long_job, results)
-    assert re.findall(r"the run ended with (\d+), the job with (\d+)", log) == [("75", "75"), ("0", "0")], log
+    assert ENDS.findall(log) == [("75", "75"), ("0", "0")], log
     assert "USR1 received; draining" in log
     assert rows(results) == undisturbed(tmp_path, 220, "sweep.factor=[1,2]")
     ends = [r["how"] for r in exported(results, "counting", "attempts")]
