@@ -25,7 +25,7 @@ check: setup
 	$(VENV)/bin/mypy
 
 report: setup
-	$(VENV)/bin/farm report problem=4
+	$(VENV)/bin/farm report
 
 # The whole sheet, as far as this machine can hold it; the same command goes on. make reproduce WITH='profile=smoke'
 reproduce: setup

@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     submit = add("submit", _submit, "run a study in one Slurm allocation, requeued until it is complete")
     submit.add_argument("--dry-run", action="store_true", help="print the batch script and submit nothing")
     add("export", _export, "rebuild the Parquet tables from the ledger")
-    report = add("report", _report, "write the report of a study")
+    report = add("report", _report, "write the report of a study, or of every study that has results")
     report.add_argument("--check", action="store_true", help="exit 1 where the report is older than its rows")
     add("reproduce", _reproduce, "the whole sheet: all four studies, the report over them, what is missing")
     add("data", _data, "`farm data fetch` downloads CIFAR-10; `farm data` says what is there")
@@ -247,6 +247,8 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
+    if not any(o.startswith(("problem=", "study=")) for o in options.overrides):
+        return _report_all(options)
     config = configuration.load(options.overrides)
     from analysis.report import AnalysisError, is_stale, write_report
 
@@ -266,8 +268,35 @@ def _report(options: argparse.Namespace) -> int:
     return COMPLETE
 
 
+def _report_all(options: argparse.Namespace) -> int:
+    """Every study of the farm's own that has results, and an index over all reports there."""
+    from farm.recall import studies_with_results
+
+    found = [
+        c for c in map(configuration.load, studies_with_results(options.overrides)) if (c.ledger / "export").is_dir()
+    ]
+    if not found:
+        raise PreflightError("no study has results to report yet; problem=N or study=NAME says which is meant")
+    codes = [
+        _report(argparse.Namespace(check=options.check, overrides=[f"study={c.study}", *options.overrides]))
+        for c in found
+    ]
+    if not options.check:
+        _write_index(found[0].results)
+    return max(codes)
+
+
+def _write_index(results: Path) -> None:
+    from analysis.report import AnalysisError, write_index
+
+    try:
+        print(short_path(write_index(results).html))
+    except AnalysisError as error:
+        print(f"farm: {error}", file=sys.stderr)
+
+
 def _reproduce(options: argparse.Namespace) -> int:
-    from analysis.report import AnalysisError, write_index, write_report
+    from analysis.report import AnalysisError, write_report
     from farm.reproduce import lacking, reproduce
 
     def report(config: Config) -> None:
@@ -277,10 +306,7 @@ def _reproduce(options: argparse.Namespace) -> int:
             print(f"farm: {error}", file=sys.stderr)
 
     code, parts = reproduce(options.overrides, report)
-    try:
-        print(short_path(write_index(parts[0].config.results).html))
-    except AnalysisError as error:
-        print(f"farm: {error}", file=sys.stderr)
+    _write_index(parts[0].config.results)
     for line in lacking(parts):
         print(line)
     return code
