@@ -182,7 +182,7 @@ def token() -> Finding:
     path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
     if path.exists() and path.stat().st_mode & 0o077:
         return Finding("token", False, f"{path} can be read by others; chmod 600 {path}")
-    return Finding("token", True, f"on; {path} is {'yours alone' if path.exists() else 'made when it is needed'}")
+    return Finding("token", True, "on; every run makes one of its own, readable by you alone")
 
 
 def results(directory: Path) -> Finding:
