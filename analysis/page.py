@@ -18,6 +18,7 @@ from analysis.load import Data
 from analysis.markup import to_html
 from analysis.outcomes import fate
 from analysis.section import Section
+from analysis.sheet import ITEMS
 from analysis.style import Figure
 from analysis.table import Table
 
@@ -37,6 +38,16 @@ class Entry:
     def title(self) -> str:
         """The report's title."""
         return str(self.manifest.get("title", self.study))
+
+    @property
+    def questions(self) -> list[str]:
+        """Numbers of the sheet's items that the report answers."""
+        return [str(q) for q in self.manifest.get("questions", [])]
+
+    @property
+    def drawn(self) -> bool:
+        """Whether its numbers are from the built-in drawn images."""
+        return "synthetic" in self.manifest.get("datasets", [])
 
     @property
     def states(self) -> str:
@@ -116,6 +127,7 @@ def index_markdown(entries: Sequence[Entry]) -> str:
     lines = ["# Studies", ""]
     for e in entries:
         stale = " The report is older than its rows." if e.stale else ""
+        stale += " From the built-in drawn images, not from CIFAR-10." if e.drawn else ""
         lines.append(f"- [{e.title}]({e.study}/report/report.md): {e.states}.{stale}")
     return "\n".join(lines) + "\n"
 
@@ -123,7 +135,10 @@ def index_markdown(entries: Sequence[Entry]) -> str:
 def index_html(entries: Sequence[Entry], results: Path) -> str:
     """All studies' reports on one page, with each one's figures."""
     pictures = {e.study: list(_pictures(results / e.study / "report", e.manifest)) for e in entries}
-    return _environment().get_template("index.html").render(entries=entries, pictures=pictures, math_font="")
+    asked = [(item, text, next((e for e in entries if item[:3] in e.questions), None)) for item, text in ITEMS.items()]
+    return (
+        _environment().get_template("index.html").render(entries=entries, pictures=pictures, asked=asked, math_font="")
+    )
 
 
 def _pictures(report: Path, content: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:

@@ -81,6 +81,7 @@ def write_report(study_dir: Path, problem: str, options: Options | None = None) 
         "problem": problem,
         "title": title,
         "states": _states(data),
+        "datasets": sorted(data.plan["config_dataset"].dropna().unique()) if "config_dataset" in data.plan else [],
         "figures": _names(sections, "figures"),
     }
     content |= {"files": sorted(str(p.relative_to(report)) for p in [*files, paths.markdown, paths.html])}

@@ -63,9 +63,10 @@ def test_subscripts_stand_below_and_superscripts_above(chromium: Browser, pages:
 
 
 def test_on_paper_every_table_fits_and_nothing_is_hidden(chromium: Browser, pages: Path, tmp_path: Path) -> None:
-    chromium.open(pages / "problem2/report/index.html", 700)
-    chromium.call("Emulation.setEmulatedMedia", media="print")
     wide = "[...document.querySelectorAll('table')].filter(t => t.scrollWidth > 705).map(t => t.innerText.slice(0, 60))"
-    assert chromium.evaluate(wide) == []
+    for name in PAGES:
+        chromium.open(pages / name, 700)
+        chromium.call("Emulation.setEmulatedMedia", media="print")
+        assert chromium.evaluate(wide) == []
     assert chromium.evaluate("getComputedStyle(document.querySelector('.scroll')).overflowX") == "visible"
     assert chromium.pdf(tmp_path / "page.pdf").read_bytes().startswith(b"%PDF")

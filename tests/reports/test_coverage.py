@@ -67,3 +67,10 @@ def test_the_manifests_name_every_question(smoke: Path) -> None:
 
     named = {q for n in "1234" for q in manifest.read(smoke / f"problem{n}")["questions"]}
     assert named == {item[:3] for item in ITEMS}
+
+
+def test_the_index_says_where_each_question_is_answered(smoke: Path) -> None:
+    page_text = report.write_index(smoke).html.read_text()
+    rows = re.findall(r"<tr><td>(\d\.\d\w?)</td>.*?<a href=\"problem(\d)/", page_text)
+    assert [(item, item[0]) for item in ITEMS] == rows
+    assert page_text.count("not from CIFAR-10") == 4  # problem 3 has no images
