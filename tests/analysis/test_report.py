@@ -159,7 +159,7 @@ def test_the_index_shows_every_study_and_marks_the_stale(written, made_up):
     pd.DataFrame({"x": [1]}).to_parquet(study / "export/attempts.parquet")
     paths = report.write_index(study.parent)
     page = paths.html.read_text()
-    assert page.count("<h2>") == 2
+    assert page.count("<h2>") == 3  # two studies, and the questions of the sheet
     assert page.count("older than its rows") == 1
     assert "second/report/index.html" in page
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -25,6 +26,8 @@ class Finished:
     out: str
     err: str
     seconds: float
+    cpu_seconds: float = float("nan")
+    """Of the command and what it waited for: unlike `seconds`, the same on a busy machine."""
 
 
 def environment() -> dict[str, str]:
@@ -51,7 +54,7 @@ def run_farm(
     """Run a command from `directory`, with results there unless the arguments say otherwise."""
     where = [] if any(a.startswith("results=") for a in arguments) else [f"results={directory / 'results'}"]
     extra = {} if verb == "run" else {"PYTHONPATH": str(ROOT)}
-    began = time.monotonic()
+    began, used = time.monotonic(), _cpu_seconds()
     done = subprocess.run(
         command(*arguments, *where, verb=verb),
         capture_output=True,
@@ -60,7 +63,13 @@ def run_farm(
         env=environment() | extra | dict(variables or {}),
         timeout=timeout,
     )
-    return Finished(done.returncode, done.stdout, done.stderr, time.monotonic() - began)
+    seconds = time.monotonic() - began
+    return Finished(done.returncode, done.stdout, done.stderr, seconds, _cpu_seconds() - used)
+
+
+def _cpu_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def exported(results: Path, study: str, table: str) -> list[dict[str, Any]]:
