@@ -36,6 +36,7 @@ from trials.splits import Evaluation, Images, Step
 StepMaker = Callable[["Trainer"], Step]
 EvaluationMaker = Callable[["Trainer", Evaluation], Step]
 CheckStop = Callable[[], None]
+Loss = Callable[[Tensor, Tensor], Tensor]
 
 STOP_EVERY = {"cpu": 1, "cuda": 50}
 """Steps between two looks at whether the trial should end: 0.1 s apart on a CPU, 50 ms on a GPU."""
@@ -59,14 +60,17 @@ class Recipe:
     """On a GPU: "torch", torch's own; "fused", those of `trials.fused_resnet`; "auto", the faster."""
 
 
-def eager_step(trainer: Trainer) -> Step:
-    """The training step, operation by operation: the definition that faster ones are held against."""
+def eager_step(trainer: Trainer, loss_function: Loss = nn.functional.cross_entropy) -> Step:
+    """The training step, operation by operation: the definition that faster ones are held against.
+
+    `loss_function` takes logits (samples, classes) in fp32 and labels; with another one, this is a study's own step.
+    """
 
     def step() -> None:
         images, labels = trainer.next_batch()
         trainer.optimizer.zero_grad(set_to_none=True)
         logits = trainer.forward(images)
-        loss = nn.functional.cross_entropy(logits.float(), labels)
+        loss = loss_function(logits.float(), labels)
         loss.backward()
         trainer.optimizer.step()
         trainer.count(loss.detach(), logits.detach(), labels)
