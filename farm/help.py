@@ -33,7 +33,7 @@ FLAGS = {
 
 def text(verb: str, overrides: list[str]) -> str:
     """Help for a verb; with a study named, its parameters too."""
-    command = "python farm/run.py" if verb == "run" else f"farm {verb}"
+    command = {"run": "python farm/run.py", "why": "farm why TRIAL"}.get(verb, f"farm {verb}")
     lines = [USAGE.format(command=command, flags=FLAGS.get(verb, "")).rstrip(), "", "Selectors:"]
     lines += [_line(name, "", "", meaning) for name, meaning in SELECTORS.items()]
     lines += ["", f"Studies: {', '.join(configuration.studies())}", "", "Keys:"]

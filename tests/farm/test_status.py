@@ -133,3 +133,13 @@ def test_watching_goes_on_until_the_run_has_ended(tmp_path: Path) -> None:
     finally:
         run.send_signal(signal.SIGKILL)
         run.communicate()
+
+
+def test_gpus_of_this_machine_are_those_of_nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = tmp_path / "nvidia-smi"
+    fake.write_text("#!/bin/sh\nprintf '0, 97, 40960, 143771\\n1, 0, 4, 143771\\n'\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert [(g.index, g.utilisation, g.memory_used) for g in looking.gpu_use()] == [(0, 97, 40960), (1, 0, 4)]
+    fake.write_text("#!/bin/sh\nexit 9\n")
+    assert looking.gpu_use() == ()
