@@ -16,15 +16,72 @@ from torch.optim import Adadelta, Adagrad, Adam, Optimizer, RMSprop
 from trials.methods import METHODS
 
 
-class RMSPropNesterov(Optimizer):
+class Capturable(Optimizer):
+    """An optimizer whose steps read and write tensors on the parameters' device alone, list by list.
+
+    `lr` is a number or a 0-dim tensor there. State tensors are made at the first step; nothing waits for the device.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
+        """One step for all parameters that have a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            if parameters := [p for p in group["params"] if p.grad is not None]:
+                self._step(group, parameters)
+        return loss
+
+    def _step(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+        """Change the parameters of one group, which all have a gradient."""
+        raise NotImplementedError
+
+    def _gradients(self, group: dict[str, Any], parameters: list[Tensor]) -> Any:
+        """Gradients of the parameters, with coupled weight decay."""
+        gradients: Any = [p.grad for p in parameters]
+        if group["weight_decay"]:
+            return torch._foreach_add(gradients, parameters, alpha=group["weight_decay"])
+        return gradients
+
+    def _tensors(self, name: str, parameters: list[Tensor]) -> list[Tensor]:
+        """One state tensor of each parameter, zeros where there is none yet."""
+        for p in parameters:
+            if name not in self.state[p]:
+                self.state[p][name] = torch.zeros_like(p, memory_format=torch.preserve_format)
+        return [self.state[p][name] for p in parameters]
+
+
+class CapturableAdagrad(Capturable):
+    """AdaGrad as torch.optim.Adagrad has it (Duchi et al. 2011): r ← r + g², θ ← θ − lr · g / (√r + ε).
+
+    For GPUs: torch's own has a fused kernel for CPUs alone, and its other forms count steps on the host.
+    """
+
+    def __init__(
+        self, params: Iterable[nn.Parameter], lr: float | Tensor, eps: float = 1e-10, weight_decay: float = 0.0
+    ) -> None:
+        super().__init__(params, {"lr": lr, "eps": eps, "weight_decay": weight_decay, "capturable": True})
+
+    def _step(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+        gradients, sums = self._gradients(group, parameters), self._tensors("sum", parameters)
+        torch._foreach_addcmul_(sums, gradients, gradients, 1.0)
+        roots = torch._foreach_sqrt(sums)
+        torch._foreach_add_(roots, group["eps"])
+        steps = torch._foreach_div(gradients, roots)
+        torch._foreach_mul_(steps, group["lr"])
+        torch._foreach_sub_(parameters, steps)
+
+
+class RMSPropNesterov(Capturable):
     """RMSProp with Nesterov momentum, Goodfellow et al., Deep Learning (2016), Algorithm 8.6, in one pass.
 
     The parameters are the point φ = θ + αv at which the gradient is taken, so loss and accuracy are φ's:
 
         s = lr · g / √(r + δ),  v ← αv − s,  φ ← φ + αv − s,  where r ← ρr + (1 − ρ)g²
 
-    `weight_decay` is coupled: g is the loss's gradient plus weight_decay · φ. `lr` is a number or a 0-dim tensor
-    on the parameters' device. State tensors are made at the first step; nothing waits for the device.
+    `weight_decay` is coupled: g is the loss's gradient plus weight_decay · φ.
     """
 
     def __init__(
@@ -45,23 +102,9 @@ class RMSPropNesterov(Optimizer):
         values = {"lr": lr, "rho": rho, "momentum": momentum, "delta": delta, "weight_decay": weight_decay}
         super().__init__(params, {**values, "capturable": True})
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
-        """One step for all parameters that have a gradient."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            if parameters := [p for p in group["params"] if p.grad is not None]:
-                self._step(group, parameters)
-        return loss
-
     def _step(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
         squares, velocities = self._tensors("square", parameters), self._tensors("velocity", parameters)
-        gradients: Any = [p.grad for p in parameters]
-        if group["weight_decay"]:
-            gradients = torch._foreach_add(gradients, parameters, alpha=group["weight_decay"])
+        gradients = self._gradients(group, parameters)
         torch._foreach_mul_(squares, group["rho"])
         torch._foreach_addcmul_(squares, gradients, gradients, 1 - group["rho"])
         roots = torch._foreach_add(squares, group["delta"])
@@ -73,26 +116,21 @@ class RMSPropNesterov(Optimizer):
         torch._foreach_add_(parameters, velocities, alpha=group["momentum"])
         torch._foreach_sub_(parameters, steps)
 
-    def _tensors(self, name: str, parameters: list[Tensor]) -> list[Tensor]:
-        """One state tensor of each parameter, zeros where there is none yet."""
-        for p in parameters:
-            if name not in self.state[p]:
-                self.state[p][name] = torch.zeros_like(p, memory_format=torch.preserve_format)
-        return [self.state[p][name] for p in parameters]
-
 
 def make_optimizer(
     method: str, parameters: Iterable[nn.Parameter], learning_rate: float | Tensor, weight_decay: float
 ) -> Optimizer:
     """The optimizer of a method of `METHODS` with its constants, for parameters that are on their device.
 
-    AdaGrad and Adam are torch's fused kernels: in torch AdaGrad's other forms count steps on the host, which a
-    CUDA graph's replays would not do, and on a CPU the fused ones are eight to ten times faster. RMSProp and
-    AdaDelta have no fused form; `capturable` is for GPUs alone, torch refuses it on a CPU.
+    Adam is torch's fused kernel, AdaGrad too on a CPU, where the fused ones are eight to ten times faster; on a
+    GPU torch has no AdaGrad that a CUDA graph can hold. RMSProp and AdaDelta have no fused form; `capturable` is
+    for GPUs alone, torch refuses it on a CPU.
     """
     held, c = list(parameters), METHODS[method].constants
     common: dict[str, Any] = {"lr": learning_rate, "weight_decay": weight_decay}
     capturable = {"capturable": held[0].is_cuda}
+    if method == "adagrad" and held[0].is_cuda:
+        return CapturableAdagrad(held, eps=c["epsilon"], **common)
     if method == "adagrad":
         return Adagrad(held, eps=c["epsilon"], fused=True, **common)
     if method == "rmsprop":

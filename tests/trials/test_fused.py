@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trials import augment, models
+from trials import augment, models, process
 
 pytest.importorskip("triton", reason="needs Triton")
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -99,6 +99,7 @@ def trained() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     results = []
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
         patch.setattr(fused_resnet, "SIZE", size)
+        process.configure(DEVICE, 1, "fp32", deterministic=False)  # cuDNN would use TF32
         if INTERPRETED:  # few programs, which it runs one after another; several, so that they share the sums
             patch.setattr(fused_resnet, "CHECK_TILE", fused_resnet.Tile(64, 3, 8, 1))
         network = fused_resnet.FusedResNet(fused, samples, "fp32")
