@@ -81,7 +81,7 @@ def _draw(axes: Any, frame: pd.DataFrame) -> None:
     axes.grid(axis="y", visible=False)
     axes.set_xlabel("seconds of an epoch")
     axes.legend(
-        loc="lower left", bbox_to_anchor=(-0.36, 1.0), ncols=4, frameon=False, handlelength=1.0, columnspacing=1.0
+        loc="lower left", bbox_to_anchor=(-0.36, 1.0), ncols=4, frameon=False, handlelength=0.8, columnspacing=0.8
     )
 
 
