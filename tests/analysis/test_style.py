@@ -72,4 +72,4 @@ def test_a_logarithmic_axis_has_ticks_at_round_numbers(low, factor):
     high = low * factor
     ticks = [t for t in style.PlainTicks().tick_values(low, high) if low <= t <= high * (1 + 1e-9)]
     assert 2 <= len(ticks) <= 15
-    assert all(float(f"{t:.2g}") == pytest.approx(t) for t in ticks)
+    assert all(float(f"{t:.3g}") == pytest.approx(t) for t in ticks)
