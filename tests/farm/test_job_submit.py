@@ -50,9 +50,12 @@ def test_results_in_the_copy_of_the_checkout_are_refused(cluster: Head) -> None:
     assert cluster.get("/api/jobs/refused")["driver_exit_code"] == 3
 
 
-def test_a_run_joins_the_cluster_that_is_named(cluster: Head, tmp_path: Path) -> None:
-    joined = (STUDY, f"ray_address={cluster.address}", "resources.gpu=gpus", "sweep.gpus=[1,2,4]", "sweep.factor=[1]")
-    done = run_farm(tmp_path, *joined, variables=cluster.environment)
+@pytest.mark.parametrize("where", ["argument", "environment"])
+def test_a_run_joins_the_cluster_that_is_named(cluster: Head, tmp_path: Path, where: str) -> None:
+    named = [f"ray_address={cluster.address}"] if where == "argument" else []
+    variables = cluster.environment | ({} if named else {"RAY_ADDRESS": cluster.address})
+    joined = (STUDY, *named, "resources.gpu=gpus", "sweep.gpus=[1,2,4]", "sweep.factor=[1]")
+    done = run_farm(tmp_path, *joined, variables=variables)
     assert (done.code, done.out.count("completed")) == (1, 2), done.out + done.err
     states = {r["gpus"]: r["state"] for r in exported(tmp_path / "results", "counting", "plan")}
     assert states == {1: "done", 2: "done", 4: "unschedulable"}
