@@ -8,7 +8,8 @@ cutout of DeVries & Taylor, "Improved Regularization of Convolutional Neural Net
     python farm/run.py problem=4 sweep.schedule=[budget] sweep.M=[1,8]      another schedule, two arms
 
 It costs, at the 47,347 images a second that one H200 does at batch 64 in bf16 (docs/performance.md): 106 s for
-100 epochs of M=1 (5 million images); at the 159,954 of batch 2048, 1,000 s for those of M=32. In fp32, 450 s and 7,600 s.
+100 epochs of M=1 (5 million images); at the 159,954 of batch 2048, 1,000 s for those of M=32. In fp32, the default,
+450 s and 7,600 s.
 
 Ours where the paper and its code differ or are silent: projection shortcuts, zero-initialised last batch norm of
 a block, problem 2's normalisation constants, first drop at the 82nd epoch counted from 1. Validation is on
