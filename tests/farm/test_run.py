@@ -63,7 +63,7 @@ def running(ledger: Path) -> int:
     return sum(r["how"] == "lost" for r in scan.attempt_records(ledger))
 
 
-SLOW = ("sweep.factor=[1,2,3,4]", "trial.epochs=40", "trial.seconds=0.15", "commit_seconds=0", "cpus=2")
+SLOW = ("sweep.factor=[1,2,3,4]", "trial.epochs=25", "trial.seconds=0.15", "commit_seconds=0", "cpus=2")
 
 
 @pytest.fixture(scope="module")
@@ -88,17 +88,17 @@ def test_a_study_runs_once_and_then_not_again(farm: Callable[..., Finished], tmp
 
 def test_a_killed_driver_loses_and_repeats_nothing(tmp_path: Path, undisturbed: list[tuple[Any, ...]]) -> None:
     chance, kills = random.Random(int(os.environ.get("FARM_TEST_SEED", "4"))), 0
-    for _ in range(6):
+    for _ in range(4):
         run = start(tmp_path, *SLOW)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            run.communicate(timeout=chance.uniform(1, 14))
+            run.communicate(timeout=chance.uniform(3, 10))
             continue
         os.killpg(run.pid, signal.SIGKILL)
         run.communicate()
         kills += 1
     run = start(tmp_path, *SLOW)
     run.communicate(timeout=240)
-    assert (run.returncode, kills >= 3) == (0, True)
+    assert (run.returncode, kills >= 2) == (0, True)
     assert rows(tmp_path / "results") == undisturbed
 
 
