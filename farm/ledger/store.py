@@ -97,9 +97,7 @@ class Attempt:
         """Write `done`; False when another attempt was first, whose results then stand (they are equal)."""
         fields = schema.config_schema(self.spec.module)
         identity: Row = {"trial_id": self.spec.id, "name": self.trial.name, "study": self.root.name, "status": status}
-        own = [
-            c for c in schema.trial_columns(self.spec.module) if c.name not in ("rows_sha256", "rows")
-        ]  # the export adds these
+        own = [c for c in schema.trial_columns(self.spec.module) if c.name not in schema.ADDED_BY_EXPORT]
         row = identity | trial_row | schema.config_columns(self.spec)
         files = {
             "rows.parquet": self._rows(rows),

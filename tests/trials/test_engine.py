@@ -1,10 +1,10 @@
 import copy
-import io
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from states import through_a_file, without_measured
 from torch import nn
 
 from trials import engine, models, plain_loop, process, synthetic
@@ -53,17 +53,6 @@ def train(trainer: Trainer, context, epochs: int) -> tuple[list[Row], list[State
         rows += epoch_rows
         assert state is not None
         states.append(state())
-
-
-def through_a_file(state: State) -> State:
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    buffer.seek(0)
-    return torch.load(buffer, weights_only=True)
-
-
-def without_measured(row: Row) -> Row:
-    return {k: v for k, v in row.items() if not k.endswith(("_seconds", "_bytes"))}
 
 
 @pytest.mark.parametrize(("device", "tolerance"), [("cpu", 1e-6), pytest.param("cuda", 1e-4, marks=needs_cuda)])

@@ -1,4 +1,3 @@
-import io
 import os
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from commands import exported
+from states import through_a_file, without_measured
 
 from trials import models, problem1, weight_scaling
 from trials.data import (
@@ -49,17 +49,6 @@ def run(context: Any, stop_after: int = 0, **parameters: Any) -> tuple[list[Row]
         rows += epoch_rows
         if len(rows) == stop_after:
             return rows, through_a_file(state()), None
-
-
-def through_a_file(state: State) -> State:
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    buffer.seek(0)
-    return torch.load(buffer, weights_only=True)
-
-
-def without_measured(row: Row) -> Row:
-    return {k: v for k, v in row.items() if not k.endswith(("_seconds", "_bytes"))}
 
 
 @every_method
