@@ -339,10 +339,15 @@ def _ended_by(error: BaseException, run: _Run) -> End:
 
 
 def infrastructure(error: BaseException) -> bool:
-    """Whether the machine failed rather than the trial: storage, NCCL, a lost or wrong device, host memory."""
+    """Whether the machine failed rather than the trial: storage, NCCL, a lost or wrong device, host memory.
+
+    A loader's process that is gone without an exception of its own was killed: by the kernel for its memory, or by a
+    signal to the whole process group.
+    """
     if isinstance(error, (Infrastructure, MemoryError)):
         return True
     if isinstance(error, OSError):
         return error.errno in STORAGE_ERRORS
     kind, text = type(error).__name__, str(error)
-    return kind.startswith("Dist") or "NCCL" in text or "CUDA error: unspecified launch failure" in text
+    told = ("NCCL", "CUDA error: unspecified launch failure", "DataLoader worker (pid")
+    return kind.startswith("Dist") or any(words in text for words in told)

@@ -6,14 +6,17 @@ says. Tune's own files are scratch.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import logging
 import math
 import os
 import shutil
 import socket
+import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -212,7 +215,23 @@ def connect(address: str | None, cpus: int | None, gpus: int | None, modules: Pa
         return
     os.environ |= variables
     os.environ.pop("RAY_ADDRESS", None)
-    ray.init(address="local", num_cpus=cpus, num_gpus=gpus, include_dashboard=False, **quiet)
+    with _process_groups_of_their_own():
+        ray.init(address="local", num_cpus=cpus, num_gpus=gpus, include_dashboard=False, **quiet)
+
+
+@contextlib.contextmanager
+def _process_groups_of_their_own() -> Iterator[None]:
+    """Processes started meanwhile do not get the signals of the driver's group.
+
+    `timeout`, a shell's `kill -- -PGID` and Slurm's scancel signal the whole group: Ray would die first, and the driver
+    could no longer drain. Ray starts its processes through `subprocess` and offers no such option of its own.
+    """
+    start = subprocess.Popen.__init__
+    subprocess.Popen.__init__ = functools.partialmethod(start, process_group=0)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        subprocess.Popen.__init__ = start  # type: ignore[method-assign]
 
 
 def _check_answers(address: str) -> None:

@@ -112,6 +112,7 @@ def test_a_request_for_absent_cuda_is_the_machines_failure(tmp_path: Path) -> No
         (OSError(2, "No such file"), False),
         (MemoryError(), True),
         (RuntimeError("NCCL error: unhandled system error"), True),
+        (RuntimeError("DataLoader worker (pid(s) 4711) exited unexpectedly"), True),
         (RuntimeError("size mismatch"), False),
     ],
 )
