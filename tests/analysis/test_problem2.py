@@ -165,16 +165,28 @@ def test_compute_is_a_kth_of_one_gpus_epoch_and_communication_the_rest(data: Dat
     alone = COPY + COMPUTE
     assert parts.compute.value == pytest.approx(alone / 2)
     assert parts.communication.value == pytest.approx(alone * 782 / 1563 + TALK[2] - alone / 2)
-    assert (parts.profiled.value, parts.exposed.value) == (0.5, 0.25)
+    assert parts.profiled.value == 0.5
     assert list(cells(data, "table-2")) == ["2-GPU", "4-GPU"]
 
 
 def test_the_profilers_kinds_stand_beside_the_subtraction(data: Data) -> None:
     table = problem2.tables(data)["communication"]
     row = table.frame[(table.frame["gpus"] == 2) & (table.frame["batch"] == 32)].iloc[0]
-    assert (row["profiled"], row["broadcast"], row["exposed"]) == (0.5, 0.375, 0.25)
+    seen = ("profiled_communication", "profiled_broadcast", "profiled_exposed")
+    assert [row[name] for name in seen] == [0.5, 0.375, 0.25]
     assert row["communication"] == pytest.approx(split(only(data), "dataparallel", 2, 32, 0.95).communication.value)
-    assert math.isnan(row["all_reduce"])
+    assert math.isnan(row["profiled_all_reduce"])
+
+
+def test_the_profilers_kinds_and_the_report_need_no_one_gpu_run(tmp_path: Path) -> None:
+    study = Made()
+    study.epochs(study.trial(2), 32)
+    data = load(study.write(tmp_path))
+    row = problem2.tables(data)["communication"].frame.iloc[0]
+    assert (row["communication_mark"], row["profiled_broadcast"]) == ("1-GPU: not run", 0.375)
+    text = write_report(data.directory, "2").markdown.read_text(encoding="utf-8")
+    assert "One GPU has no results yet." in text
+    assert "No set-up with several GPUs can be set beside one GPU yet" in text
 
 
 def test_bandwidth_is_the_rings_bytes_over_the_communication(data: Data) -> None:
