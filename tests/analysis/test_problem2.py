@@ -37,6 +37,7 @@ class Made:
         self.trials: list[dict[str, Any]] = []
         self.rows: list[dict[str, Any]] = []
         self.links: list[dict[str, Any]] = []
+        self.attempts: list[dict[str, Any]] = [{"trial_id": "none", "attempt": 1}]
 
     def trial(
         self, gpus: int, mode: str = "dataparallel", scaling: str = "weak", state: str = "done", reason: str = "",
@@ -89,7 +90,7 @@ class Made:
         export = results / "problem2" / "export"
         export.mkdir(parents=True)
         tables = {"plan": self.plan, "trials": self.trials, "epochs": self.rows, "links": self.links}
-        tables |= {"attempts": [{"trial_id": "none", "attempt": 1}], "gpus": [{"trial_id": "none"}]}
+        tables |= {"attempts": self.attempts, "gpus": [{"trial_id": "none"}]}
         empty = pd.DataFrame({"trial_id": pd.Series(dtype=str)})
         for name, rows in tables.items():
             (pd.DataFrame(rows) if rows else empty).to_parquet(export / f"{name}.parquet", index=False)
@@ -258,6 +259,16 @@ def test_a_ladder_that_was_resumed_elsewhere_is_taken_apart(tmp_path: Path) -> N
     study.epochs(one | {"driver": "570.1"}, 128)
     found = groups(load(study.write(tmp_path)))
     assert [[k.batch for k in g.cells] for g in found] == [[32], [128]]
+
+
+def test_rows_of_several_machines_of_one_kind_say_so(tmp_path: Path) -> None:
+    study = Made()
+    two = study.trial(2)
+    study.epochs(two, 32, attempt=1)
+    study.epochs(two, 128, attempt=2)
+    study.attempts = [{"trial_id": two["trial_id"], "attempt": n, "host": "vm", "boot_id": f"b{n}"} for n in (1, 2, 3)]
+    table = problem2.tables(load(study.write(tmp_path)))["table-1"]
+    assert any("on 2 machines of this kind" in note for note in table.notes)
 
 
 def test_precisions_share_no_table(tmp_path: Path) -> None:
