@@ -21,8 +21,6 @@ from farm.ledger.scan import attempt_directories, commits, trial_directories
 if TYPE_CHECKING:
     from campaign import Driver, Round
 
-LONGEST = 1.2
-"""Seconds that an undisturbed run takes here; kills fall within them."""
 OPERATIONS = ("open", "write", "fsync", "rename", "replace", "mkdir")
 REMOVALS = ("unlink", "rmdir", "remove")
 CODES = {0, 1, 3, 75, 130}
@@ -68,7 +66,7 @@ def end(driver: Driver, seconds: float = 120) -> int:
 def kill_driver(round: Round) -> None:
     """kill -9 of the driver's process group at any instant"""
     driver = round.start()
-    driver.wait(round.chance.uniform(0, LONGEST))
+    driver.wait(round.chance.uniform(0, round.longest))
     driver.signal(signal.SIGKILL)
     driver.wait(10)
 
@@ -113,14 +111,14 @@ def slow_file_system(round: Round) -> None:
     """every file operation takes up to 20 ms, and the driver is killed in between"""
     chance = random.Random(round.chance.random())
     driver = round.start(lambda: on_operation(lambda i: time.sleep(chance.uniform(0, 0.02))))
-    driver.wait(round.chance.uniform(0, 2 * LONGEST))
+    driver.wait(round.chance.uniform(0, 2 * round.longest))
     driver.signal(signal.SIGKILL)
     driver.wait(10)
 
 
 def _signalled(round: Round, number: int, code: int) -> None:
     driver = round.start()
-    driver.wait(round.chance.uniform(0.1, LONGEST))
+    driver.wait(round.chance.uniform(0.1, max(round.longest, 0.2)))
     if driver.poll() is None:
         os.kill(driver.pid, number)
     found = end(driver)
@@ -149,7 +147,7 @@ def two_drivers(round: Round) -> None:
 def stopped_driver(round: Round) -> None:
     """a driver is suspended while another comes (refused: the first lives), then killed"""
     first = round.start()
-    first.wait(round.chance.uniform(0, LONGEST))
+    first.wait(round.chance.uniform(0, round.longest))
     first.signal(signal.SIGSTOP)
     second = end(round.start())
     if second not in (0, 3):
@@ -174,7 +172,7 @@ def zombie_trial(round: Round) -> None:
             run_attempt(request, StopFlag(), lambda row: None, lambda attempt: "")
         finally:
             os._exit(0)
-    time.sleep(round.chance.uniform(0, LONGEST / 2))
+    time.sleep(round.chance.uniform(0, round.longest / 2))
     os.kill(pid, signal.SIGSTOP)
     end(round.start())
     os.kill(pid, signal.SIGCONT)
@@ -192,7 +190,7 @@ def jumping_clock(round: Round) -> None:
         store.now = lock.now = lambda: stamp().replace("20", "19" if jump < 0 else "21", 1)  # type: ignore[attr-defined]
 
     driver = round.start(plant)
-    driver.wait(round.chance.uniform(0, LONGEST))
+    driver.wait(round.chance.uniform(0, round.longest))
     driver.signal(signal.SIGKILL)
     driver.wait(10)
 
@@ -259,6 +257,26 @@ def real_full_disk(round: Round) -> None:
     return None
 
 
+def read_only_mount(round: Round) -> None:
+    """the ledger's file system is mounted read-only in mid-run (root only)"""
+    if os.geteuid():
+        return read_only(round)
+    ledger = round.results / "problem4"
+    ledger.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", "--bind", str(ledger), str(ledger)], check=True)
+    try:
+        driver = round.start()
+        driver.wait(round.chance.uniform(0, round.longest))
+        for _ in range(200):  # EBUSY while a file is open for writing
+            if not subprocess.run(["mount", "-o", "remount,bind,ro", str(ledger)], capture_output=True).returncode:
+                break
+            time.sleep(0.005)
+        end(driver)
+    finally:
+        subprocess.run(["umount", str(ledger)], check=True)
+    return None
+
+
 def _mirror_removals(source: Path, target: Path) -> None:
     for path in sorted(target.rglob("*"), reverse=True):
         if not (source / path.relative_to(target)).exists():
@@ -288,6 +306,6 @@ FAULTS: dict[str, Callable[[Round], None]] = {
     for f in (
         kill_driver, crash_in_operation, full_disk, input_output_error, read_only, slow_file_system, sigterm, sigint,
         two_drivers, stopped_driver, zombie_trial, jumping_clock, torn_commit, torn_results, torn_table,
-        lock_of_another_host, real_full_disk,
+        lock_of_another_host, real_full_disk, read_only_mount,
     )
 }  # fmt: skip
