@@ -23,7 +23,8 @@ from farm import provenance
 from farm.errors import STORAGE_ERRORS
 from farm.ledger.durable import read_json
 from farm.ledger.scan import attempt_directories, attempt_records, progress
-from farm.ledger.store import Attempt, now, tidy, trial_path
+from farm.ledger.store import Attempt, now, trial_path
+from farm.ledger.tidy import tidy
 from trials.spec import Drained, Epoch, Outcome, Row, Spec, State, trial_module
 
 ERROR_LINES = 12
@@ -217,7 +218,7 @@ class _Run:
     def _write_done(self, outcome: Outcome, state: bytes | None) -> None:
         row = self._trial_row() | outcome.summary
         self.attempt.finish(outcome.status, self.epoch, self.rows, row, state)
-        tidy(self.attempt.trial)
+        tidy(self.attempt.trial, self.attempt.number)
 
     def finish_oom(self, message: str) -> None:
         """Out of device memory is a result: the rows so far, the peak and the message."""

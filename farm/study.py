@@ -18,7 +18,8 @@ from farm.errors import COMPLETE, FAILED, PreflightError, UsageError
 from farm.ledger.durable import read_json, write_file
 from farm.ledger.lock import LedgerLock
 from farm.ledger.scan import scan, trial_directories
-from farm.ledger.store import drain_file, quarantine, sweep_ledger
+from farm.ledger.store import drain_file, quarantine
+from farm.ledger.tidy import sweep_ledger
 from farm.plan import Node, Plan, Trial
 from farm.signals import Signals
 from farm.view import View, counts

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from farm.ledger.durable import MANIFEST, read_json
+from farm.ledger.durable import read_json, read_manifest
 
 TRIALS = "trials"
 ATTEMPTS = "attempts"
 DONE = "done"
 COMMIT = "commit-"
+RECORDS = "attempts.json"
+"""Of a done trial: the records of attempts whose directories are gone, by their numbers."""
+NUMBERS = ("seconds", "epoch", "from_epoch")
 
 
 @dataclass(frozen=True)
@@ -53,10 +56,11 @@ def trial_id(path: Path) -> str:
 
 def progress(path: Path) -> Progress:
     """State of the trial in one directory."""
-    if (manifest := read_json(path / DONE / MANIFEST)) is not None:
+    if (manifest := read_manifest(path / DONE)) is not None:
+        epoch = manifest.get("epoch")
         return Progress(
             "done",
-            epoch=int(manifest.get("epoch") or 0),
+            epoch=epoch if isinstance(epoch, int) else 0,
             status=str(manifest.get("status", "")),
             source_digest=str(manifest.get("source_digest", "")),
         )
@@ -103,7 +107,20 @@ def attempt_records(root: Path, *trials: Path) -> Iterator[dict[str, Any]]:
     `how` is "lost" where no end was written.
     """
     for path in trials or trial_directories(root):
-        for attempt in attempt_directories(path):
-            begun = read_json(attempt / "attempt.json") or {}
-            ended = read_json(attempt / "end.json") or {"how": "lost"}
-            yield {"trial_id": trial_id(path), "name": path.name, "attempt": int(attempt.name)} | begun | ended
+        records = {int(a.name): attempt_record(a) for a in attempt_directories(path)} | folded_records(path)
+        for number in sorted(records):
+            yield {"trial_id": trial_id(path), "name": path.name, "attempt": number} | records[number]
+
+
+def attempt_record(attempt: Path) -> dict[str, Any]:
+    """attempt.json and end.json of one attempt, merged, without numbers that are none."""
+    begun, ended = (read_json(attempt / name) or {} for name in ("attempt.json", "end.json"))
+    if not isinstance(ended.get("how"), str):
+        ended = {"how": "lost"}
+    return {k: v for k, v in (begun | ended).items() if k not in NUMBERS or isinstance(v, (int, float))}
+
+
+def folded_records(path: Path) -> dict[int, dict[str, Any]]:
+    """Records of those attempts at a done trial that have no directory any more."""
+    folded = read_json(path / RECORDS) or {}
+    return {int(n): {"how": "lost", **r} for n, r in folded.items() if n.isdecimal() and isinstance(r, dict)}

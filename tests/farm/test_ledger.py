@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from farm.ledger import durable, scan, schema, store
+from farm.ledger import durable, scan, schema, store, tidy
 from farm.ledger.store import Attempt
 from trials.spec import Row, Spec
 
@@ -115,7 +115,7 @@ def test_tidying_a_done_trial_leaves_no_state_behind(tmp_path: Path) -> None:
     attempt.commit(1, b"state", ROWS)
     (attempt.path / ".tmp-commit-2-1-ab").mkdir()
     attempt.finish("completed", 1, ROWS, {}, None)
-    store.tidy(attempt.trial)
+    tidy.tidy(attempt.trial)
     assert sorted(p.name for p in attempt.path.iterdir()) == ["attempt.json"]
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import importlib
 import os
 import random
 import shutil
@@ -136,12 +137,8 @@ def prepare_parent() -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     import pyarrow as pa
 
-    import analysis.report
-    import farm.inline
-    import farm.ledger.export
-    import farm.study
-    import trials.preload  # noqa: F401
-
+    for name in ("analysis.report", "farm.inline", "farm.ledger.export", "farm.study", "trials.preload"):
+        importlib.import_module(name)
     pa.array([0])
 
 

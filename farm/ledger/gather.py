@@ -1,0 +1,111 @@
+"""Reading finished trials in bulk: a batch's rows as one table, and its trials as another with one row each."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from farm.ledger import schema
+from farm.ledger.durable import Damaged, read_manifest, read_verified
+from farm.ledger.scan import DONE, trial_id
+from trials.spec import parameter_defaults
+
+BATCH = 500
+"""Trials whose rows are held in memory at once."""
+READERS = 2
+"""Threads: pyarrow and the kernel work outside the interpreter's lock, so that two of them keep two cores busy."""
+ROWS, TRIAL = "rows.parquet", "trial.parquet"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some finished trials: all their rows, and one row for each of them."""
+
+    rows: pa.Table
+    trials: pa.Table
+
+
+@dataclass(frozen=True)
+class _Finished:
+    path: Path
+    digest: str
+    rows: pa.Table
+    trial: pa.Table
+
+
+def batches(trials: Sequence[Path], module: str, damaged: list[Path]) -> Iterator[Batch]:
+    """Read finished trials, `BATCH` at a time; those that cannot be read are appended to `damaged`."""
+    with ThreadPoolExecutor(READERS, "gather") as pool:
+        for start in range(0, len(trials), BATCH):
+            part = trials[start : start + BATCH]
+            read = list(pool.map(_read, part))
+            damaged += [path for path, one in zip(part, read, strict=True) if one is None]
+            if found := [one for one in read if one is not None]:
+                yield _batch(found, module)
+
+
+def with_defaults(table: pa.Table, module: str) -> pa.Table:
+    """Results older than a parameter have it at the default that it was introduced with."""
+    names, fields = set(table.column_names), _fields(module)
+    for key, default in parameter_defaults(module).items():
+        if f"config_{key}" not in names and len(table):
+            field = fields[f"config_{key}"]
+            table = table.append_column(field, pa.repeat(pa.scalar(default, field.type), len(table)))
+    return table
+
+
+def _fields(module: str) -> dict[str, pa.Field]:
+    return {f.name: f for f in schema.config_schema(module)}
+
+
+def rows_digest(trial: Path) -> str:
+    """SHA-256 of a finished trial's own row file; "" where its manifest is damaged."""
+    return _digest(read_manifest(trial / DONE) or {})
+
+
+def _digest(manifest: dict[str, dict[str, dict[str, str]]]) -> str:
+    return str(manifest.get("files", {}).get(ROWS, {}).get("sha256", ""))
+
+
+def _read(trial: Path) -> _Finished | None:
+    """One trial; None where it is damaged. A file handed over as bytes opens five times as fast as by name."""
+    manifest = read_manifest(trial / DONE)
+    try:
+        rows, row = (
+            pq.ParquetFile(pa.BufferReader(read_verified(trial / DONE, name, manifest))).read(use_threads=False)
+            for name in (ROWS, TRIAL)
+        )
+    except (Damaged, pa.ArrowException):
+        return None
+    return _Finished(trial, _digest(manifest or {}), rows, row)
+
+
+def _batch(found: Sequence[_Finished], module: str) -> Batch:
+    lengths = [len(one.rows) for one in found]
+    trials = pa.concat_tables([with_defaults(one.trial, module) for one in found], promote_options="permissive")
+    rows = pa.concat_tables([one.rows for one in found], promote_options="permissive")
+    owner = pa.array(np.repeat(np.arange(len(found)), lengths))
+    own = {"trial_id": pa.array([trial_id(one.path) for one in found])}
+    own |= {"name": pa.array([one.path.name for one in found])}
+    identity = own | {n: trials[n] for n in trials.column_names if n.startswith("config_")}
+    for name, column in identity.items():
+        rows = rows.append_column(name, column.take(owner))
+    added = {"rows_sha256": [one.digest for one in found], "rows": lengths}
+    for name, values in added.items():
+        kind = schema.ARROW[schema.column(name).type]
+        trials = trials.append_column(pa.field(name, kind), pa.array(values, kind))
+    return Batch(rows, trials)
+
+
+def trial_ids(tables: Sequence[Path]) -> Iterator[tuple[str, int]]:
+    """(trial, rows) of each table in turn. Raises where one is missing or unreadable."""
+    counted = (pq.read_table(path, columns=["trial_id"])["trial_id"].value_counts() for path in tables)
+    for pair in itertools.chain.from_iterable(counted):
+        yield pair["values"].as_py(), pair["counts"].as_py()
