@@ -167,10 +167,11 @@ def now() -> str:
 
 
 def spec_of(trial: Path) -> Spec | None:
-    """The spec in a trial's directory; None where it is missing or not the one that the directory names."""
+    """The spec in a trial's directory; None where it is missing, misshapen or not the one that the directory names."""
     value = read_json(trial / "spec.json") or {}
     identity = value.pop("id", None)
     try:
-        return Spec(**value) if identity == trial_id(trial) else None
+        spec = Spec(**value) if identity == trial_id(trial) else None
     except TypeError:
         return None
+    return spec if spec is not None and isinstance(spec.parameters, dict) else None
