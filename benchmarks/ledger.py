@@ -41,10 +41,11 @@ BUDGET_BYTES = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """One export: wall-clock, peak resident memory, rows in epochs.parquet."""
+    """One export: wall-clock, CPU time of all its threads, peak resident memory, rows in epochs.parquet."""
 
     what: str
     seconds: float
+    cpu_seconds: float
     peak_bytes: int
     rows: int
 
@@ -63,9 +64,8 @@ def _finish(ledger: Path, seed: int, epochs: int) -> None:
     parameters = parameter_defaults(MODULE) | {"epochs": epochs}
     spec = Spec(MODULE, parameters, seed, 1, "synthetic", "f" * 64, 1, False, None)
     attempt = Attempt.claim(ledger, spec, {"host": "node-1", "device": "cpu", "driver": "1-abc"})
-    row = {"attempts": 1, "seconds": 60.0, "device": "cpu", "devices": "cpu", "host": "node-1", "rows_sha256": None}
+    row = {"attempts": 1, "seconds": 60.0, "device": "cpu", "devices": "cpu", "host": "node-1"}
     row |= {"weights_sha256": hashlib.sha256(str(seed).encode()).hexdigest(), "farm_commit": "0" * 40}
-    del row["rows_sha256"]
     attempt.finish("completed", epochs, [_row(seed, e) for e in range(1, epochs + 1)], row, None)
     attempt.end("completed", {"from_epoch": 0, "epoch": epochs})
 
@@ -90,7 +90,9 @@ def export(results: Path, what: str, cores: Sequence[int]) -> Measured:
     seconds = time.perf_counter() - began
     if os.waitstatus_to_exitcode(status):
         raise SystemExit(f"farm export ended with {os.waitstatus_to_exitcode(status)}")
-    return Measured(what, seconds, usage.ru_maxrss * 1024, _checked_rows(results / "problem4"))
+    return Measured(
+        what, seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, _checked_rows(results / "problem4")
+    )
 
 
 def _checked_rows(ledger: Path) -> int:
@@ -132,7 +134,10 @@ def main() -> int:
     found = measure(directory, options.trials, options.new, options.epochs, cores)
     print(f"{options.trials} trials of {options.epochs} epochs, {len(cores)} cores, load {os.getloadavg()[0]:.1f}")
     for one in found:
-        print(f"{one.what:<24}{one.seconds:8.1f} s{one.peak_bytes / 2**20:8.0f} MiB{one.rows:>10} rows", flush=True)
+        print(
+            f"{one.what:<24}{one.seconds:8.1f} s{one.cpu_seconds:8.1f} s of CPU{one.peak_bytes / 2**20:8.0f} MiB{one.rows:>10} rows",
+            flush=True,
+        )
     print(f"all of it, the making of the ledger included: {time.perf_counter() - began:.0f} s")
     if options.json:
         options.json.write_text(json.dumps([dataclasses.asdict(one) for one in found], indent=1))
