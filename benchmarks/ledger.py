@@ -134,10 +134,8 @@ def main() -> int:
     found = measure(directory, options.trials, options.new, options.epochs, cores)
     print(f"{options.trials} trials of {options.epochs} epochs, {len(cores)} cores, load {os.getloadavg()[0]:.1f}")
     for one in found:
-        print(
-            f"{one.what:<24}{one.seconds:8.1f} s{one.cpu_seconds:8.1f} s of CPU{one.peak_bytes / 2**20:8.0f} MiB{one.rows:>10} rows",
-            flush=True,
-        )
+        times = f"{one.seconds:8.1f} s{one.cpu_seconds:8.1f} s of CPU"
+        print(f"{one.what:<24}{times}{one.peak_bytes / 2**20:8.0f} MiB{one.rows:>10} rows", flush=True)
     print(f"all of it, the making of the ledger included: {time.perf_counter() - began:.0f} s")
     if options.json:
         options.json.write_text(json.dumps([dataclasses.asdict(one) for one in found], indent=1))

@@ -240,7 +240,7 @@ def _export(options: argparse.Namespace) -> int:
 
     if not config.ledger.is_dir():
         raise PreflightError(f"{config.ledger}: there is no ledger yet; farm run makes one")
-    result = export(config.ledger, study.make_plan(config), config.settings.module)
+    result = export(config.ledger, study.make_plan(config, estimate=False), config.settings.module)
     for path in result.tables.values():
         print(short_path(path))
     for trial in result.damaged:

@@ -35,8 +35,11 @@ class Result:
     comparison: str = ""
 
 
-def make_plan(config: Config, nodes: list[Node] | None = None) -> Plan:
-    """The plan of a configuration against its ledger. `nodes` None: this machine's, unless a cluster is named."""
+def make_plan(config: Config, nodes: list[Node] | None = None, estimate: bool = True) -> Plan:
+    """The plan of a configuration against its ledger. `nodes` None: this machine's, unless a cluster is named.
+
+    Without `estimate` no finished trial is read for what the others will take.
+    """
     from farm.history import estimated_seconds
 
     grid = planning.specs(config, _fingerprint(config), _hardware(config))
@@ -50,7 +53,7 @@ def make_plan(config: Config, nodes: list[Node] | None = None) -> Plan:
     digest = provenance.source_digest(config.settings.module)
     missing = [s for s, _ in grid if s.id not in states or states[s.id].state != "done"]
     epochs_done = {i: progress.epoch for i, progress in states.items()}
-    seconds = estimated_seconds(config.ledger, missing, epochs_done)
+    seconds = estimated_seconds(config.ledger, missing, epochs_done) if estimate else {}
     return planning.make(config, grid, states, nodes, digest, seconds)
 
 

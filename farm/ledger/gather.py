@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +18,6 @@ from trials.spec import parameter_defaults
 
 BATCH = 500
 """Trials whose rows are held in memory at once."""
-READERS = 2
-"""Threads: pyarrow and the kernel work outside the interpreter's lock, so that two of them keep two cores busy."""
 ROWS, TRIAL = "rows.parquet", "trial.parquet"
 
 
@@ -43,14 +40,16 @@ class Finished:
 
 
 def batches(trials: Sequence[Path], module: str, damaged: list[Path]) -> Iterator[Batch]:
-    """Read finished trials, `BATCH` at a time; those that cannot be read are appended to `damaged`."""
-    with ThreadPoolExecutor(READERS, "gather") as pool:
-        for start in range(0, len(trials), BATCH):
-            part = trials[start : start + BATCH]
-            answers = list(pool.map(read, part))
-            damaged += [path for path, one in zip(part, answers, strict=True) if one is None]
-            if found := [one for one in answers if one is not None]:
-                yield _batch(found, module)
+    """Read finished trials, `BATCH` at a time; those that cannot be read are appended to `damaged`.
+
+    In one thread: two spent twice the CPU time on handing the interpreter's lock to each other.
+    """
+    for start in range(0, len(trials), BATCH):
+        part = trials[start : start + BATCH]
+        answers = [read(trial) for trial in part]
+        damaged += [path for path, one in zip(part, answers, strict=True) if one is None]
+        if found := [one for one in answers if one is not None]:
+            yield _batch(found, module)
 
 
 def with_defaults(table: pa.Table, module: str) -> pa.Table:

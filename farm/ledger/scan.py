@@ -44,9 +44,10 @@ def trial_directories(root: Path) -> list[Path]:
     """Directories of all trials, in order of their names."""
     try:
         with os.scandir(root / TRIALS) as entries:
-            return sorted(Path(e.path) for e in entries if not e.name.startswith(".") and e.is_dir())
+            names = sorted(e.name for e in entries if not e.name.startswith(".") and e.is_dir())
     except FileNotFoundError:
         return []
+    return [root / TRIALS / name for name in names]
 
 
 def trial_id(path: Path) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from pathlib import Path
 
 from farm.ledger.durable import TEMPORARY, write_json
-from farm.ledger.scan import RECORDS, TRIALS, attempt_directories, attempt_record, commits, folded_records
+from farm.ledger.scan import COMMIT, RECORDS, TRIALS, attempt_directories, attempt_record, folded_records
 from farm.ledger.store import DRAIN
 
 
@@ -16,12 +17,13 @@ def tidy(trial: Path, *running: int) -> None:
 
     Never raises: what stays for want of disk goes at the next export, or by `farm prune`.
     """
-    for attempt in attempt_directories(trial):
-        for leftover in [*commits(attempt), *attempt.glob(f"{TEMPORARY}*")]:
+    attempts = attempt_directories(trial)
+    for attempt in attempts:
+        for leftover in _starting_with(attempt, COMMIT, TEMPORARY):
             remove(leftover)
     sweep(trial)
     with contextlib.suppress(OSError):
-        fold(trial, [a for a in attempt_directories(trial)[:-1] if int(a.name) not in running])
+        fold(trial, [a for a in attempts[:-1] if int(a.name) not in running])
 
 
 def fold(trial: Path, attempts: list[Path]) -> None:
@@ -40,17 +42,24 @@ def fold(trial: Path, attempts: list[Path]) -> None:
 
 def sweep(trial: Path) -> None:
     """Remove temporary names that a killed writer left in a trial's own directory."""
-    for leftover in trial.glob(f"{TEMPORARY}*"):
+    for leftover in _starting_with(trial, TEMPORARY):
         remove(leftover)
 
 
 def sweep_ledger(root: Path) -> None:
     """Remove temporary names that killed drivers left beside the trials. For the holder of the lock alone."""
     for directory in (root, root / "lock", root / TRIALS):
-        for leftover in directory.glob(f"{TEMPORARY}*"):
+        for leftover in _starting_with(directory, TEMPORARY):
             remove(leftover)
     for request in root.glob(f"{DRAIN}*"):
         request.unlink(missing_ok=True)
+
+
+def _starting_with(directory: Path, *starts: str) -> list[Path]:
+    try:
+        return [directory / name for name in os.listdir(directory) if name.startswith(starts)]
+    except FileNotFoundError:
+        return []
 
 
 def remove(path: Path) -> None:
