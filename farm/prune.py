@@ -16,7 +16,7 @@ from pathlib import Path
 from farm.config import Config
 from farm.errors import COMPLETE, PreflightError
 from farm.ledger.durable import TEMPORARY
-from farm.ledger.export import export
+from farm.ledger.export import alone, export
 from farm.ledger.gather import read
 from farm.ledger.lock import LedgerLock
 from farm.ledger.scan import TRIALS, attempt_directories, trial_directories, trial_id
@@ -56,7 +56,8 @@ def run(config: Config, yes: bool) -> int:
         print("\n".join(_lines(config.study, found)), flush=True)
         if not found or not (yes or _agreed()):
             return COMPLETE
-        take_away(root, found)
+        with alone(root):
+            take_away(root, found)
         if (root / "export").is_dir():
             export(root, None, module)
         print(f"removed {size(sum(f.bytes for f in found))}")

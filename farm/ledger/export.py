@@ -6,8 +6,10 @@ Done trials never change, so an export keeps the rows it has and reads only tria
 from __future__ import annotations
 
 import collections
+import contextlib
 import fcntl
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from farm.ledger.durable import MANIFEST, TEMPORARY, sync_directory, write_file
 from farm.ledger.gather import batches, rows_digest, trial_ids, with_defaults
 from farm.ledger.scan import DONE, attempt_records, trial_directories, trial_id
 from farm.ledger.store import parquet
-from farm.ledger.tidy import tidy
+from farm.ledger.tidy import sweep, tidy
 from farm.plan import Plan
 
 
@@ -38,11 +40,18 @@ def export(root: Path, plan: Plan | None, module: str) -> Export:
     """Write <root>/export/ from the ledger. Without a plan, plan.parquet stays as it is."""
     directory = root / "export"
     directory.mkdir(parents=True, exist_ok=True)
-    with (root / ".export.lock").open("w") as lock:  # `farm export` beside a run: one after the other
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with alone(root):  # `farm export` beside a run: one after the other
         for leftover in directory.glob(f"{TEMPORARY}*"):
             leftover.unlink(missing_ok=True)
         return _export(root, directory, plan, module)
+
+
+@contextlib.contextmanager
+def alone(root: Path) -> Iterator[None]:
+    """Keep exports, and whoever else changes finished trials, out of each other's way."""
+    with (root / ".export.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _export(root: Path, directory: Path, plan: Plan | None, module: str) -> Export:
@@ -54,8 +63,11 @@ def _export(root: Path, directory: Path, plan: Plan | None, module: str) -> Expo
     row_paths = {names[kind]: paths[kind] for kind in ("rows", *further)}
     old = _old_trials(paths["trials"], row_paths, found)
     fresh = [t for i, t in sorted(found.items()) if i not in old.ids]
-    for trial in fresh:
-        tidy(trial)  # its last attempt may have died just before it did so itself
+    for identity, trial in found.items():
+        if identity in old.ids:
+            sweep(trial)
+        else:
+            tidy(trial)  # its last attempt may have died just before it did so itself
     if fresh or old.dropped or not all(p.exists() for p in (paths["trials"], *row_paths.values())):
         trials = [with_defaults(t, module) for t in old.trials]
         rows = [_Rows(path, module, name) for name, path in row_paths.items()]

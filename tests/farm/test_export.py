@@ -117,3 +117,12 @@ def test_an_export_that_cannot_be_written_raises(tmp_path: Path) -> None:
     (tmp_path / "export").mkdir(mode=0o500)
     with pytest.raises(PermissionError):
         export(tmp_path, None, "counting")
+
+
+def test_what_a_killed_writer_left_in_an_exported_trial_is_removed(tmp_path: Path) -> None:
+    trial = finish(tmp_path)
+    export(tmp_path, None, "counting")
+    (trial / ".tmp-attempts.json-1-ab").write_text("{")
+    (trial / ".tmp-done-1-ab").mkdir()
+    export(tmp_path, None, "counting")
+    assert not list(trial.glob(".tmp-*"))

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import gc
 import importlib
 import os
 import random
@@ -132,14 +133,16 @@ class Report:
     violations: list[str] = field(default_factory=list)
 
 
-def prepare_parent() -> None:
+def prepare_parent(figure: bool = True) -> None:
     """Import once what every driver would import."""
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     import pyarrow as pa
 
-    for name in ("analysis.report", "farm.inline", "farm.ledger.export", "farm.study", "trials.preload"):
+    names = ("farm.inline", "farm.ledger.export", "farm.study", "trials.preload")
+    for name in (*names, "analysis.report") if figure else names:
         importlib.import_module(name)
     pa.array([0])
+    gc.freeze()  # else each child's first collection copies all pages of these modules
 
 
 def undisturbed(directory: Path) -> tuple[Oracle, float]:
