@@ -16,6 +16,7 @@ DONE = "done"
 COMMIT = "commit-"
 RECORDS = "attempts.json"
 """Of a done trial: the records of attempts whose directories are gone, by their numbers."""
+LOST: dict[str, Any] = {"how": "lost", "failure": "lost"}
 NUMBERS = ("seconds", "epoch", "from_epoch")
 
 
@@ -68,15 +69,22 @@ def progress(path: Path) -> Progress:
     attempts = attempt_directories(path)
     epoch = max((commit_epoch(c) for a in attempts for c in commits(a)), default=0)
     end = read_json(attempts[-1] / "end.json") if attempts else None
-    how = (end or {}).get("how", "")
-    error, log = ("", "") if end is None or how == "drained" else _error(end)
-    if how == "failed":
+    error, log = _error(attempts[-1], end) if attempts else ("", "")
+    if (end or {}).get("how") == "failed":
         return Progress("failed", epoch=epoch, error=error, log=log)
     return Progress("partial" if epoch else "new", epoch=epoch, error=error, log=log)
 
 
-def _error(end: dict[str, Any]) -> tuple[str, str]:
-    return str(end.get("error") or end.get("error_class") or ""), str(end.get("log_path") or "")
+def _error(attempt: Path, end: dict[str, Any] | None) -> tuple[str, str]:
+    """What an attempt fell to, and the path of what it said. Inline attempts have no log but their end's record."""
+    if end is None:
+        log = attempt / "log.txt"
+        lost = f"attempt {attempt.name} recorded no end: it or its node was lost, or it is running"
+        return lost, str(log) if log.exists() else ""
+    if end.get("how") == "drained":
+        return "", ""
+    log_path = end.get("log_path") or attempt / "end.json"
+    return str(end.get("error") or end.get("error_class") or ""), str(log_path)
 
 
 def attempt_directories(path: Path) -> list[Path]:
@@ -117,11 +125,15 @@ def attempt_record(attempt: Path) -> dict[str, Any]:
     """attempt.json and end.json of one attempt, merged, without numbers that are none."""
     begun, ended = (read_json(attempt / name) or {} for name in ("attempt.json", "end.json"))
     if not isinstance(ended.get("how"), str):
-        ended = {"how": "lost"}
+        ended = LOST
     return {k: v for k, v in (begun | ended).items() if k not in NUMBERS or isinstance(v, (int, float))}
 
 
 def folded_records(path: Path) -> dict[int, dict[str, Any]]:
     """Records of those attempts at a done trial that have no directory any more."""
     folded = read_json(path / RECORDS) or {}
-    return {int(n): {"how": "lost", **r} for n, r in folded.items() if n.isdecimal() and isinstance(r, dict)}
+    return {int(n): r if isinstance(r.get("how"), str) else LOST for n, r in folded.items() if _is_record(n, r)}
+
+
+def _is_record(number: str, record: Any) -> bool:
+    return number.isdecimal() and isinstance(record, dict)
