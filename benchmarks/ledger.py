@@ -25,9 +25,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[0] = str(ROOT)
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
 
-import pyarrow.parquet as pq  # noqa: E402  # the line above makes the farm importable
+import pyarrow.parquet as pq  # noqa: E402  # the lines above make the farm importable
 
 from farm.ledger import durable  # noqa: E402
 from farm.ledger.store import Attempt  # noqa: E402
