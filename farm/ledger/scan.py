@@ -113,12 +113,12 @@ def commit_epoch(commit: Path) -> int:
 def attempt_records(root: Path, *trials: Path) -> Iterator[dict[str, Any]]:
     """attempt.json and end.json of every attempt (of the given trials, else of all), merged.
 
-    `how` is "lost" where no end was written.
+    `how` is "lost" where no end was written, and where the record itself is gone: numbers are given in sequence.
     """
     for path in trials or trial_directories(root):
         records = {int(a.name): attempt_record(a) for a in attempt_directories(path)} | folded_records(path)
-        for number in sorted(records):
-            yield {"trial_id": trial_id(path), "name": path.name, "attempt": number} | records[number]
+        for number in range(1, max(records, default=0) + 1):
+            yield {"trial_id": trial_id(path), "name": path.name, "attempt": number} | records.get(number, LOST)
 
 
 def attempt_record(attempt: Path) -> dict[str, Any]:
