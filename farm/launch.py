@@ -7,7 +7,6 @@ says. Tune's own files are scratch.
 from __future__ import annotations
 
 import logging
-import math
 import os
 import shutil
 import socket
@@ -35,6 +34,7 @@ from farm.forkclient import STUDY_DIRECTORY, ForkClient, see_study_modules
 from farm.killed import record_killed
 from farm.ledger.store import drain_file, trial_path
 from farm.plan import Bundle, Node
+from farm.reservation import first_gpus, reservation
 from farm.signals import Signals
 from farm.view import View
 from trials.spec import Spec
@@ -280,26 +280,6 @@ def run(jobs: Sequence[Job], run_id: str, view: View, signals: Signals, retries:
             tuner.fit()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def reservation(bundle: Bundle, cluster: Sequence[Node]) -> dict[str, float]:
-    """What a trial reserves on one node: its CPUs and GPUs, or all that a node has where it is to have it alone.
-
-    An exclusive trial needs no custom resource, which clusters that others set up would lack: who holds all CPUs
-    and GPUs of a node keeps every other trial off it. The node is one that no other exceeds in CPUs or GPUs without
-    having fewer of the others, so that the reservation cannot fit into a part of a larger node.
-    """
-    if bundle.exclusive:
-        holding = [n for n in cluster if n.cpu >= bundle.cpu and n.gpu >= bundle.gpu]
-        whole = max(holding, key=lambda n: (n.gpu, n.cpu), default=Node(bundle.cpu, bundle.gpu))
-        bundle = Bundle(whole.cpu, whole.gpu)
-    return {"CPU": bundle.cpu} | ({"GPU": bundle.gpu} if bundle.gpu else {})
-
-
-def first_gpus(visible: str, count: float) -> str:
-    """The first `count` of an actor's visible GPUs: a trial that has a node alone may use fewer than that has."""
-    names = sorted((n for n in visible.split(",") if n), key=lambda n: (not n.isdigit(), int(n) if n.isdigit() else 0))
-    return ",".join(names[: math.ceil(count)])
 
 
 def _placement(config: dict[str, Any]) -> tune.PlacementGroupFactory:

@@ -7,6 +7,7 @@ of the study's module, which no plan counts, and temporary names of killed write
 
 from __future__ import annotations
 
+import itertools
 import secrets
 import sys
 from collections.abc import Iterator, Sequence
@@ -80,8 +81,9 @@ def leftovers(root: Path, module: str) -> Iterator[Leftover]:
 
 def take_away(root: Path, found: Sequence[Leftover]) -> None:
     """Remove what `leftovers` found. A death in between leaves a ledger that is whole, and the rest to find again."""
-    for trial in {f.path.parent.parent for f in found if f.kind == "attempts"}:
-        fold(trial, [f.path for f in found if f.kind == "attempts" and f.path.parent.parent == trial])
+    attempts = (f.path for f in found if f.kind == "attempts")
+    for trial, own in itertools.groupby(attempts, lambda path: path.parent.parent):
+        fold(trial, list(own))
         sweep(trial)
     for leftover in found:
         if leftover.kind == "revisions":  # gone in one step, not file by file

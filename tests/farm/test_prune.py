@@ -172,3 +172,11 @@ def test_sizes_are_told_in_powers_of_a_thousand(count: float, text: str) -> None
 
 def test_without_a_ledger_it_says_so(pruned: Callable[..., tuple[int, str]]) -> None:
     assert pruned("--yes")[0] == 3
+
+
+def test_attempts_whose_records_rotted_are_counted_as_lost(ledger: Path) -> None:
+    trial = finished(ledger)
+    (trial / "attempts.json").write_text("")
+    export(ledger, None, "counting")
+    attempts = exported(ledger.parent, "counting", "attempts")
+    assert [(r["attempt"], r["how"]) for r in attempts] == [(1, "lost"), (2, "lost"), (3, "completed")]

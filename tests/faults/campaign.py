@@ -35,8 +35,10 @@ if str(ROOT) not in sys.path:
     sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "faults"), str(ROOT / "tests" / "studies")]
 
 import faults  # noqa: E402  # the lines above make it importable
+import mounts  # noqa: E402
 from oracle import Oracle, Violation  # noqa: E402
 
+FAULTS = faults.FAULTS | mounts.FAULTS
 STUDY = (
     "problem=4", "profile=smoke", "executor=inline", "commit_seconds=0", "drain_seconds=0", "back_off_seconds=0",
     "view=plain", "trial.epochs=4", "trial.batch_size=16", "trial.train_examples=16", "trial.validation_examples=8",
@@ -182,9 +184,9 @@ def run_round(seed: str, directory: Path, oracle: Oracle, longest: float, most: 
     if chance.random() < 0.9:
         prepared(trouble, directory / "calm")
     for _ in range(chance.randint(1, most)):
-        name = chance.choice(sorted(faults.FAULTS))
+        name = chance.choice(sorted(FAULTS))
         trouble.met.append(name)
-        faults.FAULTS[name](trouble)
+        FAULTS[name](trouble)
     code = trouble.finish()
     if code != 0:
         raise Violation(f"the last run ended with {code}")
@@ -230,7 +232,7 @@ def main() -> int:
     print(f"seed {options.seed}, in {directory}", flush=True)
     report = campaign(options.seed, options.faults, options.minutes * 60, directory, options.only)
     for name, count in sorted(report.faults.items()):
-        print(f"{count:>6}  {name}: {faults.FAULTS[name].__doc__}")
+        print(f"{count:>6}  {name}: {FAULTS[name].__doc__}")
     print(f"{report.faults.total()} faults in {report.rounds} rounds, {len(report.violations)} violations")
     if not report.violations and options.only is None:
         shutil.rmtree(directory)
