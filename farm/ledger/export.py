@@ -194,5 +194,6 @@ def _fitting(value: Any, kind: str) -> Any:
     """A value of attempt.json as its column holds it; None where that file has come to hold something else."""
     if kind == "str":
         return value if isinstance(value, str) else None
-    small = isinstance(value, (int, float)) and abs(value) < 2**63
-    return None if not small or (kind == "int" and not isinstance(value, int)) else value
+    if isinstance(value, bool) or not isinstance(value, int if kind == "int" else (int, float)):
+        return None
+    return value if abs(value) < 2**63 else None

@@ -118,7 +118,8 @@ def attempt_records(root: Path, *trials: Path) -> Iterator[dict[str, Any]]:
     for path in trials or trial_directories(root):
         records = {int(a.name): attempt_record(a) for a in attempt_directories(path)} | folded_records(path)
         for number in range(1, max(records, default=0) + 1):
-            yield {"trial_id": trial_id(path), "name": path.name, "attempt": number} | records.get(number, LOST)
+            identity = {"trial_id": trial_id(path), "name": path.name, "attempt": number}
+            yield records.get(number, LOST) | identity
 
 
 def attempt_record(attempt: Path) -> dict[str, Any]:
@@ -126,7 +127,7 @@ def attempt_record(attempt: Path) -> dict[str, Any]:
     begun, ended = (read_json(attempt / name) or {} for name in ("attempt.json", "end.json"))
     if not isinstance(ended.get("how"), str):
         ended = LOST
-    return {k: v for k, v in (begun | ended).items() if k not in NUMBERS or isinstance(v, (int, float))}
+    return {k: v for k, v in (begun | ended).items() if k not in NUMBERS or type(v) in (int, float)}
 
 
 def folded_records(path: Path) -> dict[int, dict[str, Any]]:
