@@ -7,27 +7,24 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import signal
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from farm import provenance
-from farm.errors import STORAGE_ERRORS
-from farm.ledger.durable import read_json
-from farm.ledger.scan import attempt_directories, attempt_records, progress
-from farm.ledger.store import Attempt, now, tidy, trial_path
+from farm.failures import POLICIES, Infrastructure, kind_of
+from farm.ledger.scan import attempt_records, progress
+from farm.ledger.store import Attempt, drain_file, now
+from farm.ledger.tidy import tidy
+from farm.write_behind import WriteBehind
 from trials.spec import Drained, Epoch, Outcome, Row, Spec, State, trial_module
 
 ERROR_LINES = 12
-LONGEST_BACK_OFF_SECONDS = 60.0
 Report = Callable[[dict[str, Any]], None]
 
 
@@ -54,7 +51,7 @@ class Request:
 
 @dataclass(frozen=True)
 class End:
-    """How an attempt ended: completed, diverged, oom, failed, interrupted or drained.
+    """How an attempt ended: completed, diverged, oom, failed, interrupted or drained; `failure` is of farm.failures.
 
     `interrupted` is an infrastructure failure: it is tried again. `failed` is the trial's own, it is not.
     """
@@ -64,6 +61,7 @@ class End:
     error_class: str = ""
     error: str = ""
     log_path: str = ""
+    failure: str = ""
 
 
 class StopFlag:
@@ -86,13 +84,13 @@ def run_attempt(request: Request, stop: StopFlag, report: Report, on_claim: Call
     try:
         attempt = Attempt.claim(Path(request.ledger), spec, _info(request))
     except OSError as error:  # nowhere to write: not even a record of this attempt
-        return End("interrupted", 0, type(error).__name__, str(error))
+        return End("interrupted", 0, type(error).__name__, str(error), failure="storage")
     log = str(on_claim(attempt) or "")
     run = _Run(request, spec, attempt, stop, report)
     try:
         end = run.to_end()
     except Drained:
-        end = End("drained", progress(attempt.trial).epoch)
+        end = End("drained", progress(attempt.trial).epoch, failure="" if _asked(request) else "preempted")
     except (Exception, SystemExit) as error:  # the one place where a trial's error becomes a record
         traceback.print_exc()
         end = _ended_by(error, run)
@@ -104,40 +102,10 @@ def run_attempt(request: Request, stop: StopFlag, report: Report, on_claim: Call
     return end
 
 
-def record_killed(request: Request, number: int, code: int) -> dict[str, Any]:
-    """Record the end of an attempt whose process was killed; what `End` would hold of it."""
-    text = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    hint = "; the kernel kills what uses too much memory" if code == -signal.SIGKILL else ""
-    end: dict[str, Any] = {"epoch": 0, "error_class": "Killed", "error": f"the trial's process was {text}{hint}"}
-    if number:
-        attempt = Attempt(Path(request.ledger), Spec(**request.spec), number)
-        begun = (read_json(attempt.path / "attempt.json") or {}).get("started_at")
-        seconds = (datetime.now(UTC) - datetime.fromisoformat(begun)).total_seconds() if begun else None
-        end |= {"epoch": progress(attempt.trial).epoch, "log_path": str(attempt.path / "log.txt"), "seconds": seconds}
-        try:
-            attempt.end("killed", end)
-        except OSError as error:
-            print(f"its end could not be recorded: {error}", file=sys.stderr)
-    return end | {"how": "killed"}
-
-
-def back_off(request: Request) -> float:
-    """Seconds to wait before an attempt that follows failures of the machine in this run, growing fourfold."""
-    failures = 0
-    for attempt in reversed(attempt_directories(trial_path(Path(request.ledger), Spec(**request.spec)))):
-        begun, ended = (read_json(attempt / name) or {} for name in ("attempt.json", "end.json"))
-        if begun.get("driver") != request.info.get("driver") or ended.get("how", "lost") not in (
-            "interrupted",
-            "killed",
-            "lost",
-        ):
-            break
-        failures += 1
-    return min(request.back_off_seconds * 4 ** (failures - 1), LONGEST_BACK_OFF_SECONDS) if failures else 0.0
-
-
-class Infrastructure(Exception):
-    """A failure of the machine and not of the trial; the attempt is tried again."""
+def _asked(request: Request) -> bool:
+    """Whether it is the driver who wants the attempt to end; else somebody takes the node away."""
+    driver = request.info.get("driver")
+    return driver is None or drain_file(Path(request.ledger), driver).exists()
 
 
 class _Run:
@@ -178,11 +146,11 @@ class _Run:
         if (commit := self.attempt.newest_commit()) is not None:
             self.state, self.rows = _load_state(commit.state), list(commit.rows)
             self.epoch = self.from_epoch = commit.epoch
-        with _WriteBehind(self.attempt) as writer:
+        with WriteBehind(self.attempt) as writer:
             outcome, state = self._epochs(writer)
         return self._finish(outcome, state)
 
-    def _epochs(self, writer: _WriteBehind) -> tuple[Outcome, Callable[[], State] | None]:
+    def _epochs(self, writer: WriteBehind) -> tuple[Outcome, Callable[[], State] | None]:
         trial = self.module.run(self.spec, self)
         state = None
         last_commit = time.monotonic()
@@ -212,12 +180,12 @@ class _Run:
         self._write_done(
             outcome, _dump_state(state()) if state is not None and self.request.keep == "weights" else None
         )
-        return End(outcome.status, self.epoch)
+        return End(outcome.status, self.epoch, failure="divergence" if outcome.status == "diverged" else "")
 
     def _write_done(self, outcome: Outcome, state: bytes | None) -> None:
         row = self._trial_row() | outcome.summary
         self.attempt.finish(outcome.status, self.epoch, self.rows, row, state)
-        tidy(self.attempt.trial)
+        tidy(self.attempt.trial, self.attempt.number)
 
     def finish_oom(self, message: str) -> None:
         """Out of device memory is a result: the rows so far, the peak and the message."""
@@ -240,37 +208,6 @@ class _Run:
             "source_digest": provenance.source_digest(self.spec.module),
         }
         return row | provenance.versions()
-
-
-class _WriteBehind:
-    """Writes commits from a thread, one at a time, so that training does not wait for the disk.
-
-    A commit counts only once it is durable; an error in the thread surfaces at the next call.
-    """
-
-    def __init__(self, attempt: Attempt) -> None:
-        self._attempt = attempt
-        self._pool = ThreadPoolExecutor(1, "commit")
-        self._pending: Future[None] | None = None
-
-    def submit(self, epoch: int, state: bytes, rows: list[Row]) -> None:
-        """Write a commit behind; waits for the one before it."""
-        self.wait()
-        self._pending = self._pool.submit(self._attempt.commit, epoch, state, rows)
-
-    def wait(self) -> None:
-        """Return when the last commit is durable."""
-        if self._pending is not None:
-            self._pending.result()
-            self._pending = None
-
-    def __enter__(self) -> _WriteBehind:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._pool.shutdown(wait=True)
-        if error[0] is None:
-            self.wait()
 
 
 def _info(request: Request) -> dict[str, Any]:
@@ -325,29 +262,14 @@ def _peak_memory_bytes(device: str) -> int | None:
 
 
 def _ended_by(error: BaseException, run: _Run) -> End:
-    """Classify an exception: oom is a result, infrastructure is tried again, the rest is the trial's failure."""
-    kind = type(error).__name__
+    """The end that an exception makes of an attempt: oom is a result, the machine's failures are tried again."""
+    name, kind = type(error).__name__, kind_of(error)
     text = "".join(traceback.format_exception(error))
     last = "\n".join(text.strip().splitlines()[-ERROR_LINES:])
-    if kind == "OutOfMemoryError":
+    if kind == "cuda_oom":
         try:
-            run.finish_oom(str(error).splitlines()[0])
+            run.finish_oom(str(error).splitlines()[0] if str(error) else name)
         except OSError as storage:
-            return End("interrupted", run.epoch, type(storage).__name__, str(storage))
-        return End("oom", run.epoch, kind, last)
-    return End("interrupted" if infrastructure(error) else "failed", run.epoch, kind, last)
-
-
-def infrastructure(error: BaseException) -> bool:
-    """Whether the machine failed rather than the trial: storage, NCCL, a lost or wrong device, host memory.
-
-    A loader's process that is gone without an exception of its own was killed: by the kernel for its memory, or by a
-    signal to the whole process group.
-    """
-    if isinstance(error, (Infrastructure, MemoryError)):
-        return True
-    if isinstance(error, OSError):
-        return error.errno in STORAGE_ERRORS
-    kind, text = type(error).__name__, str(error)
-    told = ("NCCL", "CUDA error: unspecified launch failure", "DataLoader worker (pid")
-    return kind.startswith("Dist") or any(words in text for words in told)
+            return End("interrupted", run.epoch, type(storage).__name__, str(storage), failure="storage")
+    how = POLICIES[kind].how
+    return End("interrupted" if how == "killed" else how, run.epoch, name, last, failure=kind)

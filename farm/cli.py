@@ -76,6 +76,8 @@ def _parser() -> argparse.ArgumentParser:
     submit = add("submit", _submit, "run a study in one Slurm allocation, requeued until it is complete")
     submit.add_argument("--dry-run", action="store_true", help="print the batch script and submit nothing")
     add("export", _export, "rebuild the Parquet tables from the ledger")
+    prune = add("prune", _prune, "remove what a ledger can do without, asking first")
+    prune.add_argument("--yes", action="store_true", help="do not ask")
     report = add("report", _report, "write the report of a study, or of every study that has results")
     report.add_argument("--check", action="store_true", help="exit 1 where the report is older than its rows")
     add("reproduce", _reproduce, "the whole sheet: all four studies, the report over them, what is missing")
@@ -238,12 +240,18 @@ def _export(options: argparse.Namespace) -> int:
 
     if not config.ledger.is_dir():
         raise PreflightError(f"{config.ledger}: there is no ledger yet; farm run makes one")
-    result = export(config.ledger, study.make_plan(config), config.settings.module)
+    result = export(config.ledger, study.make_plan(config, estimate=False), config.settings.module)
     for path in result.tables.values():
         print(short_path(path))
     for trial in result.damaged:
         print(f"farm: {trial.name}: its results are damaged; farm run redoes it", file=sys.stderr)
     return FAILED if result.damaged else COMPLETE
+
+
+def _prune(options: argparse.Namespace) -> int:
+    from farm import prune
+
+    return prune.run(configuration.load(options.overrides), options.yes)
 
 
 def _report(options: argparse.Namespace) -> int:

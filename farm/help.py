@@ -26,6 +26,7 @@ FLAGS = {
     "run": "[--dry-run] [--json] [--cfg]",
     "plan": "[--json] [--cfg]",
     "report": "[--check]",
+    "prune": "[--yes]",
     "submit": "[--dry-run]",
     "status": "[--watch] [--json]",
 }

@@ -101,7 +101,7 @@ def _finished(ledger: Path) -> dict[str, list[Any]]:
     for path in trial_directories(ledger):
         if trial_id(path) not in known and (path / DONE / MANIFEST).exists():
             try:
-                tables.append(pq.read_table(path / DONE / "trial.parquet"))
+                tables.append(pq.ParquetFile(path / DONE / "trial.parquet").read(use_threads=False))
             except (OSError, pa.ArrowException):
                 continue  # damaged; a run sets it aside
     return pa.concat_tables(tables, promote_options="permissive").to_pydict() if tables else {}

@@ -5,10 +5,14 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
-from farm.attempt import Request, StopFlag, back_off, run_attempt
+from farm import failures
+from farm.attempt import Request, StopFlag, run_attempt
+from farm.ledger.store import trial_path
 from farm.signals import Signals
 from farm.view import View
+from trials.spec import Spec
 
 
 def run_inline(jobs: Sequence[tuple[str, Request]], view: View, signals: Signals, retries: int) -> None:
@@ -21,9 +25,10 @@ def run_inline(jobs: Sequence[tuple[str, Request]], view: View, signals: Signals
         if signals.stopping():
             return
         view.started(label)
+        trial, driver = trial_path(Path(request.ledger), Spec(**request.spec)), request.info.get("driver")
         for left in reversed(range(retries + 1)):
-            stop.event.wait(back_off(request))
+            stop.event.wait(failures.back_off(trial, driver, request.back_off_seconds))
             end = run_attempt(request, stop, functools.partial(view.progress, label), lambda attempt: "")
-            if end.how != "interrupted" or not left or signals.stopping():
+            if end.how != "interrupted" or not left or signals.stopping() or failures.is_hopeless(trial, driver):
                 break
         view.ended(label, end.how)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import math
 import os
 import shutil
 import socket
@@ -31,13 +30,17 @@ from ray import tune
 from ray.tune import Callback, CheckpointConfig, FailureConfig, RunConfig, Stopper, Trainable, TuneConfig
 from ray.tune.experiment import Trial as TuneTrial
 
-from farm.attempt import Request, back_off, record_killed
+from farm import failures
+from farm.attempt import Request
 from farm.config import ROOT
 from farm.forkclient import STUDY_DIRECTORY, ForkClient, see_study_modules
-from farm.ledger.store import drain_file
+from farm.killed import record_killed
+from farm.ledger.store import drain_file, trial_path
 from farm.plan import Bundle, Node
+from farm.reservation import first_gpus, reservation
 from farm.signals import Signals
 from farm.view import View
+from trials.spec import Spec
 
 STEP_SECONDS = 1.0
 STOP_GRACE_SECONDS = 60.0
@@ -77,6 +80,7 @@ class TrialActor(Trainable):
     def _begin(self, config: dict[str, Any]) -> None:
         self._config = config
         self._request = Request(**config["request"])
+        self._trial = trial_path(Path(self._request.ledger), Spec(**self._request.spec))
         self._drain = drain_file(Path(self._request.ledger), config["run"])
         self._stopping = False
         self._claimed = 0
@@ -92,7 +96,8 @@ class TrialActor(Trainable):
         if self._draining():
             self._end = {"how": "drained"}
             return
-        until = time.monotonic() + back_off(self._request)
+        driver = self._request.info.get("driver")
+        until = time.monotonic() + failures.back_off(self._trial, driver, self._request.back_off_seconds)
         while time.monotonic() < until:
             time.sleep(0.2)
             if self._draining():
@@ -104,6 +109,7 @@ class TrialActor(Trainable):
         visible = first_gpus(os.environ.get("CUDA_VISIBLE_DEVICES", ""), config["gpu"])
         info = {"gpu_ids": gpus, "visible_devices": visible, "node_id": ray.get_runtime_context().get_node_id()}
         request = Request(**(config["request"] | {"info": self._request.info | info}))
+        self._kernel_kills = failures.kernel_kills()
         self._client.start(request, {"CUDA_VISIBLE_DEVICES": visible})
 
     def step(self) -> dict[str, Any]:
@@ -118,9 +124,16 @@ class TrialActor(Trainable):
             if self._draining() and not self._stopping:
                 self._stopping = True
                 self._client.stop()
-        if self._end is not None and self._end["how"] in ("interrupted", "killed"):
+        if self._end is not None and self._goes_on(self._end):
             raise Interrupted(self._end.get("error", "").rpartition("\n")[2] or self._end["how"])
         return {"done": self._end is not None, "progress": self._progress, "end": self._end or {}}
+
+    def _goes_on(self, end: dict[str, Any]) -> bool:
+        """Whether Tune is to start the trial again, here or on another node."""
+        if end["how"] == "drained":
+            return end.get("failure") == "preempted" and not self._draining()
+        driver = self._request.info.get("driver")
+        return end["how"] in ("interrupted", "killed") and not failures.is_hopeless(self._trial, driver)
 
     def _take(self, message: dict[str, Any]) -> None:
         if "progress" in message:
@@ -130,7 +143,9 @@ class TrialActor(Trainable):
         elif "claimed" in message:
             self._claimed = message["claimed"]
         elif "exit" in message:  # the child is gone for certain, and with it what it held of the GPU
-            self._end = self._ended or record_killed(self._request, self._claimed, message["exit"])
+            self._end = self._ended or record_killed(
+                self._request, self._claimed, message["exit"], failures.kernel_kills() > self._kernel_kills
+            )
 
     def _draining(self) -> bool:
         return self._drain.exists()
@@ -284,26 +299,6 @@ def run(jobs: Sequence[Job], run_id: str, view: View, signals: Signals, retries:
             tuner.fit()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def reservation(bundle: Bundle, cluster: Sequence[Node]) -> dict[str, float]:
-    """What a trial reserves on one node: its CPUs and GPUs, or all that a node has where it is to have it alone.
-
-    An exclusive trial needs no custom resource, which clusters that others set up would lack: who holds all CPUs
-    and GPUs of a node keeps every other trial off it. The node is one that no other exceeds in CPUs or GPUs without
-    having fewer of the others, so that the reservation cannot fit into a part of a larger node.
-    """
-    if bundle.exclusive:
-        holding = [n for n in cluster if n.cpu >= bundle.cpu and n.gpu >= bundle.gpu]
-        whole = max(holding, key=lambda n: (n.gpu, n.cpu), default=Node(bundle.cpu, bundle.gpu))
-        bundle = Bundle(whole.cpu, whole.gpu)
-    return {"CPU": bundle.cpu} | ({"GPU": bundle.gpu} if bundle.gpu else {})
-
-
-def first_gpus(visible: str, count: float) -> str:
-    """The first `count` of an actor's visible GPUs: a trial that has a node alone may use fewer than that has."""
-    names = sorted((n for n in visible.split(",") if n), key=lambda n: (not n.isdigit(), int(n) if n.isdigit() else 0))
-    return ",".join(names[: math.ceil(count)])
 
 
 def _placement(config: dict[str, Any]) -> tune.PlacementGroupFactory:

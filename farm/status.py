@@ -21,7 +21,7 @@ from typing import Any
 
 from farm import study
 from farm.config import Config
-from farm.ledger.durable import MANIFEST, read_json
+from farm.ledger.durable import read_json, read_manifest
 from farm.ledger.scan import attempt_directories, attempt_records, commit_epoch, commits, trial_directories, trial_id
 from farm.plan import STATES, Plan, Trial
 
@@ -119,20 +119,15 @@ def status(config: Config, now: datetime | None = None) -> Status:
 
 def driver_at_work(ledger: Path, now: datetime) -> Driver | None:
     """The living driver that holds the lock: by the process table here, by its heartbeat's age elsewhere."""
-    from farm.ledger.lock import identity, process_start
+    from farm.ledger.lock import identity, lives_here, newest
 
-    numbered = [p for p in (ledger / "lock").glob("*.json") if p.stem.isdigit()]
-    if not numbered:
+    number, holder = newest(ledger / "lock")
+    if not holder or holder.get("released") or not isinstance(holder.get("pid"), int):
         return None
-    path = max(numbered, key=lambda p: int(p.stem))
-    holder, me = read_json(path) or {}, identity()
-    if not holder or holder.get("released"):
-        return None
-    if (holder.get("boot_id"), holder.get("pid_space")) == (me["boot_id"], me["pid_space"]):
-        alive = process_start(int(holder.get("pid", -1))) == holder.get("pid_start")
-    else:
-        alive = now.timestamp() - path.stat().st_mtime < SILENT_SECONDS
-    return Driver(int(holder["pid"]), str(holder["host"]), str(holder["since"])) if alive else None
+    alive = lives_here(holder, identity())
+    if alive is None:
+        alive = now.timestamp() - (ledger / "lock" / f"{number}.json").stat().st_mtime < SILENT_SECONDS
+    return Driver(holder["pid"], str(holder.get("host")), str(holder.get("since"))) if alive else None
 
 
 def _trial(trial: Trial, folder: Path | None, driver: Driver | None, now: datetime) -> TrialStatus:
@@ -172,7 +167,7 @@ def _running_left(trial: Trial, attempts: Sequence[Path], elapsed: float) -> flo
     newest = commits(attempts[-1])
     if newest and epochs:
         begun_at = max((commit_epoch(c) for a in attempts[:-1] for c in commits(a)), default=0)
-        epoch, seconds = commit_epoch(newest[-1]), (read_json(newest[-1] / MANIFEST) or {}).get("seconds")
+        epoch, seconds = commit_epoch(newest[-1]), (read_manifest(newest[-1]) or {}).get("seconds")
         if seconds and epoch > begun_at:
             pace = float(seconds) / (epoch - begun_at)
             return max(pace * (epochs - begun_at) - elapsed, 0.0)
@@ -197,7 +192,7 @@ def _spent(plan: Plan, folders: dict[str, Path], now: datetime, running: set[str
 
 
 def _last_commit_seconds(attempt: Path) -> float:
-    return max((float((read_json(c / MANIFEST) or {}).get("seconds") or 0) for c in commits(attempt)), default=0.0)
+    return max((float((read_manifest(c) or {}).get("seconds") or 0) for c in commits(attempt)), default=0.0)
 
 
 def _wall_clock(trials: Sequence[TrialStatus]) -> float | None:

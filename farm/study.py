@@ -18,7 +18,8 @@ from farm.errors import COMPLETE, FAILED, PreflightError, UsageError
 from farm.ledger.durable import read_json, write_file
 from farm.ledger.lock import LedgerLock
 from farm.ledger.scan import scan, trial_directories
-from farm.ledger.store import drain_file, quarantine, sweep_ledger
+from farm.ledger.store import drain_file, quarantine
+from farm.ledger.tidy import sweep_ledger
 from farm.plan import Node, Plan, Trial
 from farm.signals import Signals
 from farm.view import View, counts
@@ -34,8 +35,11 @@ class Result:
     comparison: str = ""
 
 
-def make_plan(config: Config, nodes: list[Node] | None = None) -> Plan:
-    """The plan of a configuration against its ledger. `nodes` None: this machine's, unless a cluster is named."""
+def make_plan(config: Config, nodes: list[Node] | None = None, estimate: bool = True) -> Plan:
+    """The plan of a configuration against its ledger. `nodes` None: this machine's, unless a cluster is named.
+
+    Without `estimate` no finished trial is read for what the others will take.
+    """
     from farm.history import estimated_seconds
 
     grid = planning.specs(config, _fingerprint(config), _hardware(config))
@@ -49,7 +53,7 @@ def make_plan(config: Config, nodes: list[Node] | None = None) -> Plan:
     digest = provenance.source_digest(config.settings.module)
     missing = [s for s, _ in grid if s.id not in states or states[s.id].state != "done"]
     epochs_done = {i: progress.epoch for i, progress in states.items()}
-    seconds = estimated_seconds(config.ledger, missing, epochs_done)
+    seconds = estimated_seconds(config.ledger, missing, epochs_done) if estimate else {}
     return planning.make(config, grid, states, nodes, digest, seconds)
 
 

@@ -83,8 +83,9 @@ def relatives(ledger: Path, trial: Trial) -> list[Relative]:
     here = inputs(trial.spec.as_dict(), trial.spec.module)
     found = []
     for path in trial_directories(ledger):
-        content = read_json(path / "spec.json")
-        if trial_id(path) != trial.id and content is not None and (path / DONE / MANIFEST).exists():
+        content = read_json(path / "spec.json") or {}
+        finished = trial_id(path) != trial.id and (path / DONE / MANIFEST).exists()
+        if finished and isinstance(content.get("parameters"), dict):
             there = inputs(content, trial.spec.module)
             found.append(Relative(trial_id(path), path.name.rpartition("-")[0], differences(here, there)))
     return sorted(found, key=lambda r: (len(r.differences), r.name))

@@ -2,7 +2,7 @@
 
 Every write of the ledger goes through this module: a temporary name on the same file system, fsync of files
 and directory, rename, fsync of the parent. A directory written here carries `manifest.json`, the size and
-SHA-256 of each file, so that a torn or rotten one is recognised.
+SHA-256 of each file and a SHA-256 of its own, so that a torn or rotten one is recognised.
 """
 
 from __future__ import annotations
@@ -19,6 +19,10 @@ from typing import Any
 
 MANIFEST = "manifest.json"
 TEMPORARY = ".tmp-"
+OWN_DIGEST = "manifest_sha256"
+GONE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO)
+"""Errors of reading that mean the content is not to be had. Any other (a stale handle, too many open files) says
+nothing of the content, and must not pass for damage."""
 
 
 class Damaged(Exception):
@@ -37,7 +41,7 @@ def write_directory(target: Path, files: Mapping[str, bytes], meta: Mapping[str,
         for name, content in files.items():
             _write(temporary / name, content)
         digests = {n: {"bytes": len(c), "sha256": hashlib.sha256(c).hexdigest()} for n, c in files.items()}
-        _write(temporary / MANIFEST, json.dumps({"files": digests, **(meta or {})}, indent=1).encode())
+        _write(temporary / MANIFEST, _manifest({"files": digests, **(meta or {})}))
         sync_directory(temporary)
         os.rename(temporary, target)
     except OSError as error:
@@ -84,23 +88,30 @@ def create_directories(path: Path) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The JSON object in a file; None where the file is missing or holds something else."""
+    """The JSON object in a file; None where it is gone or holds something else. Raises `OSError` otherwise."""
     try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        value = json.loads(_read(path))
+    except (Damaged, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 
 
-def read_verified(directory: Path, name: str) -> bytes:
-    """One file of a directory made by `write_directory`, held against its manifest. Raises `Damaged`."""
+def read_manifest(directory: Path) -> dict[str, Any] | None:
+    """The manifest of a directory made by `write_directory`; None where it is gone or damaged."""
     manifest = read_json(directory / MANIFEST)
-    try:
-        expected = (manifest or {})["files"][name]["sha256"]
-        content = (directory / name).read_bytes()
-    except (KeyError, TypeError, OSError) as error:
-        raise Damaged(f"{directory / name}: {error!r}") from None
-    if hashlib.sha256(content).hexdigest() != expected:
+    if manifest is None:
+        return None
+    digest = manifest.pop(OWN_DIGEST, None)  # manifests of before 2026-11-25 have none
+    files = manifest.get("files")
+    shaped = isinstance(files, dict) and all(isinstance(f, dict) for f in files.values())
+    return manifest if shaped and digest in (None, _digest_of(manifest)) else None
+
+
+def read_verified(directory: Path, name: str, manifest: Mapping[str, Any] | None = None) -> bytes:
+    """One file of a directory made by `write_directory`, held against its manifest. Raises `Damaged`."""
+    manifest = manifest or read_manifest(directory) or {}
+    content = _read(directory / name)
+    if hashlib.sha256(content).hexdigest() != manifest.get("files", {}).get(name, {}).get("sha256"):
         raise Damaged(f"{directory / name}: its SHA-256 is not the manifest's")
     return content
 
@@ -115,6 +126,28 @@ def sync_directory(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def _manifest(content: Mapping[str, Any]) -> bytes:
+    """A manifest as bytes, with the digest of what else is in it, as it will be read."""
+    return json.dumps({**content, OWN_DIGEST: _digest_of(json.loads(json.dumps(content)))}, indent=1).encode()
+
+
+def _digest_of(manifest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def _read(path: Path) -> bytes:
+    """A file's content. Raises `Damaged` where it is gone; asks twice where another host has just replaced it."""
+    for again in (True, False):
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            if error.errno in GONE:
+                raise Damaged(f"{path}: {error.strerror}") from None
+            if error.errno != errno.ESTALE or not again:
+                raise
+    raise AssertionError("unreachable")
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -6,26 +6,25 @@ Done trials never change, so an export keeps the rows it has and reads only tria
 from __future__ import annotations
 
 import collections
+import contextlib
 import fcntl
-import io
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from farm.ledger import schema
-from farm.ledger.durable import MANIFEST, TEMPORARY, Damaged, read_json, read_verified, sync_directory, write_file
+from farm.ledger.durable import MANIFEST, TEMPORARY, sync_directory, write_file
+from farm.ledger.gather import batches, rows_digest, trial_ids, with_defaults
 from farm.ledger.scan import DONE, attempt_records, trial_directories, trial_id
-from farm.ledger.store import parquet, tidy
+from farm.ledger.store import parquet
+from farm.ledger.tidy import sweep, tidy
 from farm.plan import Plan
-from trials.spec import parameter_defaults
-
-BATCH = 500
-"""Trials whose rows are held in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +40,18 @@ def export(root: Path, plan: Plan | None, module: str) -> Export:
     """Write <root>/export/ from the ledger. Without a plan, plan.parquet stays as it is."""
     directory = root / "export"
     directory.mkdir(parents=True, exist_ok=True)
-    with (root / ".export.lock").open("w") as lock:  # `farm export` beside a run: one after the other
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with alone(root):  # `farm export` beside a run: one after the other
         for leftover in directory.glob(f"{TEMPORARY}*"):
             leftover.unlink(missing_ok=True)
         return _export(root, directory, plan, module)
+
+
+@contextlib.contextmanager
+def alone(root: Path) -> Iterator[None]:
+    """Keep exports, and whoever else changes finished trials, out of each other's way."""
+    with (root / ".export.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _export(root: Path, directory: Path, plan: Plan | None, module: str) -> Export:
@@ -57,10 +63,13 @@ def _export(root: Path, directory: Path, plan: Plan | None, module: str) -> Expo
     row_paths = {names[kind]: paths[kind] for kind in ("rows", *further)}
     old = _old_trials(paths["trials"], row_paths, found)
     fresh = [t for i, t in sorted(found.items()) if i not in old.ids]
-    for trial in fresh:
-        tidy(trial)  # its last attempt may have died just before it did so itself
+    for identity, trial in found.items():
+        if identity in old.ids:
+            sweep(trial)
+        else:
+            tidy(trial)  # its last attempt may have died just before it did so itself
     if fresh or old.dropped or not all(p.exists() for p in (paths["trials"], *row_paths.values())):
-        trials = [_with_defaults(t, module) for t in old.trials]
+        trials = [with_defaults(t, module) for t in old.trials]
         rows = [_Rows(path, module, name) for name, path in row_paths.items()]
         try:
             for one in rows:
@@ -68,8 +77,10 @@ def _export(root: Path, directory: Path, plan: Plan | None, module: str) -> Expo
         except (OSError, pa.ArrowException):  # a damaged table: all is read again from the trials
             paths["trials"].unlink()
             return _export(root, directory, plan, module)
-        for table in _read_trials(fresh, rows, damaged):
-            trials.append(_with_defaults(table, module))
+        for batch in batches(fresh, module, damaged):
+            trials.append(batch.trials)
+            for one in rows:
+                one.add(batch.rows)
         for one in rows:
             one.close()
         whole = pa.concat_tables(trials, promote_options="permissive") if trials else _empty_trials(module)
@@ -113,27 +124,15 @@ def _old_trials(trials: Path, rows: dict[str, Path], found: dict[str, Path]) -> 
     try:
         table = pq.read_table(trials)
         columns = (table[name].to_pylist() for name in ("trial_id", "rows_sha256", "rows"))
-        exported = _rows_of_trials(rows.values())
+        exported = collections.Counter[str]()
+        for trial, count in trial_ids(list(rows.values())):
+            exported[trial] += count
         known = {i: digest if exported.get(i, 0) == n else "" for i, digest, n in zip(*columns, strict=True)}
     except (OSError, pa.ArrowException, KeyError):
         return _Old([], set(), False)
-    ids = {i for i, digest in known.items() if i in found and _rows_digest(found[i]) == digest}
+    ids = {i for i, digest in known.items() if i in found and rows_digest(found[i]) == digest}
     kept = table.filter(pc.is_in(table["trial_id"], pa.array(sorted(ids), pa.string())))
     return _Old([kept] if len(kept) else [], ids, len(ids) < len(known))
-
-
-def _rows_of_trials(tables: Iterable[Path]) -> collections.Counter[str]:
-    """Rows that each trial has in the tables. Raises where one is missing or unreadable."""
-    counted: collections.Counter[str] = collections.Counter()
-    for path in tables:
-        counts = pq.read_table(path, columns=["trial_id"])["trial_id"].value_counts()
-        counted.update({c["values"].as_py(): c["counts"].as_py() for c in counts})
-    return counted
-
-
-def _rows_digest(trial: Path) -> str:
-    manifest = read_json(trial / DONE / MANIFEST) or {}
-    return str(manifest.get("files", {}).get("rows.parquet", {}).get("sha256", ""))
 
 
 class _Rows:
@@ -166,7 +165,7 @@ class _Rows:
     def _append(self, table: pa.Table) -> None:
         """Append rows; columns that they lack are null."""
         if len(table):
-            table = _with_defaults(table, self._module)
+            table = with_defaults(table, self._module)
             columns = [
                 table[f.name].cast(f.type) if f.name in table.column_names else pa.nulls(len(table), f.type)
                 for f in self._schema
@@ -182,56 +181,19 @@ class _Rows:
         sync_directory(self._target.parent)
 
 
-def _read_trials(fresh: Iterable[Path], rows: Sequence[_Rows], damaged: list[Path]) -> Iterator[pa.Table]:
-    batch: list[pa.Table] = []
-    for trial in fresh:
-        try:
-            one = _parquet(trial, "trial.parquet")
-            own = _parquet(trial, "rows.parquet")
-        except (Damaged, pa.ArrowException):
-            damaged.append(trial)
-            continue
-        identity = {name: one[name][0].as_py() for name in one.column_names if name.startswith("config_")}
-        for name, value in {"trial_id": trial_id(trial), "name": trial.name, **identity}.items():
-            kind = one.schema.field(name).type if name in one.column_names else pa.string()
-            own = own.append_column(pa.field(name, kind), pa.repeat(pa.scalar(value, kind), len(own)))
-        batch.append(own)
-        if len(batch) >= BATCH:
-            _add(batch, rows)
-            batch.clear()
-        for name, value in {"rows_sha256": _rows_digest(trial), "rows": len(own)}.items():
-            kind = schema.ARROW[schema.column(name).type]
-            one = one.append_column(pa.field(name, kind), pa.array([value], kind))
-        yield one
-    if batch:
-        _add(batch, rows)
-
-
-def _with_defaults(table: pa.Table, module: str) -> pa.Table:
-    """Results older than a parameter have it at the default that it was introduced with."""
-    fields = {f.name: f for f in schema.config_schema(module)}
-    for key, default in parameter_defaults(module).items():
-        field = fields[f"config_{key}"]
-        if field.name not in table.column_names and len(table):
-            table = table.append_column(field, pa.repeat(pa.scalar(default, field.type), len(table)))
-    return table
-
-
-def _add(batch: list[pa.Table], rows: Sequence[_Rows]) -> None:
-    whole = pa.concat_tables(batch, promote_options="permissive")
-    for one in rows:
-        one.add(whole)
-
-
-def _parquet(trial: Path, name: str) -> pa.Table:
-    return pq.read_table(io.BytesIO(read_verified(trial / DONE, name)))
-
-
 def _empty_trials(module: str) -> pa.Table:
     return schema.table([], schema.trial_columns(module), schema.config_schema(module))
 
 
 def _attempts(root: Path) -> pa.Table:
-    names = [c.name for c in schema.ATTEMPTS]
-    rows = [{k: record.get(k) for k in names} for record in attempt_records(root)]
+    rows = [{c.name: _fitting(record.get(c.name), c.type) for c in schema.ATTEMPTS} for record in attempt_records(root)]
     return schema.table(rows, schema.ATTEMPTS)
+
+
+def _fitting(value: Any, kind: str) -> Any:
+    """A value of attempt.json as its column holds it; None where that file has come to hold something else."""
+    if kind == "str":
+        return value if isinstance(value, str) else None
+    if isinstance(value, bool) or not isinstance(value, int if kind == "int" else (int, float)):
+        return None
+    return value if abs(value) < 2**63 else None

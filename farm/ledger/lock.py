@@ -77,11 +77,7 @@ class LedgerLock:
                 self._say(f"lock not released: {problem}")
 
     def _highest(self) -> tuple[int, dict[str, Any] | None]:
-        numbers = [int(p.stem) for p in self.directory.glob("*.json") if p.stem.isdigit()]
-        if not numbers:
-            return 0, None
-        number = max(numbers)
-        return number, read_json(self.directory / f"{number}.json") or {}
+        return newest(self.directory)
 
     def _create(self, number: int) -> Path | None:
         """The file of `number`, whole from the first moment (a hard link to a finished file), or None."""
@@ -101,9 +97,10 @@ class LedgerLock:
 
     def _alive(self, number: int, holder: dict[str, Any]) -> bool:
         """On the same boot the process table decides; from elsewhere, whether the heartbeat still changes."""
-        if holder.get("boot_id") == self._me["boot_id"] and holder.get("pid_space") == self._me["pid_space"]:
-            return process_start(int(holder.get("pid", -1))) == holder.get("pid_start")
-        seconds = UNCHANGED_HEARTBEATS * float(holder.get("heartbeat_seconds", self.heartbeat_seconds))
+        if (lives := lives_here(holder, self._me)) is not None:
+            return lives
+        beat = holder.get("heartbeat_seconds")
+        seconds = UNCHANGED_HEARTBEATS * (beat if isinstance(beat, float) and 0 < beat < 60 else self.heartbeat_seconds)
         self._say(f"watching the heartbeat of pid {holder.get('pid')} on {holder.get('host')} for {seconds:g} s")
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -138,6 +135,22 @@ class LedgerLock:
     def _write(self, released: bool = False) -> None:
         assert self._path is not None
         write_file(self._path, json.dumps(self._content(released)).encode())
+
+
+def newest(directory: Path) -> tuple[int, dict[str, Any] | None]:
+    """The highest number in a lock's directory and what its file says ({} where it is damaged); (0, None): no lock."""
+    numbers = [int(p.stem) for p in directory.glob("*.json") if p.stem.isdecimal()]
+    if not numbers:
+        return 0, None
+    return max(numbers), read_json(directory / f"{max(numbers)}.json") or {}
+
+
+def lives_here(holder: dict[str, Any], me: dict[str, Any]) -> bool | None:
+    """Whether a lock's holder is a living process of this boot; None where only its heartbeat can tell."""
+    if any(holder.get(k) != me[k] for k in ("boot_id", "pid_space")):
+        return None
+    pid = holder.get("pid")
+    return isinstance(pid, int) and process_start(pid) == holder.get("pid_start")
 
 
 def identity() -> dict[str, Any]:

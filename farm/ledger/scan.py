@@ -8,12 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from farm.ledger.durable import MANIFEST, read_json
+from farm.ledger.durable import read_json, read_manifest
 
 TRIALS = "trials"
 ATTEMPTS = "attempts"
 DONE = "done"
 COMMIT = "commit-"
+RECORDS = "attempts.json"
+"""Of a done trial: the records of attempts whose directories are gone, by their numbers."""
+LOST: dict[str, Any] = {"how": "lost", "failure": "lost"}
+NUMBERS = ("seconds", "epoch", "from_epoch")
 
 
 @dataclass(frozen=True)
@@ -41,9 +45,10 @@ def trial_directories(root: Path) -> list[Path]:
     """Directories of all trials, in order of their names."""
     try:
         with os.scandir(root / TRIALS) as entries:
-            return sorted(Path(e.path) for e in entries if not e.name.startswith(".") and e.is_dir())
+            names = sorted(e.name for e in entries if not e.name.startswith(".") and e.is_dir())
     except FileNotFoundError:
         return []
+    return [root / TRIALS / name for name in names]
 
 
 def trial_id(path: Path) -> str:
@@ -53,25 +58,33 @@ def trial_id(path: Path) -> str:
 
 def progress(path: Path) -> Progress:
     """State of the trial in one directory."""
-    if (manifest := read_json(path / DONE / MANIFEST)) is not None:
+    if (manifest := read_manifest(path / DONE)) is not None:
+        epoch = manifest.get("epoch")
         return Progress(
             "done",
-            epoch=int(manifest.get("epoch") or 0),
+            epoch=epoch if isinstance(epoch, int) else 0,
             status=str(manifest.get("status", "")),
             source_digest=str(manifest.get("source_digest", "")),
         )
     attempts = attempt_directories(path)
     epoch = max((commit_epoch(c) for a in attempts for c in commits(a)), default=0)
     end = read_json(attempts[-1] / "end.json") if attempts else None
-    how = (end or {}).get("how", "")
-    error, log = ("", "") if end is None or how == "drained" else _error(end)
-    if how == "failed":
+    error, log = _error(attempts[-1], end) if attempts else ("", "")
+    if (end or {}).get("how") == "failed":
         return Progress("failed", epoch=epoch, error=error, log=log)
     return Progress("partial" if epoch else "new", epoch=epoch, error=error, log=log)
 
 
-def _error(end: dict[str, Any]) -> tuple[str, str]:
-    return str(end.get("error") or end.get("error_class") or ""), str(end.get("log_path") or "")
+def _error(attempt: Path, end: dict[str, Any] | None) -> tuple[str, str]:
+    """What an attempt fell to, and the path of what it said. Inline attempts have no log but their end's record."""
+    if end is None:
+        log = attempt / "log.txt"
+        lost = f"attempt {attempt.name} recorded no end: it or its node was lost, or it is running"
+        return lost, str(log) if log.exists() else ""
+    if end.get("how") == "drained":
+        return "", ""
+    log_path = end.get("log_path") or attempt / "end.json"
+    return str(end.get("error") or end.get("error_class") or ""), str(log_path)
 
 
 def attempt_directories(path: Path) -> list[Path]:
@@ -100,10 +113,28 @@ def commit_epoch(commit: Path) -> int:
 def attempt_records(root: Path, *trials: Path) -> Iterator[dict[str, Any]]:
     """attempt.json and end.json of every attempt (of the given trials, else of all), merged.
 
-    `how` is "lost" where no end was written.
+    `how` is "lost" where no end was written, and where the record itself is gone: numbers are given in sequence.
     """
     for path in trials or trial_directories(root):
-        for attempt in attempt_directories(path):
-            begun = read_json(attempt / "attempt.json") or {}
-            ended = read_json(attempt / "end.json") or {"how": "lost"}
-            yield {"trial_id": trial_id(path), "name": path.name, "attempt": int(attempt.name)} | begun | ended
+        records = {int(a.name): attempt_record(a) for a in attempt_directories(path)} | folded_records(path)
+        for number in range(1, max(records, default=0) + 1):
+            identity = {"trial_id": trial_id(path), "name": path.name, "attempt": number}
+            yield records.get(number, LOST) | identity
+
+
+def attempt_record(attempt: Path) -> dict[str, Any]:
+    """attempt.json and end.json of one attempt, merged, without numbers that are none."""
+    begun, ended = (read_json(attempt / name) or {} for name in ("attempt.json", "end.json"))
+    if not isinstance(ended.get("how"), str):
+        ended = LOST
+    return {k: v for k, v in (begun | ended).items() if k not in NUMBERS or type(v) in (int, float)}
+
+
+def folded_records(path: Path) -> dict[int, dict[str, Any]]:
+    """Records of those attempts at a done trial that have no directory any more."""
+    folded = read_json(path / RECORDS) or {}
+    return {int(n): r if isinstance(r.get("how"), str) else LOST for n, r in folded.items() if _is_record(n, r)}
+
+
+def _is_record(number: str, record: Any) -> bool:
+    return number.isdecimal() and isinstance(record, dict)

@@ -77,6 +77,7 @@ ATTEMPTS: tuple[Column, ...] = (
     Column("ended_at", "str", "UTC", True),
     Column("seconds", "float", "s", True),
     Column("from_epoch", "int", "epochs", True, help="epoch of the commit it started from, 0 for none"),
+    Column("failure", "str", measured=True, help="kind of failure, see farm/failures.py"),
     Column("error_class", "str", measured=True),
     Column("error", "str", measured=True),
     Column("log_path", "str", measured=True),

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from attempts import attempt, directory, request
 
-from farm.attempt import End, Request, infrastructure
+from farm.attempt import End, Request
 from farm.ledger import scan
 from farm.ledger.durable import read_json
 
@@ -103,18 +103,3 @@ def test_a_request_for_absent_cuda_is_the_machines_failure(tmp_path: Path) -> No
         pytest.skip("this machine has CUDA")
     end = attempt(dataclasses.replace(request(tmp_path), device="cuda"))
     assert (end.how, "device=cpu" in end.error) == ("interrupted", True)
-
-
-@pytest.mark.parametrize(
-    ("error", "machine"),
-    [
-        (OSError(28, "No space left on device"), True),
-        (OSError(2, "No such file"), False),
-        (MemoryError(), True),
-        (RuntimeError("NCCL error: unhandled system error"), True),
-        (RuntimeError("DataLoader worker (pid(s) 4711) exited unexpectedly"), True),
-        (RuntimeError("size mismatch"), False),
-    ],
-)
-def test_the_machines_failures_are_told_from_the_trials(error: Exception, machine: bool) -> None:
-    assert infrastructure(error) is machine

@@ -12,8 +12,8 @@ import pytest
 from clusters import Head, head
 from commands import COUNTING, ROOT, command, environment, exported, run_farm
 
-from farm.launch import first_gpus, reservation
 from farm.plan import Bundle, Node
+from farm.reservation import first_gpus, reservation
 
 STUDY = f"study={COUNTING}"
 SLOW = ("sweep.factor=[1,2]", "trial.epochs=4", "trial.seconds=0.25")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -117,3 +118,22 @@ def test_an_export_that_cannot_be_written_raises(tmp_path: Path) -> None:
     (tmp_path / "export").mkdir(mode=0o500)
     with pytest.raises(PermissionError):
         export(tmp_path, None, "counting")
+
+
+def test_what_a_killed_writer_left_in_an_exported_trial_is_removed(tmp_path: Path) -> None:
+    trial = finish(tmp_path)
+    export(tmp_path, None, "counting")
+    (trial / ".tmp-attempts.json-1-ab").write_text("{")
+    (trial / ".tmp-done-1-ab").mkdir()
+    export(tmp_path, None, "counting")
+    assert not list(trial.glob(".tmp-*"))
+
+
+@pytest.mark.parametrize("value", [None, True, -1, 2**70, float("nan"), "x", [], {}])
+def test_an_attempts_record_may_hold_anything(tmp_path: Path, value: Any) -> None:
+    path = finish(tmp_path) / "attempts" / "1" / "attempt.json"
+    names = ("seconds", "from_epoch", "host", "started_at", "gpu_ids", "how", "attempt", "error")
+    path.write_text(json.dumps(dict.fromkeys(names, value)))
+    path.with_name("end.json").write_text(json.dumps({"how": "completed"} | dict.fromkeys(names[:5], value)))
+    (row,) = pq.read_table(export(tmp_path, None, "counting").tables["attempts"]).to_pylist()
+    assert (row["attempt"], row["how"]) == (1, "completed")

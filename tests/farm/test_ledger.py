@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import time
 from collections.abc import Callable
@@ -12,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from farm.ledger import durable, scan, schema, store
+from farm.ledger import durable, scan, schema, store, tidy
 from farm.ledger.store import Attempt
 from trials.spec import Row, Spec
 
@@ -115,7 +117,7 @@ def test_tidying_a_done_trial_leaves_no_state_behind(tmp_path: Path) -> None:
     attempt.commit(1, b"state", ROWS)
     (attempt.path / ".tmp-commit-2-1-ab").mkdir()
     attempt.finish("completed", 1, ROWS, {}, None)
-    store.tidy(attempt.trial)
+    tidy.tidy(attempt.trial)
     assert sorted(p.name for p in attempt.path.iterdir()) == ["attempt.json"]
 
 
@@ -192,3 +194,69 @@ def test_a_ledger_of_a_thousand_finished_trials_opens_in_two_seconds(tmp_path: P
     assert time.perf_counter() - began < 2
     assert {p.state for p in states.values()} == {"done"}
     assert set(states) == {spec(seed).id for seed in range(1000)}
+
+
+def test_no_flipped_bit_of_a_manifest_changes_what_it_says(tmp_path: Path) -> None:
+    attempt = Attempt.claim(tmp_path, spec(), {})
+    attempt.finish("completed", 3, ROWS, {"source_digest": "ab"}, None)
+    path, said = attempt.trial / "done" / "manifest.json", durable.read_manifest(attempt.trial / "done")
+    assert said is not None
+    content = path.read_bytes()
+    for bit in range(8 * len(content)):
+        path.write_bytes(content[: bit // 8] + bytes([content[bit // 8] ^ 1 << bit % 8]) + content[bit // 8 + 1 :])
+        found = durable.read_manifest(attempt.trial / "done")
+        assert found is None or {k: found.get(k) for k in said} == said, f"bit {bit}"
+
+
+def test_a_manifest_from_before_it_had_a_digest_counts(tmp_path: Path) -> None:
+    attempt = Attempt.claim(tmp_path, spec(), {})
+    attempt.finish("completed", 3, ROWS, {}, None)
+    path = attempt.trial / "done" / "manifest.json"
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != durable.OWN_DIGEST}))
+    assert scan.progress(attempt.trial).state == "done"
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EACCES, errno.ESTALE])
+def test_an_error_of_reading_does_not_pass_for_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    attempt = Attempt.claim(tmp_path, spec(), {})
+    attempt.finish("completed", 3, ROWS, {}, None)
+
+    def refuse(path: Path) -> bytes:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        scan.progress(attempt.trial)
+
+
+def test_what_another_host_has_just_replaced_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x.json").write_text("{}")
+    real, errors = Path.read_bytes, [OSError(errno.ESTALE, "Stale file handle")]
+
+    def stale_once(path: Path) -> bytes:
+        if errors:
+            raise errors.pop()
+        return real(path)
+
+    monkeypatch.setattr(Path, "read_bytes", stale_once)
+    assert durable.read_json(tmp_path / "x.json") == {}
+
+
+def test_everything_is_synced_before_it_gets_its_name_and_the_name_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[tuple[str, str]] = []
+
+    def watch(name: str, label: Callable[..., str]) -> None:
+        real = getattr(os, name)
+        monkeypatch.setattr(durable.os, name, lambda *a, **k: (done.append((name, label(*a))), real(*a, **k))[1])
+
+    watch("fsync", lambda descriptor: Path(os.readlink(f"/proc/self/fd/{descriptor}")).name.split("-")[0])
+    watch("rename", lambda source, target: Path(target).name)
+    durable.write_directory(tmp_path / "target", {"a": b"1", "b": b"2"})
+    assert done == [
+        *(("fsync", name) for name in ("a", "b", "manifest.json", ".tmp")), ("rename", "target"),
+        ("fsync", tmp_path.name.split("-")[0]),
+    ]  # fmt: skip

@@ -203,6 +203,27 @@ def test_a_killed_trial_is_tried_again(farm: Callable[..., Finished], tmp_path: 
     assert "SIGKILL" in next(r["error"] for r in attempts if r["how"] == "killed")
 
 
+def test_a_killed_trial_that_is_not_tried_again_is_named_with_its_log(farm: Callable[..., Finished]) -> None:
+    done = farm(STUDY, "cpus=2", "trial.end=killed", "sweep.factor=[1]", "retries=0")
+    assert done.code == 1
+    assert "killed by SIGKILL" in done.out
+    assert "attempts/1/log.txt)" in done.out
+
+
+def test_a_trial_whose_node_is_taken_away_goes_on_at_once(tmp_path: Path) -> None:
+    run = start(tmp_path, "sweep.factor=[1]", "trial.epochs=40", "trial.seconds=0.1", "cpus=2", "commit_seconds=0")
+    ledger = tmp_path / "results" / "counting"
+    wait_for(lambda: highest_commit(ledger) >= 2)
+    (record,) = scan.attempt_records(ledger)
+    os.kill(record["pid"], signal.SIGTERM)  # as a scheduler does to all processes of a node
+    out, _ = run.communicate(timeout=120)
+    assert run.returncode == 0, out
+    attempts = exported(tmp_path / "results", "counting", "attempts")
+    assert [(r["how"], r["failure"]) for r in attempts] == [("drained", "preempted"), ("completed", "")]
+    assert attempts[1]["from_epoch"] >= 2
+    assert [r["epoch"] for r in exported(tmp_path / "results", "counting", "epochs")] == list(range(1, 41))
+
+
 def test_a_trial_that_fails_is_told_and_not_tried_again(farm: Callable[..., Finished], tmp_path: Path) -> None:
     failing = (STUDY, "cpus=2", "trial.end=failed", "sweep.factor=[1]")
     done = farm(*failing)

@@ -12,12 +12,14 @@ import random
 import shutil
 import signal
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
 from campaign import ROOT, Round, prepare_parent
 from faults import on_operation
-from oracle import Violation, check_litter
+from oracle import Violation, check_attempts, check_litter
 
 WORDS = (
     f"study={ROOT / 'tests' / 'studies' / 'counting.yaml'}", "executor=inline", "sweep.factor=[1]", "trial.epochs=3",
@@ -43,18 +45,45 @@ def values(ledger: Path) -> list[tuple[int, int]]:
     return list(zip(table["epoch"].to_pylist(), table["value"].to_pylist(), strict=True))
 
 
-def main(directory: Path) -> int:
-    """Go through all operations; their number. Raises `Violation`."""
-    prepare_parent()
-    directory.mkdir(parents=True, exist_ok=True)
+def prune(words: list[str]) -> int:
+    """`farm prune` of the same ledger."""
+    from farm import cli
+
+    return cli.main(["prune", "--yes", *words])
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What came before the driver that dies, and what that driver does. After it the study is run to its end."""
+
+    before: tuple[int, ...]
+    """Operations before which earlier drivers died; -1: one that came to its end."""
+    entry: Callable[[list[str]], int] = run_study
+
+
+SCENES = {
+    "a first run": Scene(()),
+    "a run after two that died": Scene((60, 60)),
+    "farm prune": Scene((60, -1), prune),
+}
+
+
+def crash_everywhere(scene: Scene, directory: Path) -> int:
+    """Die before each operation of a scene in turn; how many there were. Raises `Violation`."""
     expected: list[tuple[int, int]] = []
+    ready = Round(directory / "ready", random.Random(0), WORDS, run_study)
+    for death in scene.before:
+        ready.start(lambda n=death: dying_at(n)).wait(60)
     for n in range(-1, 10_000):  # -1: the undisturbed run
-        trouble = Round(directory / str(n), random.Random(n), WORDS, run_study)
+        trouble = Round(directory / str(n), random.Random(n), WORDS, scene.entry)
+        if scene.before:
+            shutil.copytree(ready.results, trouble.results)
         code = trouble.start(lambda n=n: dying_at(n)).wait(60)
         if n >= 0 and code == 0:
             return n
-        if n >= 0 and code != -signal.SIGKILL:
+        if code != (-signal.SIGKILL if n >= 0 else 0):
             raise Violation(f"operation {n}: the driver ended with {code}")
+        trouble.entry = run_study
         if (last := trouble.finish()) != 0:
             raise Violation(f"operation {n}: the next run ended with {last}")
         ledger = trouble.results / "counting"
@@ -62,8 +91,22 @@ def main(directory: Path) -> int:
         if values(ledger) != expected:
             raise Violation(f"operation {n}: {values(ledger)}")
         check_litter(ledger)
+        check_attempts(ledger)
         shutil.rmtree(trouble.results)
     raise Violation("it never ends")
+
+
+def main(directory: Path) -> int:
+    """Go through all operations of all scenes; their number. Raises `Violation`."""
+    prepare_parent(figure=False)
+    total = 0
+    for name, scene in SCENES.items():
+        place = directory / name.replace(" ", "-")
+        place.mkdir(parents=True)
+        found = crash_everywhere(scene, place)
+        print(f"{name}: {found} operations", file=sys.stderr, flush=True)
+        total += found
+    return total
 
 
 if __name__ == "__main__":

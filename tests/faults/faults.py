@@ -7,7 +7,6 @@ import json
 import os
 import random
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,8 +20,6 @@ from farm.ledger.scan import attempt_directories, commits, trial_directories
 if TYPE_CHECKING:
     from campaign import Driver, Round
 
-LONGEST = 1.2
-"""Seconds that an undisturbed run takes here; kills fall within them."""
 OPERATIONS = ("open", "write", "fsync", "rename", "replace", "mkdir")
 REMOVALS = ("unlink", "rmdir", "remove")
 CODES = {0, 1, 3, 75, 130}
@@ -68,7 +65,7 @@ def end(driver: Driver, seconds: float = 120) -> int:
 def kill_driver(round: Round) -> None:
     """kill -9 of the driver's process group at any instant"""
     driver = round.start()
-    driver.wait(round.chance.uniform(0, LONGEST))
+    driver.wait(round.chance.uniform(0, round.longest))
     driver.signal(signal.SIGKILL)
     driver.wait(10)
 
@@ -113,14 +110,14 @@ def slow_file_system(round: Round) -> None:
     """every file operation takes up to 20 ms, and the driver is killed in between"""
     chance = random.Random(round.chance.random())
     driver = round.start(lambda: on_operation(lambda i: time.sleep(chance.uniform(0, 0.02))))
-    driver.wait(round.chance.uniform(0, 2 * LONGEST))
+    driver.wait(round.chance.uniform(0, 2 * round.longest))
     driver.signal(signal.SIGKILL)
     driver.wait(10)
 
 
 def _signalled(round: Round, number: int, code: int) -> None:
     driver = round.start()
-    driver.wait(round.chance.uniform(0.1, LONGEST))
+    driver.wait(round.chance.uniform(0.1, max(round.longest, 0.2)))
     if driver.poll() is None:
         os.kill(driver.pid, number)
     found = end(driver)
@@ -149,7 +146,7 @@ def two_drivers(round: Round) -> None:
 def stopped_driver(round: Round) -> None:
     """a driver is suspended while another comes (refused: the first lives), then killed"""
     first = round.start()
-    first.wait(round.chance.uniform(0, LONGEST))
+    first.wait(round.chance.uniform(0, round.longest))
     first.signal(signal.SIGSTOP)
     second = end(round.start())
     if second not in (0, 3):
@@ -174,7 +171,7 @@ def zombie_trial(round: Round) -> None:
             run_attempt(request, StopFlag(), lambda row: None, lambda attempt: "")
         finally:
             os._exit(0)
-    time.sleep(round.chance.uniform(0, LONGEST / 2))
+    time.sleep(round.chance.uniform(0, round.longest / 2))
     os.kill(pid, signal.SIGSTOP)
     end(round.start())
     os.kill(pid, signal.SIGCONT)
@@ -192,7 +189,7 @@ def jumping_clock(round: Round) -> None:
         store.now = lock.now = lambda: stamp().replace("20", "19" if jump < 0 else "21", 1)  # type: ignore[attr-defined]
 
     driver = round.start(plant)
-    driver.wait(round.chance.uniform(0, LONGEST))
+    driver.wait(round.chance.uniform(0, round.longest))
     driver.signal(signal.SIGKILL)
     driver.wait(10)
 
@@ -231,40 +228,6 @@ def lock_of_another_host(round: Round) -> None:
         path.write_text(json.dumps(holder | {"heartbeat": 3, "released": False}))
 
 
-def real_full_disk(round: Round) -> None:
-    """a file system of 2 MB under the results, full in mid-run (root only)"""
-    if os.geteuid():
-        return kill_driver(round)
-    round.results.mkdir(parents=True, exist_ok=True)
-    ledger = round.results / "problem4"
-    ledger.mkdir(exist_ok=True)
-    used = sum(f.stat().st_size for f in ledger.rglob("*") if f.is_file()) // 1024
-    disk = round.results.with_name(round.results.name + "-disk")
-    disk.mkdir()
-    size = used + round.chance.randint(100, 2000)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}k", "tmpfs", str(disk)], check=True)
-    try:
-        copied = subprocess.run(["cp", "-a", f"{ledger}/.", str(disk)], capture_output=True).returncode == 0
-        if copied:
-            subprocess.run(["mount", "--bind", str(disk), str(ledger)], check=True)
-            try:
-                end(round.start())
-            finally:
-                subprocess.run(["umount", str(ledger)], check=True)
-            subprocess.run(["cp", "-a", f"{disk}/.", str(ledger)], check=True)
-            _mirror_removals(disk, ledger)
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
-        disk.rmdir()
-    return None
-
-
-def _mirror_removals(source: Path, target: Path) -> None:
-    for path in sorted(target.rglob("*"), reverse=True):
-        if not (source / path.relative_to(target)).exists():
-            path.rmdir() if path.is_dir() else path.unlink()
-
-
 def damage(files: list[Path], chance: random.Random) -> None:
     """Damage one of the files in one of four ways."""
     if not files:
@@ -288,6 +251,6 @@ FAULTS: dict[str, Callable[[Round], None]] = {
     for f in (
         kill_driver, crash_in_operation, full_disk, input_output_error, read_only, slow_file_system, sigterm, sigint,
         two_drivers, stopped_driver, zombie_trial, jumping_clock, torn_commit, torn_results, torn_table,
-        lock_of_another_host, real_full_disk,
+        lock_of_another_host,
     )
 }  # fmt: skip

@@ -11,6 +11,10 @@ from farm.ledger import schema
 from farm.ledger.scan import attempt_records
 
 MODULE = "trials.problem4"
+ENDS = ("completed", "interrupted", "drained", "killed", "lost")
+"""How an attempt at these trials can end, whatever happens to the machine."""
+MOST_FILES = 10
+"""Of a done trial, set-aside damaged results not counted."""
 
 
 class Violation(Exception):
@@ -21,7 +25,7 @@ class Oracle:
     """Compares a ledger with that of an undisturbed run."""
 
     def __init__(self, calm: Path) -> None:
-        self.rows, self.trials = exact(calm, "epochs"), exact(calm, "trials")
+        self.rows, self.trials, self.plan = (exact(calm, name) for name in ("epochs", "trials", "plan"))
 
     def check(self, ledger: Path) -> None:
         """Raise `Violation` where `ledger` differs in anything that no clock or host produced."""
@@ -30,22 +34,31 @@ class Oracle:
             raise Violation("an epoch is there twice")
         if keys != [(r["trial_id"], r["epoch"]) for r in self.rows]:
             raise Violation(f"epochs {keys}")
-        for name, expected in (("epochs", self.rows), ("trials", self.trials)):
+        for name, expected in (("epochs", self.rows), ("trials", self.trials), ("plan", self.plan)):
             for found, wanted in zip(exact(ledger, name), expected, strict=True):
                 if different := [k for k in wanted if found.get(k) != wanted[k]]:
                     raise Violation(f"{name}: {different} of {wanted['trial_id']} differ")
-        self._check_attempts(ledger)
+        check_attempts(ledger)
         check_litter(ledger)
 
-    def _check_attempts(self, ledger: Path) -> None:
-        records = list(attempt_records(ledger))
-        for trial in {r["trial_id"] for r in records}:
-            numbers = [r["attempt"] for r in records if r["trial_id"] == trial]
-            if numbers != list(range(1, len(numbers) + 1)):
-                raise Violation(f"attempts {numbers} of {trial}")
-        exported = pq.read_table(ledger / "export" / "attempts.parquet").num_rows
-        if exported != len(records):
-            raise Violation(f"{exported} attempts exported of {len(records)}")
+
+def check_attempts(ledger: Path) -> None:
+    """Attempts are numbered without a gap, ended in a way there is, are all exported, and wrote the rows in order."""
+    records = list(attempt_records(ledger))
+    rows = pq.read_table(ledger / "export" / "epochs.parquet", columns=["trial_id", "epoch", "attempt"]).to_pylist()
+    for trial in {r["trial_id"] for r in records}:
+        own = [r for r in records if r["trial_id"] == trial]
+        numbers = [r["attempt"] for r in own]
+        if numbers != list(range(1, len(own) + 1)):
+            raise Violation(f"attempts {numbers} of {trial}")
+        if wrong := [r["how"] for r in own if r["how"] not in ENDS]:
+            raise Violation(f"attempts at {trial} ended {wrong}")
+        authors = [r["attempt"] for r in sorted(rows, key=lambda r: r["epoch"]) if r["trial_id"] == trial]
+        if authors != sorted(authors) or not set(authors) <= set(numbers):
+            raise Violation(f"the rows of {trial} are by attempts {authors} of {len(own)}")
+    exported = pq.read_table(ledger / "export" / "attempts.parquet").num_rows
+    if exported != len(records):
+        raise Violation(f"{exported} attempts exported of {len(records)}")
 
 
 def exact(ledger: Path, table: str) -> list[dict[str, Any]]:
@@ -58,9 +71,13 @@ def exact(ledger: Path, table: str) -> list[dict[str, Any]]:
 def check_litter(ledger: Path) -> None:
     """Nothing temporary is left, no commit of a done trial, and one lock file."""
     names = [p for p in ledger.rglob("*") if p.name.startswith((".tmp-", "draft-", "commit-"))]
-    names += list(ledger.glob("drain"))
+    names += list(ledger.glob("drain-*"))
     if names:
         raise Violation(f"left behind: {[str(p.relative_to(ledger)) for p in names]}")
+    for trial in (ledger / "trials").iterdir():
+        files = [p for p in trial.rglob("*") if p.is_file() and "damaged-" not in str(p)]
+        if len(files) > MOST_FILES:
+            raise Violation(f"{len(files)} files of {trial.name}: {[str(p.relative_to(trial)) for p in files]}")
     locks = list((ledger / "lock").iterdir())
     if len(locks) != 1:
         raise Violation(f"locks {[p.name for p in locks]}")

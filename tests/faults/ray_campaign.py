@@ -3,7 +3,8 @@
     python tests/faults/ray_campaign.py --faults 50 --seed 1
 
 A round is one ledger. Each fault strikes a run of the command between its first attempt and its end: the driver, a
-trial's process, the fork server, the raylet or all of Ray. Kills go to processes that this campaign started.
+trial's process, the fork server, the raylet or all of Ray. Kills go to processes that this campaign started. A fault
+that found nothing to strike, since the run had ended, is not counted.
 """
 
 from __future__ import annotations
@@ -36,8 +37,10 @@ STUDY = (
     "sweep.M=[1,2,4]", "extra=[]",
 )  # fmt: skip
 
-LINGERING_SECONDS = 60
+LINGERING_SECONDS = 120
 """How long Ray's own processes may outlive a killed driver; 12 s were seen on an idle machine."""
+LONGEST_SECONDS = 300
+"""After which a run hangs; 20 s are usual on an idle machine."""
 
 
 def start(results: Path) -> subprocess.Popen[bytes]:
@@ -53,104 +56,111 @@ def start(results: Path) -> subprocess.Popen[bytes]:
 
 
 def family(run: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    """The run's descendants; Ray's processes and the fork server are among them."""
+    """The run's descendants, Ray's processes among them, and its fork server with the trials, who is nobody's child."""
     try:
-        return psutil.Process(run.pid).children(recursive=True)
+        own = psutil.Process(run.pid).children(recursive=True)
     except psutil.NoSuchProcess:
-        return []
+        own = []
+    known = {p.pid for p in own}
+    servers = (p for p in psutil.process_iter() if p.pid not in known and f"/{run.pid}-" in line_of(p))
+    return own + [p for p in servers if "farm.forkserver" in line_of(p)]
+
+
+def line_of(process: psutil.Process) -> str:
+    """A process's command line; "" for one that is gone."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
 def named(run: subprocess.Popen[bytes], *words: str) -> list[psutil.Process]:
-    """Descendants whose command line has one of the words."""
-    found = []
-    for process in family(run):
-        try:
-            line = " ".join(process.cmdline())
-        except psutil.NoSuchProcess:
-            continue
-        if any(word in line for word in words):
-            found.append(process)
-    return found
+    """Processes of the run whose command line has one of the words."""
+    return [p for p in family(run) if any(word in line_of(p) for word in words)]
 
 
-def kill(processes: list[psutil.Process], number: int = signal.SIGKILL) -> None:
-    """Signal processes that may have ended meanwhile."""
+def kill(processes: list[psutil.Process], number: int = signal.SIGKILL) -> bool:
+    """Signal processes that may have ended meanwhile; whether one was still there."""
+    struck = False
     for process in processes:
         try:
             process.send_signal(number)
+            struck = True
         except psutil.NoSuchProcess:
             pass
+    return struck
 
 
-def driver_group(run: subprocess.Popen[bytes], chance: random.Random) -> None:
+def driver_group(run: subprocess.Popen[bytes], chance: random.Random) -> bool:
     """kill -9 of the driver's process group"""
     os.killpg(run.pid, signal.SIGKILL)
+    return True
 
 
-def driver_alone(run: subprocess.Popen[bytes], chance: random.Random) -> None:
+def driver_alone(run: subprocess.Popen[bytes], chance: random.Random) -> bool:
     """kill -9 of the driver alone: Ray and the trials outlive it for seconds"""
     os.kill(run.pid, signal.SIGKILL)
+    return True
 
 
-def trial_process(run: subprocess.Popen[bytes], chance: random.Random) -> None:
+def trial_process(run: subprocess.Popen[bytes], chance: random.Random) -> bool:
     """kill -9 of one trial's process"""
     servers = named(run, "farm.forkserver")
     children = [c for c in servers if any(p.pid == c.ppid() for p in servers)]
-    kill(chance.sample(children, 1) if children else [])
+    return bool(children) and kill([chance.choice(children)])
 
 
-def fork_server(run: subprocess.Popen[bytes], chance: random.Random) -> None:
+def fork_server(run: subprocess.Popen[bytes], chance: random.Random) -> bool:
     """kill -9 of the node's fork server, with all its trials"""
     servers = named(run, "farm.forkserver")
-    kill([p for p in servers if all(p.ppid() != q.pid for q in servers)])
+    return kill([p for p in servers if all(p.ppid() != q.pid for q in servers)])
 
 
-def actor(run: subprocess.Popen[bytes], chance: random.Random) -> None:
+def actor(run: subprocess.Popen[bytes], chance: random.Random) -> bool:
     """kill -9 of one Ray worker process"""
     workers = named(run, "ray::")
-    kill(chance.sample(workers, 1) if workers else [])
+    return bool(workers) and kill([chance.choice(workers)])
 
 
-def raylet(run: subprocess.Popen[bytes], chance: random.Random) -> None:
+def raylet(run: subprocess.Popen[bytes], chance: random.Random) -> bool:
     """kill -9 of the raylet"""
-    kill(named(run, "raylet/raylet"))
+    return kill(named(run, "raylet/raylet"))
 
 
-def whole_node(run: subprocess.Popen[bytes], chance: random.Random) -> None:
+def whole_node(run: subprocess.Popen[bytes], chance: random.Random) -> bool:
     """kill -9 of every process of Ray, head included"""
-    kill(named(run, "ray/core", "ray::", "ray/_private", "ray/dashboard", "ray/autoscaler"))
+    return kill(named(run, "ray/core", "ray::", "ray/_private", "ray/dashboard", "ray/autoscaler"))
 
 
-def terminate(run: subprocess.Popen[bytes], chance: random.Random) -> None:
+def terminate(run: subprocess.Popen[bytes], chance: random.Random) -> bool:
     """SIGTERM to the driver"""
     os.kill(run.pid, signal.SIGTERM)
+    return True
 
 
-def interrupt(run: subprocess.Popen[bytes], chance: random.Random) -> None:
+def interrupt(run: subprocess.Popen[bytes], chance: random.Random) -> bool:
     """SIGINT to the driver's process group, as a terminal sends it"""
     os.killpg(run.pid, signal.SIGINT)
+    return True
 
 
-FAULTS: tuple[Callable[[subprocess.Popen[bytes], random.Random], None], ...] = (
+FAULTS: tuple[Callable[[subprocess.Popen[bytes], random.Random], bool], ...] = (
     driver_group, driver_alone, trial_process, fork_server, actor, raylet, whole_node, terminate, interrupt,
 )  # fmt: skip
 
 
-def strike(results: Path, chance: random.Random) -> tuple[str, str]:
-    """One run with one fault: the fault's name and how the run ended."""
+def strike(results: Path, chance: random.Random) -> tuple[str, bool, str]:
+    """One run with one fault: the fault's name, whether it found its target, and how the run ended."""
     before = len(list(attempt_records(results / "problem4")))
     run = start(results)
-    watched: list[psutil.Process] = []
     while run.poll() is None and len(list(attempt_records(results / "problem4"))) == before:
         time.sleep(0.05)
     time.sleep(chance.uniform(0, 3))
     fault = chance.choice(FAULTS)
     watched = family(run)
-    if run.poll() is None:
-        fault(run, chance)
+    struck = run.poll() is None and fault(run, chance)
     try:
-        run.wait(90)
-        ending = str(run.returncode)
+        run.wait(LONGEST_SECONDS)
     except subprocess.TimeoutExpired:
         kill(family(run))
         run.kill()
@@ -158,11 +168,11 @@ def strike(results: Path, chance: random.Random) -> tuple[str, str]:
         raise Violation(f"{fault.__name__}: the run hangs") from None
     finally:
         living = psutil.wait_procs(watched, timeout=LINGERING_SECONDS)[1]
-        left = [" ".join(p.cmdline())[:100] for p in living if p.is_running()]
+        left = [line_of(p)[:100] for p in living if p.is_running()]
         kill(living)
     if left:
         raise Violation(f"{fault.__name__}: {left} live on after {LINGERING_SECONDS} s")
-    return fault.__name__, ending
+    return fault.__name__, struck, str(run.returncode)
 
 
 def main() -> int:
@@ -183,11 +193,11 @@ def main() -> int:
         number += 1
         try:
             for _ in range(chance.randint(1, 4)):
-                fault, ending = strike(results, chance)
-                seen[fault] += 1
-                print(f"round {number}: {fault} -> {ending}", flush=True)
+                fault, struck, ending = strike(results, chance)
+                seen[fault] += struck
+                print(f"round {number}: {fault} {'struck' if struck else 'came late'} -> {ending}", flush=True)
             last = start(results)
-            if last.wait(300):
+            if last.wait(LONGEST_SECONDS):
                 raise Violation(f"the last run ended with {last.returncode}")
             oracle.check(results / "problem4")
             shutil.rmtree(results)

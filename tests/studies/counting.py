@@ -14,7 +14,7 @@ from trials.spec import Column, Context, Outcome, Scalar, Spec, TrialRun, parame
 
 REVISION = 1
 COLUMNS = (Column("value", "int", help="the running hash, as a number"),)
-ENDS = ("completed", "diverged", "failed", "oom", "storage", "killed")
+ENDS = ("completed", "diverged", "failed", "oom", "storage", "killed", "nccl", "host_oom")
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,12 @@ def _end(how: str) -> None:
         raise ValueError("a bug in the trial")
     if how == "storage":
         raise OSError(28, "No space left on device")
+    if how == "nccl":
+        raise RuntimeError(
+            "NCCL error in: ProcessGroupNCCL.cpp:2384, remote process exited or there was a network error"
+        )
+    if how == "host_oom":
+        bytearray(2**62)
     if how == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
     if how == "oom":

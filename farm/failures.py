@@ -1,0 +1,117 @@
+"""What can go wrong with an attempt, how each is recognised, and what is done about it.
+
+| kind | recognised by | what follows |
+| --- | --- | --- |
+| cuda_oom | CUDA's or cuBLAS's message | a result: rows so far, the peak, never tried again |
+| divergence | the trial says so: its loss is not finite | a result, never tried again |
+| bug | any other error of the trial | `failed`; `retry=failed` runs it again |
+| host_oom | MemoryError, or SIGKILL while the kernel's count of such kills rose | tried again once a run |
+| killed | SIGKILL or another signal that nobody here sent, a rank or a loader that vanished | tried again |
+| nccl | errors of torch.distributed, NCCL in the message | tried again |
+| device | a GPU that is absent, of another model, or that failed | tried again |
+| storage | errors that a file system gives: full, read-only, stale, quota | tried again |
+| lost | no end was recorded: the node or all of the farm's processes on it died | goes on from the last commit |
+| preempted | a request to end that is not the driver's: the node is being taken away | goes on elsewhere at once |
+
+"Tried again": at most `retries=` times in a run, after a pause of `back_off_seconds=`, four times as long each time.
+What a run leaves undone, the same command tries again, but for `bug`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from farm.errors import STORAGE_ERRORS
+from farm.ledger.scan import attempt_directories, attempt_record
+
+LONGEST_BACK_OFF_SECONDS = 60.0
+FAULTS_OF_THE_MACHINE = ("interrupted", "killed", "lost")
+"""Ends of attempts after which the trial is tried again."""
+DEVICE_FAULTS = (
+    "unspecified launch failure",
+    "uncorrectable",
+    "busy or unavailable",
+    "launch timed out",
+    "no longer on",
+)
+"""What follows "CUDA error:" where the GPU and not the program is at fault."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How an attempt with such a failure ends, and how often a run tries again (None: `retries=` alone decides)."""
+
+    how: str
+    most_retries: int | None = None
+
+
+POLICIES = {
+    "cuda_oom": Policy("oom", 0),
+    "divergence": Policy("diverged", 0),
+    "bug": Policy("failed", 0),
+    "host_oom": Policy("interrupted", 1),
+    "killed": Policy("killed"),
+    "nccl": Policy("interrupted"),
+    "device": Policy("interrupted"),
+    "storage": Policy("interrupted"),
+    "lost": Policy("lost"),
+    "preempted": Policy("drained"),
+}
+
+
+class Infrastructure(Exception):
+    """A failure of the machine and not of the trial: a device or a dataset that is not the one that was planned."""
+
+
+def kind_of(error: BaseException) -> str:
+    """Which of `POLICIES` an exception falls under."""
+    name, text = type(error).__name__, str(error)
+    if "OutOfMemory" in name or "CUDA out of memory" in text or "CUBLAS_STATUS_ALLOC_FAILED" in text:
+        return "cuda_oom"
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in text or "Cannot allocate memory" in text:
+        return "host_oom"
+    if isinstance(error, Infrastructure):
+        return "device"
+    if isinstance(error, OSError) and error.errno in STORAGE_ERRORS:
+        return "storage"
+    if name.startswith("Dist") or "NCCL" in text:
+        return "nccl"
+    if "CUDA error:" in text and any(fault in text for fault in DEVICE_FAULTS):
+        return "device"
+    vanished = name == "RankFailed" and "exit code -9" in text
+    # A loader's process that is gone without an exception of its own was killed: by the kernel, or with its group.
+    return "killed" if vanished or "DataLoader worker (pid" in text else "bug"
+
+
+def kernel_kills() -> int:
+    """How many processes the kernel has killed on this node for want of memory, since boot; 0 where it does not say."""
+    try:
+        lines = Path("/proc/vmstat").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+
+
+def recent(trial: Path, driver: object) -> list[str]:
+    """Kinds of the failures of the machine that a trial's newest attempts under one driver fell to, newest first."""
+    kinds: list[str] = []
+    for attempt in reversed(attempt_directories(trial)):
+        record = attempt_record(attempt)
+        if record.get("driver") != driver or record["how"] not in FAULTS_OF_THE_MACHINE:
+            break
+        kinds.append(str(record.get("failure") or record["how"]))
+    return kinds
+
+
+def back_off(trial: Path, driver: object, first_seconds: float) -> float:
+    """Seconds to wait before an attempt that follows failures of the machine in this run, growing fourfold."""
+    failures = len(recent(trial, driver))
+    return min(first_seconds * 4 ** (failures - 1), LONGEST_BACK_OFF_SECONDS) if failures else 0.0
+
+
+def is_hopeless(trial: Path, driver: object) -> bool:
+    """Whether the newest failure has met this trial as often in this run as its kind is tried again, and once more."""
+    kinds = recent(trial, driver)
+    policy = POLICIES.get(kinds[0]) if kinds else None
+    return policy is not None and policy.most_retries is not None and kinds.count(kinds[0]) > policy.most_retries

@@ -1,0 +1,47 @@
+"""The end of an attempt whose process was killed, recorded by whoever saw it die."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from farm.attempt import Request
+from farm.ledger.durable import read_json
+from farm.ledger.scan import progress
+from farm.ledger.store import Attempt
+from trials.spec import Spec
+
+
+def record_killed(request: Request, number: int, code: int, by_kernel: bool = False) -> dict[str, Any]:
+    """Record the end of attempt `number` (0: it had none yet) with a process's exit code; what `End` would hold of it.
+
+    `by_kernel`: on this node the kernel has killed for want of memory meanwhile.
+    """
+    out_of_memory = by_kernel and code == -signal.SIGKILL
+    text = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    if out_of_memory:
+        text += (
+            " while the node ran out of memory: fewer trials at once (resources.cpu=), or a smaller batch, need less"
+        )
+    elif code == -signal.SIGKILL:
+        text += "; the kernel kills what uses too much memory"
+    kind = "host_oom" if out_of_memory else "killed"
+    end: dict[str, Any] = {
+        "epoch": 0,
+        "error_class": "Killed",
+        "error": f"the trial's process was {text}",
+        "failure": kind,
+    }
+    if number:
+        attempt = Attempt(Path(request.ledger), Spec(**request.spec), number)
+        begun = (read_json(attempt.path / "attempt.json") or {}).get("started_at")
+        seconds = (datetime.now(UTC) - datetime.fromisoformat(begun)).total_seconds() if begun else None
+        end |= {"epoch": progress(attempt.trial).epoch, "log_path": str(attempt.path / "log.txt"), "seconds": seconds}
+        try:
+            attempt.end("killed", end)
+        except OSError as error:
+            print(f"its end could not be recorded: {error}", file=sys.stderr)
+    return end | {"how": "killed"}

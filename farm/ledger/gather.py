@@ -1,0 +1,116 @@
+"""Reading finished trials in bulk: a batch's rows as one table, and its trials as another with one row each."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from farm.ledger import schema
+from farm.ledger.durable import Damaged, read_manifest, read_verified
+from farm.ledger.scan import DONE, trial_id
+from trials.spec import parameter_defaults
+
+BATCH = 500
+"""Trials whose rows are held in memory at once."""
+ROWS, TRIAL = "rows.parquet", "trial.parquet"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some finished trials: all their rows, and one row for each of them."""
+
+    rows: pa.Table
+    trials: pa.Table
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A trial's results as read: its rows, its one row, and the digest of the first."""
+
+    path: Path
+    digest: str
+    rows: pa.Table
+    trial: pa.Table
+
+
+def batches(trials: Sequence[Path], module: str, damaged: list[Path]) -> Iterator[Batch]:
+    """Read finished trials, `BATCH` at a time; those that cannot be read are appended to `damaged`.
+
+    In one thread: two spent twice the CPU time on handing the interpreter's lock to each other.
+    """
+    for start in range(0, len(trials), BATCH):
+        part = trials[start : start + BATCH]
+        answers = [read(trial) for trial in part]
+        damaged += [path for path, one in zip(part, answers, strict=True) if one is None]
+        if found := [one for one in answers if one is not None]:
+            yield _batch(found, module)
+
+
+def with_defaults(table: pa.Table, module: str) -> pa.Table:
+    """Results older than a parameter have it at the default that it was introduced with."""
+    defaults, names = parameter_defaults(module), set(table.column_names)
+    lacking = [k for k in defaults if f"config_{k}" not in names] if len(table) else []
+    if not lacking:
+        return table
+    fields = {f.name: f for f in schema.config_schema(module)}
+    for key in lacking:
+        field = fields[f"config_{key}"]
+        table = table.append_column(field, pa.repeat(pa.scalar(defaults[key], field.type), len(table)))
+    return table
+
+
+def rows_digest(trial: Path) -> str:
+    """SHA-256 of a finished trial's own row file; "" where its manifest is damaged."""
+    return _digest(read_manifest(trial / DONE) or {})
+
+
+def _digest(manifest: dict[str, dict[str, dict[str, str]]]) -> str:
+    return str(manifest.get("files", {}).get(ROWS, {}).get("sha256", ""))
+
+
+def read(trial: Path) -> Finished | None:
+    """One trial; None where it is damaged. A file handed over as bytes opens five times as fast as by name."""
+    manifest = read_manifest(trial / DONE)
+    try:
+        rows, row = (
+            pq.ParquetFile(pa.BufferReader(read_verified(trial / DONE, name, manifest))).read(use_threads=False)
+            for name in (ROWS, TRIAL)
+        )
+    except (Damaged, pa.ArrowException):
+        return None
+    return Finished(trial, _digest(manifest or {}), rows, row)
+
+
+def _batch(found: Sequence[Finished], module: str) -> Batch:
+    lengths = [len(one.rows) for one in found]
+    trials = _joined([with_defaults(one.trial, module) for one in found])
+    rows = _joined([one.rows for one in found])
+    owner = pa.array(np.repeat(np.arange(len(found)), lengths))
+    own = {"trial_id": pa.array([trial_id(one.path) for one in found])}
+    own |= {"name": pa.array([one.path.name for one in found])}
+    identity = own | {n: trials[n] for n in trials.column_names if n.startswith("config_")}
+    for name, column in identity.items():
+        rows = rows.append_column(name, column.take(owner))
+    added = {"rows_sha256": [one.digest for one in found], "rows": lengths}
+    for name, values in added.items():
+        kind = schema.ARROW[schema.column(name).type]
+        trials = trials.append_column(pa.field(name, kind), pa.array(values, kind))
+    return Batch(rows, trials)
+
+
+def _joined(tables: Sequence[pa.Table]) -> pa.Table:
+    """One table, and one piece of memory for each column: ten thousand small ones cost a gigabyte."""
+    return pa.concat_tables(tables, promote_options="permissive").combine_chunks()
+
+
+def trial_ids(tables: Sequence[Path]) -> Iterator[tuple[str, int]]:
+    """(trial, rows) of each table in turn. Raises where one is missing or unreadable."""
+    counted = (pq.read_table(path, columns=["trial_id"])["trial_id"].value_counts() for path in tables)
+    for pair in itertools.chain.from_iterable(counted):
+        yield pair["values"].as_py(), pair["counts"].as_py()

@@ -1,0 +1,170 @@
+"""Each kind of failure is recognised and has its own action."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from attempts import attempt, directory, request
+from commands import COUNTING, Finished, exported
+
+from farm import failures
+from farm.attempt import Request
+from farm.failures import POLICIES, Infrastructure, kind_of
+from farm.killed import record_killed
+from farm.ledger import scan
+from farm.ledger.store import Attempt
+from trials.ranks import RankFailed, RankOutOfMemory
+from trials.spec import Spec
+
+STUDY = f"study={COUNTING}"
+
+
+def memory_error() -> MemoryError:
+    try:
+        bytearray(2**62)
+    except MemoryError as error:
+        return error
+    raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 EiB."), "cuda_oom"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "cuda_oom"),
+        (RankOutOfMemory("rank 1: CUDA out of memory", 3), "cuda_oom"),
+        (memory_error(), "host_oom"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "host_oom"),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"), "host_oom"),
+        (torch.distributed.DistBackendError("NCCL error in: ProcessGroupNCCL.cpp:2384"), "nccl"),
+        (RankFailed("rank 0: RuntimeError: NCCL error: unhandled system error"), "nccl"),
+        (RankFailed("rank 1 ended with exit code -9"), "killed"),
+        (RuntimeError("DataLoader worker (pid(s) 4711) exited unexpectedly"), "killed"),
+        (Infrastructure("CUDA is absent"), "device"),
+        (RuntimeError("CUDA error: unspecified launch failure"), "device"),
+        (RuntimeError("CUDA error: uncorrectable ECC error encountered"), "device"),
+        (OSError(errno.ENOSPC, "No space left on device"), "storage"),
+        (OSError(errno.ESTALE, "Stale file handle"), "storage"),
+        (FileNotFoundError(errno.ENOENT, "No such file"), "bug"),
+        (RuntimeError("CUDA error: device-side assert triggered"), "bug"),
+        (RuntimeError("size mismatch"), "bug"),
+        (SystemExit(3), "bug"),
+    ],
+)
+def test_each_kind_is_recognised(error: BaseException, kind: str) -> None:
+    assert kind_of(error) == kind
+
+
+def test_the_table_of_failures_names_them_all() -> None:
+    rows = [line.split("|")[1].strip() for line in (failures.__doc__ or "").splitlines() if line.startswith("| ")]
+    assert set(rows) - {"kind", "---"} == set(POLICIES)
+
+
+@pytest.mark.parametrize(
+    ("end", "how", "failure", "state"),
+    [
+        ("oom", "oom", "cuda_oom", "done"),
+        ("diverged", "diverged", "divergence", "done"),
+        ("failed", "failed", "bug", "failed"),
+        ("storage", "interrupted", "storage", "partial"),
+        ("nccl", "interrupted", "nccl", "partial"),
+        ("host_oom", "interrupted", "host_oom", "partial"),
+    ],
+)
+def test_each_kind_is_recorded_and_has_its_action(tmp_path: Path, end: str, how: str, failure: str, state: str) -> None:
+    wanted = request(tmp_path, end=end)
+    assert attempt(wanted).failure == failure
+    (record,) = scan.attempt_records(tmp_path)
+    assert (record["how"], record["failure"]) == (how, failure)
+    assert scan.progress(directory(wanted)).state == state
+
+
+@pytest.mark.parametrize(
+    ("end", "tries"), [("nccl", 5), ("storage", 5), ("host_oom", 2), ("failed", 1), ("oom", 1), ("diverged", 1)]
+)
+def test_a_run_tries_again_as_often_as_the_kind_deserves(
+    farm: Callable[..., Finished], tmp_path: Path, end: str, tries: int
+) -> None:
+    words = ("executor=inline", "sweep.factor=[1]", "retries=4", "back_off_seconds=0")
+    done = farm(STUDY, *words, f"trial.end={end}")
+    assert len(exported(tmp_path / "results", "counting", "attempts")) == tries
+    assert done.code == (0 if end in ("oom", "diverged") else 1)
+    assert ("(log: " in done.out) == (done.code == 1)
+
+
+def claimed(wanted: Request) -> Attempt:
+    return Attempt.claim(Path(wanted.ledger), Spec(**wanted.spec), wanted.info)
+
+
+@pytest.fixture
+def wanted(tmp_path: Path) -> Request:
+    return dataclasses.replace(request(tmp_path), info={"driver": "1-a"})
+
+
+def test_pauses_grow_fourfold_up_to_a_minute(wanted: Request) -> None:
+    pauses = []
+    for _ in range(6):
+        pauses.append(failures.back_off(directory(wanted), "1-a", 1.0))
+        claimed(wanted).end("interrupted", {"failure": "nccl"})
+    assert pauses == [0, 1, 4, 16, 60, 60]
+
+
+def test_another_run_does_not_wait_for_the_failures_of_the_last(wanted: Request) -> None:
+    claimed(wanted).end("interrupted", {"failure": "nccl"})
+    assert failures.back_off(directory(wanted), "2-b", 1.0) == 0
+
+
+def test_an_attempt_without_an_end_is_lost_and_named_with_its_log(wanted: Request) -> None:
+    lost = claimed(wanted)
+    (lost.path / "log.txt").write_text("what it said")
+    (record,) = scan.attempt_records(Path(wanted.ledger))
+    assert (record["how"], record["failure"]) == ("lost", "lost")
+    found = scan.progress(directory(wanted))
+    assert ("attempt 1 recorded no end" in found.error, found.log) == (True, str(lost.path / "log.txt"))
+
+
+def test_the_end_of_a_killed_process_says_who_killed_it(wanted: Request) -> None:
+    ends = [record_killed(wanted, claimed(wanted).number, -signal.SIGKILL, by) for by in (False, True)]
+    assert [e["failure"] for e in ends] == ["killed", "host_oom"]
+    assert "ran out of memory" in ends[1]["error"]
+    assert not failures.is_hopeless(directory(wanted), "1-a")
+    record_killed(wanted, claimed(wanted).number, -signal.SIGKILL, True)
+    assert failures.is_hopeless(directory(wanted), "1-a")
+
+
+def test_a_stop_that_the_driver_did_not_ask_for_is_a_preemption(wanted: Request) -> None:
+    assert attempt(wanted, stop_at=1).failure == "preempted"
+    Path(wanted.ledger, "drain-1-a").touch()
+    assert attempt(wanted, stop_at=2).failure == ""
+
+
+@pytest.fixture
+def small_memory() -> Iterator[Path]:
+    """A memory cgroup of 64 MiB, where this process may make one."""
+    group = Path(f"/sys/fs/cgroup/memory/farm-test-{os.getpid()}")
+    limit = "memory.limit_in_bytes"
+    if not group.parent.is_dir():
+        group, limit = Path(f"/sys/fs/cgroup/farm-test-{os.getpid()}"), "memory.max"
+    try:
+        group.mkdir()
+        (group / limit).write_text(str(64 * 2**20))
+    except OSError as error:
+        pytest.skip(f"no memory cgroup can be made here: {error}")
+    yield group
+    group.rmdir()
+
+
+def test_the_kernels_kills_for_want_of_memory_are_counted(small_memory: Path) -> None:
+    before = failures.kernel_kills()
+    code = f"open('{small_memory}/cgroup.procs', 'w').write('0'); b'x' * 2**28"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
+    assert failures.kernel_kills() > before
