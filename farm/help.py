@@ -27,6 +27,7 @@ FLAGS = {
     "plan": "[--json] [--cfg]",
     "report": "[--check]",
     "submit": "[--dry-run]",
+    "up": "[--dry-run]",
     "status": "[--watch] [--json]",
 }
 

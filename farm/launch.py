@@ -231,9 +231,11 @@ def disconnect() -> None:
     ray.shutdown()
 
 
-def run(jobs: Sequence[Job], run_id: str, view: View, signals: Signals, retries: int) -> None:
-    """Run all jobs on the connected cluster; returns when each has ended, or after a drain."""
-    cluster = nodes()
+def run(jobs: Sequence[Job], run_id: str, view: View, signals: Signals, retries: int, cluster: Sequence[Node]) -> None:
+    """Run all jobs on the connected cluster; returns when each has ended, or after a drain.
+
+    `cluster` is what its nodes hold, or where Ray makes nodes as they are needed, what such a node will hold.
+    """
     configs = [
         {
             "request": job.request.as_dict(),

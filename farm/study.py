@@ -21,7 +21,11 @@ from farm.ledger.scan import scan, trial_directories
 from farm.ledger.store import drain_file, quarantine, sweep_ledger
 from farm.plan import Node, Plan, Trial
 from farm.signals import Signals
+from farm.slurm.sizes import worker_nodes
 from farm.view import View, counts
+
+UP = "up"
+"""`ray_address=up`: the cluster of `farm up`."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,8 @@ def cluster_address(config: Config) -> str | None:
     address = config.settings.ray_address or os.environ.get("RAY_ADDRESS")
     if address in (None, "", "local"):
         return None
+    if address == UP:
+        return UP
     if address.startswith("http"):
         raise UsageError(
             f"ray_address={address} is a dashboard, for `ray job submit`; a run joins the head's HOST:PORT"
@@ -136,17 +142,22 @@ def _execute_with_ray(config: Config, plan: Plan, run_id: str, signals: Signals)
     settings = config.settings
     keeper = None
     try:
-        launch.connect(address, settings.cpus, settings.gpus, config.study_file.parent)
-        nodes = launch.nodes()
+        elastic = address == UP
+        launch.connect(_head_address() if elastic else address, settings.cpus, settings.gpus, config.study_file.parent)
+        nodes = worker_nodes(settings.slurm) if elastic else launch.nodes()
         if address is not None:
             plan = make_plan(config, nodes)
         if address is None:
             keeper = ForkClient(run_id)
         signals.renew()
-        with View(plan, settings.view, sum(n.gpu for n in nodes)) as view:
+        with View(plan, settings.view, 0.0 if elastic else sum(n.gpu for n in nodes)) as view:
+            if elastic:
+                for trial in plan.trials:
+                    if trial.state == "unschedulable":
+                        view.say(f"unschedulable {trial.label}: {trial.reason}")
             jobs = [launch.Job(t.label, t.bundle, request(config, t, run_id)) for t in plan.to_run]
             if jobs and not signals.stopping():
-                launch.run(jobs, run_id, view, signals, settings.retries)
+                launch.run(jobs, run_id, view, signals, settings.retries, nodes)
     except ConnectionError as error:
         raise PreflightError(f"Ray: {error}") from None
     finally:
@@ -155,6 +166,14 @@ def _execute_with_ray(config: Config, plan: Plan, run_id: str, signals: Signals)
         launch.disconnect()
         remove_files(run_id)
     return nodes
+
+
+def _head_address() -> str:
+    """HOST:PORT of the head beside which this driver runs."""
+    try:
+        return (Path(os.environ["FARM_UP"]) / "address").read_text()
+    except (KeyError, OSError):
+        raise PreflightError("ray_address=up: the head of `farm up` is gone") from None
 
 
 def request(config: Config, trial: Trial, run_id: str) -> Request:
