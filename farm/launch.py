@@ -13,7 +13,7 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,8 @@ from farm.view import View
 STEP_SECONDS = 1.0
 STOP_GRACE_SECONDS = 60.0
 CONNECT_SECONDS = 10.0
+PENDING_TRIALS = "100"
+OF_A_KIND = 0.001
 
 
 class Interrupted(Exception):
@@ -231,18 +233,24 @@ def disconnect() -> None:
     ray.shutdown()
 
 
-def run(jobs: Sequence[Job], run_id: str, view: View, signals: Signals, retries: int, cluster: Sequence[Node]) -> None:
+def run(
+    jobs: Sequence[Job], run_id: str, view: View, signals: Signals, retries: int, kinds: Mapping[str, Node] | None
+) -> None:
     """Run all jobs on the connected cluster; returns when each has ended, or after a drain.
 
-    `cluster` is what its nodes hold, or where Ray makes nodes as they are needed, what such a node will hold.
+    `kinds` are the workers that Ray's autoscaler can make, where it does: a trial then runs on the smallest kind that
+    holds it, and on no other.
     """
+    cluster = nodes() if kinds is None else list(kinds.values())
+    if kinds is not None:
+        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = PENDING_TRIALS  # so many can wait for workers at once
     configs = [
         {
             "request": job.request.as_dict(),
             "label": job.label,
             "run": run_id,
             "gpu": job.bundle.gpu,
-            "reserved": reservation(job.bundle, cluster),
+            "reserved": reservation(job.bundle, cluster, kinds),
         }
         for job in jobs
     ]
@@ -269,7 +277,7 @@ def run(jobs: Sequence[Job], run_id: str, view: View, signals: Signals, retries:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def reservation(bundle: Bundle, cluster: Sequence[Node]) -> dict[str, float]:
+def reservation(bundle: Bundle, cluster: Sequence[Node], kinds: Mapping[str, Node] | None = None) -> dict[str, float]:
     """What a trial reserves on one node: its CPUs and GPUs, or all that a node has where it is to have it alone.
 
     An exclusive trial needs no custom resource, which clusters that others set up would lack: who holds all CPUs
@@ -280,7 +288,11 @@ def reservation(bundle: Bundle, cluster: Sequence[Node]) -> dict[str, float]:
         holding = [n for n in cluster if n.cpu >= bundle.cpu and n.gpu >= bundle.gpu]
         whole = max(holding, key=lambda n: (n.gpu, n.cpu), default=Node(bundle.cpu, bundle.gpu))
         bundle = Bundle(whole.cpu, whole.gpu)
-    return {"CPU": bundle.cpu} | ({"GPU": bundle.gpu} if bundle.gpu else {})
+    reserved = {"CPU": bundle.cpu} | ({"GPU": bundle.gpu} if bundle.gpu else {})
+    if kinds is None:
+        return reserved
+    fitting = [(n.gpu, n.cpu, kind) for kind, n in kinds.items() if n.cpu >= bundle.cpu and n.gpu >= bundle.gpu]
+    return reserved | {min(fitting)[2]: OF_A_KIND}  # else small trials would sit on nodes that gangs have waited for
 
 
 def first_gpus(visible: str, count: float) -> str:

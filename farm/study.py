@@ -144,7 +144,8 @@ def _execute_with_ray(config: Config, plan: Plan, run_id: str, signals: Signals)
     try:
         elastic = address == UP
         launch.connect(_head_address() if elastic else address, settings.cpus, settings.gpus, config.study_file.parent)
-        nodes = worker_nodes(settings.slurm) if elastic else launch.nodes()
+        kinds = worker_nodes(settings.slurm) if elastic else None
+        nodes = launch.nodes() if kinds is None else list(kinds.values())
         if address is not None:
             plan = make_plan(config, nodes)
         if address is None:
@@ -157,7 +158,7 @@ def _execute_with_ray(config: Config, plan: Plan, run_id: str, signals: Signals)
                         view.say(f"unschedulable {trial.label}: {trial.reason}")
             jobs = [launch.Job(t.label, t.bundle, request(config, t, run_id)) for t in plan.to_run]
             if jobs and not signals.stopping():
-                launch.run(jobs, run_id, view, signals, settings.retries, nodes)
+                launch.run(jobs, run_id, view, signals, settings.retries, kinds)
     except ConnectionError as error:
         raise PreflightError(f"Ray: {error}") from None
     finally:

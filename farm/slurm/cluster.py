@@ -83,7 +83,7 @@ def autoscaling(cluster: Cluster, settings: Settings, types: dict[str, NodeType]
     head = tree["head_node_type"]
     tree["available_node_types"] = {head: tree["available_node_types"][head]} | {
         kind: {
-            "resources": {"CPU": node.cpus, "GPU": node.gpus},
+            "resources": {"CPU": node.cpus, "GPU": node.gpus, kind: 1},
             "node_config": {"script": str(cluster.shared / f"{kind}.sh")},
             "max_workers": slurm.max_workers,
         }

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import json
 import os
 import shutil
 import signal
@@ -43,6 +44,7 @@ AUTOSCALER = {
     "RAY_CLOUD_INSTANCE_ID": "head",
     "RAY_NODE_TYPE_NAME": "head",
     "RAY_AUTOSCALER_RECONCILE_ALLOCATE_STATUS_TIMEOUT_S": str(YEAR_SECONDS),  # a job may wait in the queue for days
+    "AUTOSCALER_MAX_CONCURRENT_LAUNCHES": "50",  # all kinds at once, so that the largest can go first
     "RAY_AUTOSCALER_PENDING_NODE_IDLE_TIMEOUT_S": "20",  # and is withdrawn when no trial wants it any more
 }
 WORKER = {"RAY_NUM_REDIS_GET_RETRIES": "1", "RAY_gcs_rpc_server_connect_timeout_s": "5"}  # a head that is gone: give up
@@ -122,6 +124,7 @@ def start_line(options: argparse.Namespace, temporary: Path, head_address: str |
         words |= {"autoscaling-config": options.config} if options.config else {}
     else:
         words |= {k: v for k, v in numbers.items() if k not in HEAD_ONLY} | {"address": head_address}
+        words |= {"resources": json.dumps({options.kind: 1})} if options.kind else {}
     first = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--disable-usage-stats"]
     return [*first, *(["--head"] if head_address is None else []), *(f"--{k}={v}" for k, v in words.items())]
 

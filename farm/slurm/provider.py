@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from farm.slurm.jobs import SQUEUE, Job, ask, new_name, news, parse
 
 HEAD = "head"
 REFUSED_SECONDS = 60.0
+GATHER_SECONDS = 0.5
 SAME_SECONDS = 1.0
 
 
@@ -40,6 +43,8 @@ class SlurmNodeProvider(NodeProvider):
         self._ours: set[int] = set()
         self._refused: dict[str, tuple[float, str]] = {}
         self._seen = 0.0
+        self._order = threading.Condition()
+        self._waiting: list[int] = []
         self._adopt()
 
     def _adopt(self) -> None:
@@ -85,20 +90,9 @@ class SlurmNodeProvider(NodeProvider):
         since, reason = self._refused.get(kind, (float("-inf"), ""))
         if time.monotonic() - since < REFUSED_SECONDS:
             raise RuntimeError(reason)
-        for _ in range(count):
-            name = new_name(self.cluster_name, kind)
-            answer = ask(self._spool, "sbatch", "--parsable", f"--job-name={name}", node_config["script"])
-            if answer.returncode:
-                said = " ".join(answer.stderr.split())
-                if said != reason:
-                    self._say(f"Slurm refuses a job of kind {kind}: {said}; asked again every {REFUSED_SECONDS:g} s")
-                self._refused[kind] = (time.monotonic(), said)
-                raise RuntimeError(said)
-            self._refused.pop(kind, None)
-            number = int(answer.stdout.split(";")[0])
-            with self._lock:
-                self._jobs[number] = Job(number, "PENDING", "None", "", kind, name.rpartition("-")[2])
-            self._say(f"job {number} ({kind}) is submitted for a trial that waits")
+        with self._turn(resources.get("GPU", 0)):
+            for _ in range(count):
+                self._submit(kind, node_config["script"])
 
     def terminate_node(self, node_id: str) -> None:
         """Cancel the node's job. Of jobs that still wait, the youngest goes, and the others keep their places."""
@@ -107,7 +101,7 @@ class SlurmNodeProvider(NodeProvider):
             if job is None:
                 return
             if not job.pending:
-                self._cancel(job, "is idle, or lost its Ray, and is ended")
+                self._cancel(job, "is idle and is ended")
                 return
             youngest = max((j for j in self._alive() if j.pending and j.kind == job.kind), key=lambda j: j.number)
             if youngest.number != job.number:
@@ -119,6 +113,35 @@ class SlurmNodeProvider(NodeProvider):
             self._seen = 0.0
 
     # How it is done.
+
+    @contextmanager
+    def _turn(self, gpus: int) -> Iterator[None]:
+        """Ray asks for several kinds at once, on a thread each: the largest is submitted first."""
+        with self._order:
+            self._waiting.append(gpus)
+        time.sleep(GATHER_SECONDS)
+        with self._order:
+            self._order.wait_for(lambda: gpus == max(self._waiting))
+            try:
+                yield
+            finally:
+                self._waiting.remove(gpus)
+                self._order.notify_all()
+
+    def _submit(self, kind: str, script: str) -> None:
+        name = new_name(self.cluster_name, kind)
+        answer = ask(self._spool, "sbatch", "--parsable", f"--job-name={name}", script)
+        if answer.returncode:
+            said = " ".join(answer.stderr.split())
+            if said != self._refused.get(kind, (0.0, ""))[1]:
+                self._say(f"Slurm refuses a job of kind {kind}: {said}; asked again every {REFUSED_SECONDS:g} s")
+            self._refused[kind] = (time.monotonic(), said)
+            raise RuntimeError(said)
+        self._refused.pop(kind, None)
+        number = int(answer.stdout.split(";")[0])
+        with self._lock:
+            self._jobs[number] = Job(number, "PENDING", "None", "", kind, name.rpartition("-")[2])
+        self._say(f"job {number} ({kind}) is submitted for a trial that waits")
 
     def _look(self) -> None:
         """Ask Slurm what became of the jobs."""

@@ -23,9 +23,9 @@ def worker_types(slurm: Slurm) -> dict[str, NodeType]:
     return {CPU_KIND: NodeType(part.cpus, 0, part.memory_gib)} | kinds
 
 
-def worker_nodes(slurm: Slurm) -> list[Node]:
+def worker_nodes(slurm: Slurm) -> dict[str, Node]:
     """The same as what a plan holds trials against."""
-    return [Node(t.cpus, t.gpus) for t in worker_types(slurm).values()]
+    return {kind: Node(t.cpus, t.gpus) for kind, t in worker_types(slurm).items()}
 
 
 def nice(kind: NodeType, types: dict[str, NodeType]) -> int:
