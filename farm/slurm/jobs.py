@@ -48,6 +48,11 @@ class Job:
         return self.state in ALIVE
 
     @property
+    def over(self) -> bool:
+        """Whether it has ended and its node is free again."""
+        return not self.alive and self.state != "COMPLETING"
+
+    @property
     def pending(self) -> bool:
         """Whether it waits in the queue."""
         return self.state == "PENDING"
@@ -77,7 +82,7 @@ def news(before: Mapping[int, Job], now: Mapping[int, Job], ours: set[int], logs
         old = before.get(number)
         if number not in ours and old != job:
             lines += _told(job, old, logs)
-    gone = [j for n, j in before.items() if n not in now and n not in ours and j.alive]
+    gone = [j for n, j in before.items() if n not in now and n not in ours and not j.over]
     return [*lines, *(f"job {j.number} ({j.kind}) is not in the queue any more" for j in gone)]
 
 
@@ -88,7 +93,7 @@ def _told(job: Job, old: Job | None, logs: Path) -> list[str]:
         return [] if same else [f"{who} {waiting(job.reason, job.number)}"]
     if job.state == "RUNNING" and (old is None or old.state != "RUNNING"):
         return [f"{who} runs on {job.node}"]
-    if not job.alive and old is not None and old.alive and job.state != "COMPLETING":
+    if job.over and old is not None and not old.over:
         log = f"; its log is {logs / f'{job.number}.log'}" if job.state in ("FAILED", "OUT_OF_MEMORY") else ""
         reason = f" (Slurm: {job.state}{'' if job.reason in ROOM else f', {job.reason}'})"
         return [f"{who} {ENDS.get(job.state, 'ended')}{reason}; a trial that ran there goes on elsewhere{log}"]

@@ -31,6 +31,7 @@ PR_SET_PDEATHSIG = 1
 STARTED = "Ray runtime started."
 ADDRESS_SECONDS = 600.0
 LINGER_SECONDS = 25.0
+LEAVE_SECONDS = 20
 END_SECONDS = 10.0
 SOCKET_PATH_BYTES = 107
 LONGEST_SOCKET = "/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store"
@@ -45,7 +46,7 @@ AUTOSCALER = {
     "RAY_NODE_TYPE_NAME": "head",
     "RAY_AUTOSCALER_RECONCILE_ALLOCATE_STATUS_TIMEOUT_S": str(YEAR_SECONDS),  # a job may wait in the queue for days
     "AUTOSCALER_MAX_CONCURRENT_LAUNCHES": "50",  # all kinds at once, so that the largest can go first
-    "RAY_AUTOSCALER_PENDING_NODE_IDLE_TIMEOUT_S": "20",  # and is withdrawn when no trial wants it any more
+    "RAY_AUTOSCALER_PENDING_NODE_IDLE_TIMEOUT_S": "60",  # and is withdrawn when no trial has wanted it for so long
 }
 WORKER = {"RAY_NUM_REDIS_GET_RETRIES": "1", "RAY_gcs_rpc_server_connect_timeout_s": "5"}  # a head that is gone: give up
 GIB = 1 << 30
@@ -268,16 +269,14 @@ def elastic_variables(options: argparse.Namespace) -> dict[str, str]:
 def _wait(
     ray: NodeRay, options: argparse.Namespace, address: str | None, terminations: list[float], warnings: list[float]
 ) -> int:
-    leaving = False
+    told = False
     while ray.process.poll() is None:
         if "stop" in _listing(options.shared):
             return 0
-        if warnings and address and options.instance:
-            if not leaving:
-                _leave(address, options.instance, options.leave_seconds)
-            leaving = True
-            if time.monotonic() - warnings[0] > options.leave_seconds:
-                return 0
+        if (warnings or terminations) and address and options.instance and not told:
+            told = _leave(address, options.instance, LEAVE_SECONDS if terminations else options.leave_seconds)
+        if warnings and options.instance and time.monotonic() - warnings[0] > options.leave_seconds:
+            return 0
         if terminations and _may_go(ray, options, address, terminations[0]):
             return 0
         time.sleep(0.5)
@@ -295,18 +294,21 @@ def _may_go(ray: NodeRay, options: argparse.Namespace, address: str | None, sinc
     return True  # the head is gone
 
 
-def _leave(address: str, instance: str, seconds: int) -> None:
+def _leave(address: str, instance: str, seconds: int) -> bool:
     """Tell Ray that this node goes in `seconds`: Tune moves its trial, and counts no failure."""
     from ray._raylet import GcsClient  # type: ignore[attr-defined]
     from ray.core.generated.autoscaler_pb2 import DrainNodeReason  # type: ignore[attr-defined]
 
-    print(f"farm: the walltime is near; this node leaves in {seconds} s", flush=True)
-    client = GcsClient(address=address)
-    for identity, node in client.get_all_node_info().items():
-        if node.instance_id == instance and node.state == 0:  # alive
-            deadline = int((time.time() + seconds) * 1000)
-            reason = DrainNodeReason.DRAIN_NODE_REASON_PREEMPTION
-            client.drain_node(identity.hex(), reason, "the job's walltime is near", deadline)
+    print(f"farm: this node leaves in {seconds} s", flush=True)
+    reason, deadline = DrainNodeReason.DRAIN_NODE_REASON_PREEMPTION, int((time.time() + seconds) * 1000)
+    try:
+        client = GcsClient(address=address)
+        for identity, node in client.get_all_node_info(timeout=5).items():
+            if node.instance_id == instance and node.state == node.ALIVE:
+                client.drain_node(identity.hex(), reason, "its Slurm job ends", deadline)
+    except Exception as error:  # Ray raises many kinds; the trial is then moved when the node is gone
+        print(f"farm: Ray did not hear of it: {error}", flush=True)
+    return True
 
 
 def main(arguments: list[str] | None = None) -> int:

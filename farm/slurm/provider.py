@@ -26,7 +26,7 @@ from ray.autoscaler.tags import (
 from farm.slurm.jobs import SQUEUE, Job, ask, new_name, news, parse
 
 HEAD = "head"
-REFUSED_SECONDS = 60.0
+REFUSED_SECONDS = 30.0
 GATHER_SECONDS = 0.5
 SAME_SECONDS = 1.0
 

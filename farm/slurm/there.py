@@ -20,7 +20,7 @@ from farm.slurm.requeue import progress
 from farm.slurm.submit import absolute_arguments
 from farm.slurm.up import head_of
 
-LOST_SECONDS = 15.0
+LOST_SECONDS = 10.0
 """So long after a driver's end its head shows that it is gone."""
 INSIDE = '. "$1"; shift; inside "$python" farm/run.py "$@"'
 
@@ -61,7 +61,8 @@ def _wait_for_head(config: Config, cluster: Cluster, signals: _Signals) -> str:
         name, living = cluster.name, head_of(cluster)
         if not name or not living:
             which = f"site={config.site} results={config.results}"
-            raise PreflightError(f"no farm is up for {which}; farm up {which} starts one")
+            known = "its head is gone" if name else "no farm is up"
+            raise PreflightError(f"{known} for {which}; farm up {which}, and the same command goes on")
         if address := cluster.address:
             return address
         if not said:
@@ -84,10 +85,11 @@ def _command(cluster: Cluster, words: list[str]) -> list[str]:
 
 
 def _lost(cluster: Cluster, address: str) -> bool:
+    """Whether a driver ended because its head did; a head that starts again has another address, or none yet."""
     deadline = time.monotonic() + LOST_SECONDS
     while time.monotonic() < deadline:
-        if cluster.address != address:
-            return cluster.name != ""
+        if cluster.address != address or not head_of(cluster):
+            return True
         time.sleep(0.5)
     return False
 
