@@ -26,6 +26,8 @@ from farm.view import View, counts
 
 UP = "up"
 """`ray_address=up`: the cluster of `farm up`."""
+HEAD_SECONDS = "15"
+"""A driver whose head is silent for so long gives up, and farm/slurm/there.py starts another; Ray would take 60 s."""
 
 
 @dataclass(frozen=True)
@@ -137,13 +139,15 @@ def _execute_with_ray(config: Config, plan: Plan, run_id: str, signals: Signals)
     if address is None:  # its imports and Ray's start go side by side
         start_server(run_id, (config.settings.module,), config.study_file.parent)
         use_own_token()  # Ray reads its mode as it is imported
+    elastic = address == UP
+    if elastic:
+        address = _head_address()
     from farm import launch
 
     settings = config.settings
     keeper = None
     try:
-        elastic = address == UP
-        launch.connect(_head_address() if elastic else address, settings.cpus, settings.gpus, config.study_file.parent)
+        launch.connect(address, settings.cpus, settings.gpus, config.study_file.parent)
         kinds = worker_nodes(settings.slurm) if elastic else None
         nodes = launch.nodes() if kinds is None else list(kinds.values())
         if address is not None:
@@ -171,6 +175,7 @@ def _execute_with_ray(config: Config, plan: Plan, run_id: str, signals: Signals)
 
 def _head_address() -> str:
     """HOST:PORT of the head beside which this driver runs."""
+    os.environ["RAY_gcs_rpc_server_reconnect_timeout_s"] = HEAD_SECONDS
     try:
         return (Path(os.environ["FARM_UP"]) / "address").read_text()
     except (KeyError, OSError):

@@ -49,7 +49,7 @@ class SlurmNodeProvider(NodeProvider):
 
     def _adopt(self) -> None:
         """Workers of a head before this one never rejoin; jobs that still wait in the queue join this one."""
-        self._look()
+        self._look(tell=False)
         for job in self._alive():
             if job.pending:
                 self._say(f"job {job.number} ({job.kind}) is still in the queue and is taken over")
@@ -143,7 +143,7 @@ class SlurmNodeProvider(NodeProvider):
             self._jobs[number] = Job(number, "PENDING", "None", "", kind, name.rpartition("-")[2])
         self._say(f"job {number} ({kind}) is submitted for a trial that waits")
 
-    def _look(self) -> None:
+    def _look(self, tell: bool = True) -> None:
         """Ask Slurm what became of the jobs."""
         if time.monotonic() - self._seen < SAME_SECONDS:
             return
@@ -152,7 +152,7 @@ class SlurmNodeProvider(NodeProvider):
             raise RuntimeError(f"squeue: {answer.stderr.strip()}")
         self._seen = time.monotonic()
         now = {job.number: job for job in parse(answer.stdout, self.cluster_name)}
-        for line in news(self._jobs, now, self._ours, self._logs):
+        for line in news(self._jobs, now, self._ours, self._logs) if tell else []:
             self._say(line)
         self._jobs = now
 

@@ -17,7 +17,6 @@ from farm.config import Place
 from farm.errors import PreflightError
 from farm.site import NodeType, image_path
 from farm.slurm.cluster import Cluster, autoscaling, cluster_at, prepare
-from farm.slurm.jobs import ALIVE
 from farm.slurm.script import NodeJob, render
 from farm.slurm.sizes import nice, worker_types
 from farm.slurm.submit import sbatch, site_words
@@ -88,8 +87,8 @@ def down(place: Place) -> str:
     (cluster.shared / "stop").touch()
     before = len(_jobs(name))
     deadline = time.monotonic() + DOWN_SECONDS
-    if living and "PENDING" not in living:
-        while cluster.shared.exists() and time.monotonic() < deadline:  # the head ends in order, and cancels all
+    if living and "PENDING" not in living:  # the head ends in order, and cancels all
+        while cluster.shared.exists() and head_of(cluster) and time.monotonic() < deadline:
             time.sleep(0.3)
     while (jobs := _jobs(name)) and time.monotonic() < deadline:
         _run("scancel", *[number for number, state in jobs.items() if state != "COMPLETING"])
@@ -109,7 +108,7 @@ def head_of(cluster: Cluster) -> str:
     kind, *rest = where.split()
     if kind == "job":
         state = _run("squeue", "--noheader", f"--jobs={rest[0]}", "--format=%T").strip()
-        return f"{where} {state}" if state in ALIVE else ""
+        return f"{where} {state}" if state else ""  # COMPLETING: it may be on its way back into the queue
     host, pid = rest
     if host != socket.gethostname():
         return where if cluster.address else ""
