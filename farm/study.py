@@ -26,7 +26,7 @@ from farm.view import View, counts
 
 UP = "up"
 """`ray_address=up`: the cluster of `farm up`."""
-HEAD_SECONDS = "15"
+PATIENCE = {"RAY_gcs_rpc_server_reconnect_timeout_s": "15"}
 """A driver whose head is silent for so long gives up, and farm/slurm/there.py starts another; Ray would take 60 s."""
 
 
@@ -175,7 +175,7 @@ def _execute_with_ray(config: Config, plan: Plan, run_id: str, signals: Signals)
 
 def _head_address() -> str:
     """HOST:PORT of the head beside which this driver runs."""
-    os.environ["RAY_gcs_rpc_server_reconnect_timeout_s"] = HEAD_SECONDS
+    os.environ.update(PATIENCE)
     try:
         return (Path(os.environ["FARM_UP"]) / "address").read_text()
     except (KeyError, OSError):

@@ -56,7 +56,7 @@ def run_there(config: Config, arguments: list[str]) -> int:
 
 def _wait_for_head(config: Config, cluster: Cluster, signals: _Signals) -> str:
     """The head's address, once there is one."""
-    said = False
+    said, began = False, time.monotonic()
     while not signals.seen:
         name, living = cluster.name, head_of(cluster)
         if not name or not living:
@@ -68,7 +68,7 @@ def _wait_for_head(config: Config, cluster: Cluster, signals: _Signals) -> str:
         if not said:
             print(f"farm: waiting for the head ({living})", flush=True)
         said = True
-        time.sleep(1)
+        time.sleep(1 if time.monotonic() - began < 60 else 10)  # a head may wait in the queue for hours
     return ""
 
 

@@ -103,10 +103,10 @@ def full(lab: Lab) -> Iterator[Callable[[], None]]:
     """Somebody else's jobs hold every GPU; the value lets one node's go."""
     jobs = {}
     for host, gpus in GPUS.items():
-        words = ("--parsable", f"--nodelist={host}", f"--gres=gpu:{gpus}", "--output=/dev/null", "--wrap=sleep 1000")
-        jobs[host] = int(lab.on("login", "sbatch", *words).out)
-    wait_for(lambda: all(lab.state(j) == "RUNNING" for j in jobs.values()), 60, "the partition is full")
+        words = ("--parsable", "--mem=100M", f"--nodelist={host}", f"--gres=gpu:{gpus}", "--output=/dev/null")
+        jobs[host] = int(lab.on("login", "sbatch", *words, "--wrap=sleep 1000").out)
     try:
+        wait_for(lambda: all(lab.state(j) == "RUNNING" for j in jobs.values()), 60, "the partition is full")
         yield lambda: lab.scancel(jobs["gr003"])
     finally:
         for job in jobs.values():
