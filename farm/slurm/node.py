@@ -273,7 +273,8 @@ def _wait(
     while ray.process.poll() is None:
         if "stop" in _listing(options.shared):
             return 0
-        if (warnings or terminations) and address and options.instance and not told:
+        leaves = bool(warnings or terminations) and not told and ray.has_raylet()
+        if leaves and address and _head_lives(options, address):
             told = _leave(address, options.instance, LEAVE_SECONDS if terminations else options.leave_seconds)
         if warnings and options.instance and time.monotonic() - warnings[0] > options.leave_seconds:
             return 0
@@ -289,9 +290,17 @@ def _may_go(ray: NodeRay, options: argparse.Namespace, address: str | None, sinc
         return True
     if options.instance is None:
         return False
-    with contextlib.suppress(FileNotFoundError):
-        return not ray.has_raylet() or (options.shared / "address").read_text() != address
-    return True  # the head is gone
+    return not ray.has_raylet() or not _head_lives(options, address)
+
+
+def _head_lives(options: argparse.Namespace, address: str | None) -> bool:
+    """Whether an elastic worker's head is still the one that it joined."""
+    if options.instance is None:
+        return False
+    try:
+        return bool((options.shared / "address").read_text() == address)
+    except FileNotFoundError:
+        return False
 
 
 def _leave(address: str, instance: str, seconds: int) -> bool:
