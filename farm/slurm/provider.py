@@ -50,6 +50,7 @@ class SlurmNodeProvider(NodeProvider):
     def _adopt(self) -> None:
         """Workers of a head before this one never rejoin; jobs that still wait in the queue join this one."""
         self._look(tell=False)
+        self._ours |= {n for n, job in self._jobs.items() if not job.alive}  # the end of a head before this one
         for job in self._alive():
             if job.pending:
                 self._say(f"job {job.number} ({job.kind}) is still in the queue and is taken over")
