@@ -15,7 +15,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,10 +45,16 @@ from trials.spec import Spec
 STEP_SECONDS = 1.0
 STOP_GRACE_SECONDS = 60.0
 CONNECT_SECONDS = 10.0
+PENDING_TRIALS = "100"
+LOOK_SECONDS = 5.0
 
 
 class Interrupted(Exception):
     """An attempt fell to an infrastructure failure; Tune starts the trial again."""
+
+
+class RayDied(Exception):
+    """The one node of a Ray of our own has died: nothing could ever run again, and Tune would wait for ever."""
 
 
 @dataclass(frozen=True)
@@ -192,16 +198,24 @@ class _Events(_Unsaved, Callback):
 
 
 class _DrainStopper(_Unsaved, Stopper):
-    """Stops the experiment when a drain was asked for and every trial that ran then has ended."""
+    """Stops the experiment when a drain was asked for and every trial that ran then has ended.
 
-    def __init__(self, view: View, stopping: Callable[[], bool]) -> None:
-        self._view, self._stopping = view, stopping
+    With a Ray of our `own` it looks after its node too, and raises `RayDied`.
+    """
+
+    def __init__(self, view: View, stopping: Callable[[], bool], own: bool) -> None:
+        self._view, self._stopping, self._own = view, stopping, own
         self._since: float | None = None
+        self._looked = time.monotonic()
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
+        if self._own and time.monotonic() - self._looked > LOOK_SECONDS:
+            self._looked = time.monotonic()
+            if not nodes():
+                raise RayDied("the Ray of this run has died; what was committed stays, and the same command goes on")
         if not self._stopping():
             return False
         if self._since is None:
@@ -265,16 +279,30 @@ def disconnect() -> None:
     ray.shutdown()
 
 
-def run(jobs: Sequence[Job], run_id: str, view: View, signals: Signals, retries: int) -> None:
-    """Run all jobs on the connected cluster; returns when each has ended, or after a drain."""
-    cluster = nodes()
+def run(
+    jobs: Sequence[Job],
+    run_id: str,
+    view: View,
+    signals: Signals,
+    retries: int,
+    kinds: Mapping[str, Node] | None = None,
+    own: bool = False,
+) -> None:
+    """Run all jobs on the connected cluster; returns when each has ended, or after a drain.
+
+    `kinds` are the workers that Ray's autoscaler can make, where it does: a trial then runs on the smallest kind that
+    holds it, and on no other. Raises `RayDied` where the node of a Ray of our `own` has died.
+    """
+    cluster = nodes() if kinds is None else list(kinds.values())
+    if kinds is not None:
+        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = PENDING_TRIALS  # so many can wait for workers at once
     configs = [
         {
             "request": job.request.as_dict(),
             "label": job.label,
             "run": run_id,
             "gpu": job.bundle.gpu,
-            "reserved": reservation(job.bundle, cluster),
+            "reserved": reservation(job.bundle, cluster, kinds),
         }
         for job in jobs
     ]
@@ -289,7 +317,7 @@ def run(jobs: Sequence[Job], run_id: str, view: View, signals: Signals, retries:
                 name="tune",
                 storage_path=scratch,
                 verbose=0,
-                stop=_DrainStopper(view, signals.stopping),
+                stop=_DrainStopper(view, signals.stopping, own),
                 callbacks=[_Events(view, signals.renew)],
                 failure_config=FailureConfig(max_failures=retries),
                 checkpoint_config=CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),

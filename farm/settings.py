@@ -41,7 +41,9 @@ class Settings:
     extra: list[Any] = field(default_factory=list, metadata={"help": "points outside the product"})
     resources: Resources = field(default_factory=Resources)
     executor: str = parameter("ray", "`inline` runs in this process, without Ray", choices=("ray", "inline"))
-    ray_address: str | None = parameter(None, "Ray cluster to join (else $RAY_ADDRESS, else a local Ray)")
+    ray_address: str | None = parameter(
+        None, "Ray cluster to join, `up` for that of `farm up` (else $RAY_ADDRESS, else a local Ray)"
+    )
     cpus: int | None = parameter(None, "CPUs of the local Ray (else all)", unit="CPUs", minimum=1)
     gpus: int | None = parameter(None, "GPUs of the local Ray (else all; may be logical)", unit="GPUs", minimum=0)
     commit_seconds: float = parameter(30.0, "least time between two commits of a trial", unit="s", minimum=0)
@@ -66,4 +68,5 @@ class Settings:
         None, "GPUs of each node of a Slurm allocation (else what one trial needs)", unit="GPUs", minimum=0
     )
     time: str = parameter("04:00:00", "walltime of a Slurm job")
+    head: str = parameter("job", "`farm up`: a Slurm job of its own, or `here`", choices=("job", "here"))
     slurm: Slurm = field(default_factory=Slurm)
