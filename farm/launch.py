@@ -42,10 +42,15 @@ from trials.spec import Spec
 STEP_SECONDS = 1.0
 STOP_GRACE_SECONDS = 60.0
 CONNECT_SECONDS = 10.0
+LOOK_SECONDS = 5.0
 
 
 class Interrupted(Exception):
     """An attempt fell to an infrastructure failure; Tune starts the trial again."""
+
+
+class RayDied(Exception):
+    """The one node of a Ray of our own has died: nothing could ever run again, and Tune would wait for ever."""
 
 
 @dataclass(frozen=True)
@@ -189,16 +194,24 @@ class _Events(_Unsaved, Callback):
 
 
 class _DrainStopper(_Unsaved, Stopper):
-    """Stops the experiment when a drain was asked for and every trial that ran then has ended."""
+    """Stops the experiment when a drain was asked for and every trial that ran then has ended.
 
-    def __init__(self, view: View, stopping: Callable[[], bool]) -> None:
-        self._view, self._stopping = view, stopping
+    With a Ray of our `own` it looks after its node too, and raises `RayDied`.
+    """
+
+    def __init__(self, view: View, stopping: Callable[[], bool], own: bool) -> None:
+        self._view, self._stopping, self._own = view, stopping, own
         self._since: float | None = None
+        self._looked = time.monotonic()
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
+        if self._own and time.monotonic() - self._looked > LOOK_SECONDS:
+            self._looked = time.monotonic()
+            if not nodes():
+                raise RayDied("the Ray of this run has died; what was committed stays, and the same command goes on")
         if not self._stopping():
             return False
         if self._since is None:
@@ -246,8 +259,11 @@ def disconnect() -> None:
     ray.shutdown()
 
 
-def run(jobs: Sequence[Job], run_id: str, view: View, signals: Signals, retries: int) -> None:
-    """Run all jobs on the connected cluster; returns when each has ended, or after a drain."""
+def run(jobs: Sequence[Job], run_id: str, view: View, signals: Signals, retries: int, own: bool = False) -> None:
+    """Run all jobs on the connected cluster; returns when each has ended, or after a drain.
+
+    Raises `RayDied` where the node of a Ray of our `own` has died.
+    """
     cluster = nodes()
     configs = [
         {
@@ -270,7 +286,7 @@ def run(jobs: Sequence[Job], run_id: str, view: View, signals: Signals, retries:
                 name="tune",
                 storage_path=scratch,
                 verbose=0,
-                stop=_DrainStopper(view, signals.stopping),
+                stop=_DrainStopper(view, signals.stopping, own),
                 callbacks=[_Events(view, signals.renew)],
                 failure_config=FailureConfig(max_failures=retries),
                 checkpoint_config=CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),

@@ -150,9 +150,11 @@ def _execute_with_ray(config: Config, plan: Plan, run_id: str, signals: Signals)
         with View(plan, settings.view, sum(n.gpu for n in nodes)) as view:
             jobs = [launch.Job(t.label, t.bundle, request(config, t, run_id)) for t in plan.to_run]
             if jobs and not signals.stopping():
-                launch.run(jobs, run_id, view, signals, settings.retries)
+                launch.run(jobs, run_id, view, signals, settings.retries, own=address is None)
     except ConnectionError as error:
         raise PreflightError(f"Ray: {error}") from None
+    except launch.RayDied as error:
+        _say(str(error))
     finally:
         if keeper is not None:
             keeper.close()
