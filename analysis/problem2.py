@@ -33,25 +33,35 @@ WEAK = {
 
 def tables(data: Data, options: Options | None = None) -> dict[str, Table]:
     """All tables by name; a mode or scaling that was neither planned nor run has none."""
-    options, made = options or Options(), {}
-    found = groups(data)
+    options, found = options or Options(), groups(data)
+    made: dict[str, Table] = {}
     for number, group in enumerate(found, 1):
+        own: dict[str, Table] = {}
         for mode in MODES:
             if group.has(mode, "weak") or not any(group.has(m, "weak") for m in MODES):
-                made[name("one-gpu", mode, number)] = tabling.one_gpu_table(data, group, mode, options)
-                made |= {name(t, mode, number): make(data, group, mode, options) for t, make in WEAK.items()}
+                own[name("one-gpu", mode, number)] = tabling.one_gpu_table(data, group, mode, options)
+                own |= {name(t, mode, number): make(data, group, mode, options) for t, make in WEAK.items()}
             if group.has(mode, "strong"):
-                made[name("strong", mode, number)] = tabling.strong_table(data, group, mode, options)
-        made[name("ceiling", "dataparallel", number)] = tabling.ceiling_table(data, group, options)
-    return {n: _apart(t, found) for n, t in made.items()}
+                own[name("strong", mode, number)] = tabling.strong_table(data, group, mode, options)
+        own[name("ceiling", "dataparallel", number)] = tabling.ceiling_table(data, group, options)
+        made |= {n: _noted(t, group, len(found)) for n, t in own.items()}
+    return made
 
 
-def _apart(table: Table, found: Sequence[Group]) -> Table:
-    """Say where there are several groups that they do not compare."""
-    if len(found) < 2:
-        return table
-    note = f"There are results of {len(found)} machines or variations; each has tables of its own, for their times do "
-    return Table(table.title, table.frame, table.columns, (*table.notes, f"{note}not compare."), table.source)
+def _noted(table: Table, group: Group, groups_: int) -> Table:
+    """Say where there are several groups that they do not compare, and where one's rows come from several machines."""
+    notes = list(table.notes)
+    if groups_ > 1:
+        notes.append(
+            f"There are results of {groups_} machines or variations; each has tables of its own, for their times do "
+            "not compare."
+        )
+    if group.boots > 1:
+        notes.append(
+            f"Measured on {group.boots} machines of this kind, or after as many starts of one: where the host decides "
+            "a time, repetitions differ by the host too."
+        )
+    return Table(table.title, table.frame, table.columns, tuple(notes), table.source)
 
 
 def main(data: Data, options: Options | None = None) -> tuple[Mapping[str, Figure], Mapping[str, Table]]:

@@ -52,7 +52,10 @@ class Talk:
 
 @dataclass(frozen=True)
 class ModeAnswers:
-    """Of one mode in one group. `full` is the note of the rung that did not fit on one GPU, empty where all did."""
+    """Of one mode in one group. `full` is the note of the rung that did not fit on one GPU, empty where all did.
+
+    `alone` is how many rungs were measured on one GPU.
+    """
 
     name: str
     best: tuple[int, int, Estimate] | None
@@ -60,6 +63,7 @@ class ModeAnswers:
     pairs: list[Pair]
     talks: list[Talk]
     full: tuple[int, str] | None
+    alone: int
     waiting: float
     host: tuple[int, int, float, float] | None
     """Two batches whose steps take about as long though one has four times the images, and those milliseconds."""
@@ -136,6 +140,7 @@ def _mode(group: Group, mode: str, options: Options) -> ModeAnswers:
         pairs=_pairs(group, mode, several, options),
         talks=[t for g in several for b in batches if (t := _talk(group, mode, g, b, options))],
         full=full[0] if full else None,
+        alone=sum(k.mode == mode and k.gpus == 1 and c.measured for k, c in group.cells.items()),
         waiting=max(shares, default=math.nan),
         host=_host(group, mode),
         ceilings={g: _ceilings(group, mode, g) for g in several if math.isfinite(all_reduce_ceiling(group, mode, g))},

@@ -19,13 +19,12 @@ GIGA = 1e9
 class Split:
     """An epoch without its data wait, in seconds: compute T1/k, communication T_k − T1/k, and the profiler's.
 
-    `exposed` is the communication that the profiler saw while nothing else ran. `mark` says what is wrong.
+    `mark` says what is wrong.
     """
 
     compute: Estimate = NOTHING
     communication: Estimate = NOTHING
     profiled: Estimate = NOTHING
-    exposed: Estimate = NOTHING
     mark: str = ""
 
     @property
@@ -65,7 +64,6 @@ def split(group: Group, mode: str, gpus: int, batch: int, confidence: float) -> 
         compute=stats.mean(one.training / gpus, confidence),
         communication=stats.difference(cell.training, one.training / gpus, confidence),
         profiled=known_mean(cell, "profiled_communication_seconds", confidence),
-        exposed=known_mean(cell, "profiled_exposed_seconds", confidence),
     )
 
 

@@ -102,13 +102,17 @@ class Cell:
 
 @dataclass(frozen=True)
 class Group:
-    """Cells that compare, and what the links between the GPUs were measured to do."""
+    """Cells that compare, and what the links between the GPUs were measured to do.
+
+    `boots` is on how many machines (or after how many starts of one) its rows were measured, 0 where not known.
+    """
 
     machine: Machine
     variation: str
     cells: Mapping[Key, Cell]
     links: pd.DataFrame
     missing: Mapping[tuple[str, str, int], str] = field(default_factory=dict)
+    boots: int = 0
 
     def cell(self, mode: str, scaling: str, gpus: int, batch: int) -> Cell:
         """A set-up; one that was not measured says why. One GPU has no scaling: both read the same cell."""
@@ -159,8 +163,17 @@ def groups(data: Data) -> list[Group]:
         part = data.rows.iloc[own]
         cells = {k: _cell(k, cell) for k, cell in _keyed(part)}
         of_these = links[links["trial_id"].isin(list(part["trial_id"]))] if len(links) else links
-        found.append(Group(machine, variation, cells, of_these, _missing(data, vary, variation)))
+        found.append(Group(machine, variation, cells, of_these, _missing(data, vary, variation), _boots(data, part)))
     return found
+
+
+def _boots(data: Data, rows: pd.DataFrame) -> int:
+    """Machines that rows come from, told apart by the boots of the attempts that measured them."""
+    if not {"host", "boot_id"} <= set(data.attempts) or "attempt" not in rows:
+        return 0
+    boots = data.attempts.set_index(["trial_id", "attempt"])[["host", "boot_id"]].dropna()
+    own = boots[boots.index.isin(list(zip(rows["trial_id"], rows["attempt"], strict=True)))]
+    return len(own.drop_duplicates())
 
 
 def _machine(row: Mapping[Any, Any]) -> Machine:

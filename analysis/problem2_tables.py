@@ -224,14 +224,14 @@ def communication_table(data: Data, group: Group, mode: str, options: Options) -
         for batch in group.batches(mode, "weak"):
             found, cell = split(group, mode, gpus, batch, options.confidence), group.cell(mode, "weak", gpus, batch)
             records.append(
-                {"setup": f"{gpus}-GPU", "gpus": gpus, "batch": batch} | _communication(found, cell, options)
+                {"setup": f"{gpus}-GPU", "gpus": gpus, "batch": batch} | _communication(group, found, cell, options)
             )
     frame = pd.DataFrame(records)
     shown = (
         text_column("GPUs", "setup"),
         number_column("Batch per GPU", "batch", ",.0f"),
         _shown("By subtraction (s)", "communication"),
-        *(_shown(f"{heading} (s)", name) for name, heading in PROFILED.items()),
+        *(_shown(f"{heading} (s)", f"profiled_{name}") for name, heading in PROFILED.items()),
     )
     notes = [
         "The profiler's figures are of further iterations, scaled to an epoch; they count kernels and copies, not the "
@@ -243,7 +243,7 @@ def communication_table(data: Data, group: Group, mode: str, options: Options) -
 
 
 PROFILED = {
-    "profiled": "Profiler: all kinds",
+    "communication": "Profiler: all kinds",
     "broadcast": "Broadcast",
     "reduce": "Reduce",
     "all_reduce": "All-reduce",
@@ -252,13 +252,13 @@ PROFILED = {
 }
 
 
-def _communication(found: Split, cell: Cell, options: Options) -> dict[str, Any]:
+def _communication(group: Group, found: Split, cell: Cell, options: Options) -> dict[str, Any]:
     noise = NEGATIVE if found.within_noise else ""
     record = estimate_columns("communication", found.communication) | {"communication_mark": found.mark or noise}
+    mark = why_not(group, cell)  # what the profiler saw needs no 1-GPU run beside it
     for name in PROFILED:
-        known = getattr(found, name, None) or known_mean(cell, f"profiled_{name}_seconds", options.confidence)
-        estimate = NOTHING if found.mark else known
-        record |= estimate_columns(name, estimate) | {f"{name}_mark": found.mark}
+        estimate = NOTHING if mark else known_mean(cell, f"profiled_{name}_seconds", options.confidence)
+        record |= estimate_columns(f"profiled_{name}", estimate) | {f"profiled_{name}_mark": mark}
     return record
 
 

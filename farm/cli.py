@@ -75,6 +75,9 @@ def _parser() -> argparse.ArgumentParser:
     add("why", _why, "`farm why TRIAL problem=4`: which inputs made a trial new")
     submit = add("submit", _submit, "run a study in one Slurm allocation, requeued until it is complete")
     submit.add_argument("--dry-run", action="store_true", help="print the batch script and submit nothing")
+    up = add("up", _up, "start a head whose workers are Slurm jobs that come and go with the trials")
+    up.add_argument("--dry-run", action="store_true", help="print the jobs' scripts and submit nothing")
+    add("down", _down, "end what `farm up` started: the head and all workers")
     add("export", _export, "rebuild the Parquet tables from the ledger")
     prune = add("prune", _prune, "remove what a ledger can do without, asking first")
     prune.add_argument("--yes", action="store_true", help="do not ask")
@@ -94,6 +97,11 @@ def _run(options: argparse.Namespace) -> int:
         return COMPLETE
     if options.dry_run or options.json:
         return _show_plan(config, options.json)
+    if config.settings.ray_address == "up":
+        from farm.slurm import there
+
+        if there.is_wanted(config):
+            return there.run_there(config, options.overrides)
     from farm import study
 
     result = study.run(config, options.overrides)
@@ -230,6 +238,20 @@ def _submit(options: argparse.Namespace) -> int:
     job = submit(config, script)
     print(f"job {job}: {len(plan.to_run)} trials of {config.study}; it requeues itself until they are done")
     print(f"{short_path(config.ledger / 'slurm' / f'{job}.log')} is its log; scancel {job} stops it")
+    return COMPLETE
+
+
+def _up(options: argparse.Namespace) -> int:
+    from farm.slurm.up import up
+
+    print(up(configuration.load_place(options.overrides), options.overrides, options.dry_run))
+    return COMPLETE
+
+
+def _down(options: argparse.Namespace) -> int:
+    from farm.slurm.up import down
+
+    print(down(configuration.load_place(options.overrides)))
     return COMPLETE
 
 

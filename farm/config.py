@@ -8,89 +8,28 @@ Imports neither torch nor Ray.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, GrammarParseError, OmegaConfBaseException, ValidationError
-from yaml import YAMLError
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from farm.checks import axis_values, check_ranges, nearest, short_path, typed
+from farm.command_line import CONF, SELECTORS, read, site_file, split, studies, study_file
 from farm.errors import UsageError
-from farm.site import Slurm, check_time, expand
-from trials.spec import Scalar, parameter, trial_module
+from farm.settings import Resources, Settings
+from farm.site import check_time, expand
+from trials.spec import Scalar, trial_module
 
+__all__ = [
+    "CONF", "ROOT", "Config", "Place", "Resources", "Settings", "data_directory", "load", "load_place", "place_of",
+    "results_directory", "studies",
+]  # fmt: skip
 ROOT = Path(__file__).resolve().parent.parent
-CONF = Path(__file__).resolve().parent / "conf"
-TEXTS = ("time", "results", "data_root", "hardware", "title", "module", "ray_address")
-"""Keys whose values are text, whatever YAML would make of it."""
-QUOTES = "'\""
-SELECTORS = ("problem", "study", "profile", "site", "trial")
-
-
-@dataclass
-class Resources:
-    """What one trial holds while it runs. `cpu` and `gpu` are numbers or the name of a parameter."""
-
-    cpu: Any = parameter(1, "CPUs of one trial, a number or a parameter's name", unit="CPUs", minimum=0)
-    gpu: Any = parameter(0, "GPUs of one trial, fractions allowed, or a parameter's name", unit="GPUs", minimum=0)
-    exclusive: str = parameter("", "`node` keeps every other trial off the node", choices=("", "node"))
-
-
-@dataclass
-class Settings:
-    """Every key of a study file and of the command line, except the trial module's own parameters."""
-
-    problem: str = parameter("", "problem of the homework sheet that the study answers")
-    title: str = parameter("", "one line for reports")
-    module: str = parameter("", "trial module that runs a spec, e.g. trials.problem4")
-    data: str = parameter("cifar10", "dataset", choices=("cifar10", "synthetic", "none"))
-    data_root: str | None = parameter(None, "directory of CIFAR-10: torchvision's batches or Parquet shards")
-    results: str | None = parameter(None, "directory of results (else $FARM_RESULTS, the site's, ./results)")
-    device: str = parameter("auto", "device of a trial", choices=("auto", "cpu", "cuda"))
-    timed: bool = parameter(False, "the wall-clock is a result: a trial has its GPUs to itself")
-    hardware: str | None = parameter(None, "GPU model of timed trials (else read from this machine)")
-    threads: int = parameter(1, "CPU threads of a trial", unit="threads", minimum=1, maximum=1024)
-    seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "seeds; each repeats the whole grid"})
-    trial: Any = field(default_factory=dict, metadata={"help": "values of the trial module's parameters"})
-    sweep: dict[str, Any] = field(
-        default_factory=dict, metadata={"help": "axes of the grid: a list of values for each parameter"}
-    )
-    zip: list[Any] = field(default_factory=list, metadata={"help": "groups of axes that move together"})
-    extra: list[Any] = field(default_factory=list, metadata={"help": "points outside the product"})
-    resources: Resources = field(default_factory=Resources)
-    executor: str = parameter("ray", "`inline` runs in this process, without Ray", choices=("ray", "inline"))
-    ray_address: str | None = parameter(None, "Ray cluster to join (else $RAY_ADDRESS, else a local Ray)")
-    cpus: int | None = parameter(None, "CPUs of the local Ray (else all)", unit="CPUs", minimum=1)
-    gpus: int | None = parameter(None, "GPUs of the local Ray (else all; may be logical)", unit="GPUs", minimum=0)
-    commit_seconds: float = parameter(30.0, "least time between two commits of a trial", unit="s", minimum=0)
-    drain_seconds: float = parameter(
-        5.0, "on a stop, an epoch that ends within this time is finished", unit="s", minimum=0
-    )
-    retries: int = parameter(3, "times that a trial is tried again after an infrastructure failure", minimum=0)
-    back_off_seconds: float = parameter(
-        1.0, "pause before the first of these, four times as long before each further one", unit="s", minimum=0
-    )
-    max_gpu_hours: float | None = parameter(
-        None,
-        "run nothing where the plan's estimate is above it, or where a trial has none",
-        unit="GPU-hours",
-        minimum=0,
-    )
-    retry: str = parameter("none", "`failed` runs trials again that failed", choices=("none", "failed"))
-    keep: str = parameter("none", "`weights` keeps the final state of each trial", choices=("none", "weights"))
-    view: str = parameter("auto", "live table or plain lines", choices=("auto", "live", "plain"))
-    nodes: int = parameter(1, "nodes of a Slurm allocation", unit="nodes", minimum=1)
-    gpus_per_node: int | None = parameter(
-        None, "GPUs of each node of a Slurm allocation (else what one trial needs)", unit="GPUs", minimum=0
-    )
-    time: str = parameter("04:00:00", "walltime of a Slurm job")
-    slurm: Slurm = field(default_factory=Slurm)
 
 
 @dataclass(frozen=True)
@@ -150,9 +89,9 @@ def place_of(config: Config) -> Place:
 
 def load_place(arguments: list[str]) -> Place:
     """Resolve `key=value` arguments that need not name a study: the site's settings and the results directory."""
-    selectors, overrides = _split(arguments)
+    selectors, overrides = split(arguments)
     site = selectors.get("site", "local")
-    layer = _read(_site_file(site))
+    layer = read(site_file(site))
     default = layer.pop("results", None)
     for skipped in ("trial", "sweep", "zip", "extra"):
         overrides.pop(skipped, None)
@@ -163,13 +102,13 @@ def load_place(arguments: list[str]) -> Place:
 
 def load(arguments: list[str]) -> Config:
     """Resolve `key=value` arguments into a configuration. Raises `UsageError` with the nearest key or range."""
-    selectors, overrides = _split(arguments)
-    study_file = _study_file(selectors, [str(k) for k in overrides])
-    study = _read(study_file)
-    name = str(study.pop("study", study_file.stem))
+    selectors, overrides = split(arguments)
+    file = study_file(selectors, [str(k) for k in overrides])
+    study = read(file)
+    name = str(study.pop("study", file.stem))
     profiles: Any = study.pop("profiles", None) or {}
     if not isinstance(profiles, dict):
-        raise UsageError(f"{short_path(study_file)}: profiles: a mapping of names to overrides is expected")
+        raise UsageError(f"{short_path(file)}: profiles: a mapping of names to overrides is expected")
     layers: list[tuple[str, Any]] = [(f"study {name}", study)]
     if profile := selectors.get("profile"):
         if profile not in profiles:
@@ -178,18 +117,13 @@ def load(arguments: list[str]) -> Config:
             raise UsageError(f"profile {profile} of study {name}: a mapping of keys to values is expected")
         layers.append((f"profile {profile}", profiles[profile]))
     site = selectors.get("site", "local")
-    place = _read(_site_file(site))
+    place = read(site_file(site))
     results = place.pop("results", None)
     layers.insert(0, (f"site {site}", place))
     layers.append(("the command line", overrides))
-    tree = _merge(layers, study_file)
+    tree = _merge(layers, file)
     _check_axes(tree, overrides)
-    return _checked(name, study_file, selectors, tree, results)
-
-
-def studies() -> list[str]:
-    """Names of the studies that come with the farm."""
-    return sorted(p.stem for p in (CONF / "study").glob("*.yaml"))
+    return _checked(name, file, selectors, tree, results)
 
 
 def results_directory(value: str | None, site: str | None = None) -> Path:
@@ -201,86 +135,6 @@ def results_directory(value: str | None, site: str | None = None) -> Path:
 def data_directory(value: str | None) -> Path:
     """`data_root=`, else <checkout>/data, made absolute."""
     return Path(value).expanduser().absolute() if value else ROOT / "data"
-
-
-def _split(arguments: list[str]) -> tuple[dict[str, str], dict[str, Any]]:
-    selectors: dict[str, str] = {}
-    rest: list[str] = []
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if not equals or not key:
-            hint = f" (did you mean {argument}=…?)" if argument in SELECTORS else ""
-            raise UsageError(f"{argument!r} is not key=value{hint}; see --help")
-        if key in SELECTORS:
-            selectors[key] = value
-        elif key in TEXTS and value not in ("", "null"):  # YAML reads 8:00:00 as a number and "a #b" as a comment
-            rest.append(f"{key}={json.dumps(value.strip(QUOTES))}")
-        else:
-            rest.append(argument)
-    try:
-        tree = OmegaConf.to_container(OmegaConf.from_dotlist(rest))
-        assert isinstance(tree, dict)
-        return selectors, {str(k): v for k, v in tree.items()}
-    except (YAMLError, GrammarParseError) as error:
-        reason = str(error).splitlines()[0]
-        wrong = next((a for a in rest if not _parses(a)), " ".join(rest))
-        raise UsageError(f"{wrong}: the value is not valid YAML ({reason})") from None
-    except (OmegaConfBaseException, ValueError, TypeError, IndexError) as error:
-        raise UsageError(f"{' '.join(rest)[:200]}: {str(error).splitlines()[0]}") from None
-
-
-def _parses(argument: str) -> bool:
-    try:
-        OmegaConf.from_dotlist([argument])
-    except (YAMLError, GrammarParseError):
-        return False
-    return True
-
-
-def _study_file(selectors: dict[str, str], others: list[str]) -> Path:
-    if "study" in selectors:
-        chosen = selectors["study"]
-        if chosen.endswith((".yaml", ".yml")):
-            path = Path(chosen).expanduser().absolute()
-            if not path.is_file():
-                raise UsageError(f"study={chosen}: no such file")
-            return path
-        return _named_file("study", chosen, CONF / "study")
-    if "problem" in selectors:
-        name = f"problem{selectors['problem']}"
-        if name in studies():
-            return CONF / "study" / f"{name}.yaml"
-        numbers = [s.removeprefix("problem") for s in studies() if s.removeprefix("problem").isdigit()]
-        raise UsageError(f"problem={selectors['problem']}: the problems are {', '.join(numbers)}")
-    known = [*SELECTORS, *(f.name for f in dataclasses.fields(Settings))]
-    wrong = "".join(f"{k}: no such key{nearest(k, known, prefix='; nearest is ')}. " for k in others if k not in known)
-    raise UsageError(f"{wrong}Say which study: problem=4, study=NAME or study=FILE.yaml; see --help")
-
-
-def _site_file(site: str) -> Path:
-    if not site.endswith((".yaml", ".yml")):
-        return _named_file("site", site, CONF / "site")
-    path = Path(site).expanduser().absolute()
-    if not path.is_file():
-        raise UsageError(f"site={site}: no such file")
-    return path
-
-
-def _named_file(kind: str, name: str, directory: Path) -> Path:
-    names = sorted(p.stem for p in directory.glob("*.yaml"))
-    if name not in names:
-        raise UsageError(f"{kind}={name}: {nearest(name, names)}{kind} files are {', '.join(names)}")
-    return directory / f"{name}.yaml"
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        tree = OmegaConf.to_container(OmegaConf.load(path))
-    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
-        raise UsageError(f"{short_path(path)}: {error}") from None
-    if not isinstance(tree, dict):
-        raise UsageError(f"{short_path(path)}: a mapping of keys to values is expected")
-    return {str(k): v for k, v in tree.items()}
 
 
 def _merge(layers: list[tuple[str, Any]], study_file: Path) -> DictConfig:

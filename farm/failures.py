@@ -6,7 +6,7 @@
 | divergence | the trial says so: its loss is not finite | a result, never tried again |
 | bug | any other error of the trial | `failed`; `retry=failed` runs it again |
 | host_oom | MemoryError, or SIGKILL while the kernel's count of such kills rose | tried again once a run |
-| killed | SIGKILL or another signal that nobody here sent, a rank that vanished | tried again |
+| killed | SIGKILL or another signal that nobody here sent, a rank or a loader that vanished | tried again |
 | nccl | errors of torch.distributed, NCCL in the message | tried again |
 | device | a GPU that is absent, of another model, or that failed | tried again |
 | storage | errors that a file system gives: full, read-only, stale, quota | tried again |
@@ -79,7 +79,9 @@ def kind_of(error: BaseException) -> str:
         return "nccl"
     if "CUDA error:" in text and any(fault in text for fault in DEVICE_FAULTS):
         return "device"
-    return "killed" if name == "RankFailed" and "exit code -9" in text else "bug"
+    vanished = name == "RankFailed" and "exit code -9" in text
+    # A loader's process that is gone without an exception of its own was killed: by the kernel, or with its group.
+    return "killed" if vanished or "DataLoader worker (pid" in text else "bug"
 
 
 def kernel_kills() -> int:

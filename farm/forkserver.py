@@ -54,14 +54,14 @@ class _Connection:
         *whole, self.buffer = (self.buffer + chunk).split(b"\n")
         return [json.loads(line) for line in whole]
 
-    def kill(self, number: int) -> None:
-        """Signal the child's whole process group."""
+    def kill(self) -> None:
+        """Kill the child's whole process group."""
         if self.child is not None:
             try:
-                os.killpg(self.child, number)
+                os.killpg(self.child, signal.SIGKILL)
             except ProcessLookupError:  # it has not yet become the leader of its group
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(self.child, number)
+                    os.kill(self.child, signal.SIGKILL)
 
 
 class ForkServer:
@@ -111,7 +111,7 @@ class ForkServer:
     def _receive(self, connection: _Connection) -> None:
         messages = connection.lines()
         if messages is None:
-            connection.kill(signal.SIGKILL)
+            connection.kill()
             self.selector.unregister(connection.stream)
             connection.stream.close()
             self.connections.remove(connection)
@@ -119,8 +119,10 @@ class ForkServer:
         for message in messages:
             if "request" in message:
                 connection.child = self._fork(connection, message)
-            elif message.get("stop"):
-                connection.kill(signal.SIGTERM)
+            elif message.get("stop") and connection.child is not None:
+                # The attempt alone: it decides what becomes of its loaders and ranks, which SIGTERM would end at once.
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(connection.child, signal.SIGTERM)
 
     def _fork(self, connection: _Connection, message: dict[str, Any]) -> int:
         server = os.getpid()
@@ -153,7 +155,7 @@ class ForkServer:
                 return
             for connection in self.connections:
                 if connection.child == child:
-                    connection.kill(signal.SIGKILL)  # what the attempt left behind: loaders, ranks
+                    connection.kill()  # what the attempt left behind: loaders, ranks
                     connection.child = None
                     _send(connection.stream, {"exit": os.waitstatus_to_exitcode(status)})
 

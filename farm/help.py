@@ -28,6 +28,7 @@ FLAGS = {
     "report": "[--check]",
     "prune": "[--yes]",
     "submit": "[--dry-run]",
+    "up": "[--dry-run]",
     "status": "[--watch] [--json]",
 }
 

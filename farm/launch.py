@@ -6,13 +6,16 @@ says. Tune's own files are scratch.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import logging
 import os
 import shutil
 import socket
+import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +45,10 @@ from trials.spec import Spec
 STEP_SECONDS = 1.0
 STOP_GRACE_SECONDS = 60.0
 CONNECT_SECONDS = 10.0
+<<<<<<< HEAD
+=======
+PENDING_TRIALS = "100"
+>>>>>>> main
 LOOK_SECONDS = 5.0
 
 
@@ -240,7 +247,23 @@ def connect(address: str | None, cpus: int | None, gpus: int | None, modules: Pa
         return
     os.environ |= variables
     os.environ.pop("RAY_ADDRESS", None)
-    ray.init(address="local", num_cpus=cpus, num_gpus=gpus, include_dashboard=False, **quiet)
+    with _process_groups_of_their_own():
+        ray.init(address="local", num_cpus=cpus, num_gpus=gpus, include_dashboard=False, **quiet)
+
+
+@contextlib.contextmanager
+def _process_groups_of_their_own() -> Iterator[None]:
+    """Processes started meanwhile do not get the signals of the driver's group.
+
+    `timeout`, a shell's `kill -- -PGID` and Slurm's scancel signal the whole group: Ray would die first, and the driver
+    could no longer drain. Ray starts its processes through `subprocess` and offers no such option of its own.
+    """
+    start = subprocess.Popen.__init__
+    subprocess.Popen.__init__ = functools.partialmethod(start, process_group=0)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        subprocess.Popen.__init__ = start  # type: ignore[method-assign]
 
 
 def _check_answers(address: str) -> None:
@@ -259,19 +282,39 @@ def disconnect() -> None:
     ray.shutdown()
 
 
+<<<<<<< HEAD
 def run(jobs: Sequence[Job], run_id: str, view: View, signals: Signals, retries: int, own: bool = False) -> None:
     """Run all jobs on the connected cluster; returns when each has ended, or after a drain.
 
     Raises `RayDied` where the node of a Ray of our `own` has died.
     """
     cluster = nodes()
+=======
+def run(
+    jobs: Sequence[Job],
+    run_id: str,
+    view: View,
+    signals: Signals,
+    retries: int,
+    kinds: Mapping[str, Node] | None = None,
+    own: bool = False,
+) -> None:
+    """Run all jobs on the connected cluster; returns when each has ended, or after a drain.
+
+    `kinds` are the workers that Ray's autoscaler can make, where it does: a trial then runs on the smallest kind that
+    holds it, and on no other. Raises `RayDied` where the node of a Ray of our `own` has died.
+    """
+    cluster = nodes() if kinds is None else list(kinds.values())
+    if kinds is not None:
+        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = PENDING_TRIALS  # so many can wait for workers at once
+>>>>>>> main
     configs = [
         {
             "request": job.request.as_dict(),
             "label": job.label,
             "run": run_id,
             "gpu": job.bundle.gpu,
-            "reserved": reservation(job.bundle, cluster),
+            "reserved": reservation(job.bundle, cluster, kinds),
         }
         for job in jobs
     ]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from farm.plan import Bundle, Node
 
+OF_A_KIND = 0.001
+"""What a trial takes of a kind's own resource: only workers of that kind have it."""
 
-def reservation(bundle: Bundle, cluster: Sequence[Node]) -> dict[str, float]:
+
+def reservation(bundle: Bundle, cluster: Sequence[Node], kinds: Mapping[str, Node] | None = None) -> dict[str, float]:
     """What a trial reserves on one node: its CPUs and GPUs, or all that a node has where it is to have it alone.
 
     An exclusive trial needs no custom resource, which clusters that others set up would lack: who holds all CPUs
@@ -19,7 +22,11 @@ def reservation(bundle: Bundle, cluster: Sequence[Node]) -> dict[str, float]:
         holding = [n for n in cluster if n.cpu >= bundle.cpu and n.gpu >= bundle.gpu]
         whole = max(holding, key=lambda n: (n.gpu, n.cpu), default=Node(bundle.cpu, bundle.gpu))
         bundle = Bundle(whole.cpu, whole.gpu)
-    return {"CPU": bundle.cpu} | ({"GPU": bundle.gpu} if bundle.gpu else {})
+    reserved = {"CPU": bundle.cpu} | ({"GPU": bundle.gpu} if bundle.gpu else {})
+    if kinds is None:
+        return reserved
+    fitting = [(n.gpu, n.cpu, kind) for kind, n in kinds.items() if n.cpu >= bundle.cpu and n.gpu >= bundle.gpu]
+    return reserved | {min(fitting)[2]: OF_A_KIND}  # else small trials would sit on nodes that gangs have waited for
 
 
 def first_gpus(visible: str, count: float) -> str:

@@ -25,7 +25,7 @@ class NodeType:
 
 @dataclass
 class Slurm:
-    """How `farm submit` uses a site's Slurm and image."""
+    """How `farm submit` and `farm up` use a site's Slurm and image."""
 
     account: str = parameter("", "account to charge")
     partition: str = parameter("", "partition")
@@ -46,6 +46,11 @@ class Slurm:
     temporary: str = parameter("/tmp", "node-local directory for Ray's sockets and logs; keep it short")
     signal_seconds: int = parameter(180, "the run drains so long before its limit", unit="s", minimum=60)
     logical_gpus: bool = parameter(False, "GPUs are counted only: a test cluster without any")
+    max_workers: int = parameter(16, "elastic workers: jobs at a time", unit="jobs", minimum=1)
+    idle_minutes: float = parameter(5.0, "elastic workers: one that is idle so long ends", unit="min", minimum=0)
+    head_cpus: int = parameter(2, "CPUs of the job of `farm up`", unit="CPUs", minimum=1)
+    head_memory_gib: int = parameter(8, "memory of the job of `farm up`", unit="GiB", minimum=2)
+    head_options: list[str] = field(default_factory=list, metadata={"help": "its further sbatch options"})
     node_types: dict[str, NodeType] = field(default_factory=dict, metadata={"help": "kinds of nodes, by name"})
 
 

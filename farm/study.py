@@ -22,7 +22,13 @@ from farm.ledger.store import drain_file, quarantine
 from farm.ledger.tidy import sweep_ledger
 from farm.plan import Node, Plan, Trial
 from farm.signals import Signals
+from farm.slurm.sizes import worker_nodes
 from farm.view import View, counts
+
+UP = "up"
+"""`ray_address=up`: the cluster of `farm up`."""
+PATIENCE = {"RAY_gcs_rpc_server_reconnect_timeout_s": "15"}
+"""A driver whose head is silent for so long gives up, and farm/slurm/there.py starts another; Ray would take 60 s."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,8 @@ def cluster_address(config: Config) -> str | None:
     address = config.settings.ray_address or os.environ.get("RAY_ADDRESS")
     if address in (None, "", "local"):
         return None
+    if address == UP:
+        return UP
     if address.startswith("http"):
         raise UsageError(
             f"ray_address={address} is a dashboard, for `ray job submit`; a run joins the head's HOST:PORT"
@@ -135,22 +143,34 @@ def _execute_with_ray(config: Config, plan: Plan, run_id: str, signals: Signals)
     if address is None:  # its imports and Ray's start go side by side
         start_server(run_id, (config.settings.module,), config.study_file.parent)
         use_own_token()  # Ray reads its mode as it is imported
+    elastic = address == UP
+    if elastic:
+        address = _head_address()
     from farm import launch
 
     settings = config.settings
     keeper = None
     try:
         launch.connect(address, settings.cpus, settings.gpus, config.study_file.parent)
-        nodes = launch.nodes()
+        kinds = worker_nodes(settings.slurm) if elastic else None
+        nodes = launch.nodes() if kinds is None else list(kinds.values())
         if address is not None:
             plan = make_plan(config, nodes)
         if address is None:
             keeper = ForkClient(run_id)
         signals.renew()
-        with View(plan, settings.view, sum(n.gpu for n in nodes)) as view:
+        with View(plan, settings.view, 0.0 if elastic else sum(n.gpu for n in nodes)) as view:
+            if elastic:
+                for trial in plan.trials:
+                    if trial.state == "unschedulable":
+                        view.say(f"unschedulable {trial.label}: {trial.reason}")
             jobs = [launch.Job(t.label, t.bundle, request(config, t, run_id)) for t in plan.to_run]
             if jobs and not signals.stopping():
+<<<<<<< HEAD
                 launch.run(jobs, run_id, view, signals, settings.retries, own=address is None)
+=======
+                launch.run(jobs, run_id, view, signals, settings.retries, kinds, own=address is None)
+>>>>>>> main
     except ConnectionError as error:
         raise PreflightError(f"Ray: {error}") from None
     except launch.RayDied as error:
@@ -161,6 +181,15 @@ def _execute_with_ray(config: Config, plan: Plan, run_id: str, signals: Signals)
         launch.disconnect()
         remove_files(run_id)
     return nodes
+
+
+def _head_address() -> str:
+    """HOST:PORT of the head beside which this driver runs."""
+    os.environ.update(PATIENCE)
+    try:
+        return (Path(os.environ["FARM_UP"]) / "address").read_text()
+    except (KeyError, OSError):
+        raise PreflightError("ray_address=up: the head of `farm up` is gone") from None
 
 
 def request(config: Config, trial: Trial, run_id: str) -> Request:

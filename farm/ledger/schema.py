@@ -69,6 +69,7 @@ ATTEMPTS: tuple[Column, ...] = (
     Column("attempt", "int", measured=True),
     Column("how", "str", measured=True, help="completed, diverged, oom, failed, interrupted, drained, killed or lost"),
     Column("host", "str", measured=True),
+    Column("boot_id", "str", measured=True, help="the kernel's id of its start: tells machines of one name apart"),
     Column("device", "str", measured=True),
     Column("gpu_ids", "str", measured=True, help="ids that Ray assigned"),
     Column("visible_devices", "str", measured=True, help="CUDA_VISIBLE_DEVICES of the trial"),

@@ -1,6 +1,8 @@
 """The Ray of one node of an allocation: starts it with explicit ports and limits, and ends it by process id.
 
     python -m farm.slurm.node head|worker --shared DIRECTORY --cpus N --gpus N --memory-gib N
+    … head --config CLUSTER.YAML                 with Ray's autoscaler: a farm of elastic workers
+    … worker --kind NODE-TYPE --instance ID      one of these workers
 
 Everything the nodes tell each other is in DIRECTORY, on shared storage: `token`, `address` (written by the head),
 `ready-HOST`, `stop`. `ray stop` is never used: it kills by name, also the Ray of others.
@@ -11,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import json
 import os
 import shutil
 import signal
@@ -28,6 +31,7 @@ PR_SET_PDEATHSIG = 1
 STARTED = "Ray runtime started."
 ADDRESS_SECONDS = 600.0
 LINGER_SECONDS = 25.0
+LEAVE_SECONDS = 20
 END_SECONDS = 10.0
 SOCKET_PATH_BYTES = 107
 LONGEST_SOCKET = "/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store"
@@ -35,6 +39,16 @@ FIRST_PORT, LAST_PORT = 12000, 30000  # below the range from which the kernel gi
 PORTS = ("port", "dashboard-port", "node-manager-port", "object-manager-port", "runtime-env-agent-port",
          "dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port")  # fmt: skip
 HEAD_ONLY = ("port", "dashboard-port")
+YEAR_SECONDS = 365 * 86400
+AUTOSCALER = {
+    "RAY_enable_autoscaler_v2": "1",
+    "RAY_CLOUD_INSTANCE_ID": "head",
+    "RAY_NODE_TYPE_NAME": "head",
+    "RAY_AUTOSCALER_RECONCILE_ALLOCATE_STATUS_TIMEOUT_S": str(YEAR_SECONDS),  # a job may wait in the queue for days
+    "AUTOSCALER_MAX_CONCURRENT_LAUNCHES": "50",  # all kinds at once, so that the largest can go first
+    "RAY_AUTOSCALER_PENDING_NODE_IDLE_TIMEOUT_S": "60",  # and is withdrawn when no trial has wanted it for so long
+}
+WORKER = {"RAY_NUM_REDIS_GET_RETRIES": "1", "RAY_gcs_rpc_server_connect_timeout_s": "5"}  # a head that is gone: give up
 GIB = 1 << 30
 
 
@@ -108,8 +122,10 @@ def start_line(options: argparse.Namespace, temporary: Path, head_address: str |
     numbers = ports(int(os.environ.get("SLURM_JOB_ID", "0")))
     if head_address is None:
         words |= numbers | {"dashboard-host": "127.0.0.1", "include-dashboard": "true"}
+        words |= {"autoscaling-config": options.config} if options.config else {}
     else:
         words |= {k: v for k, v in numbers.items() if k not in HEAD_ONLY} | {"address": head_address}
+        words |= {"resources": json.dumps({options.kind: 1})} if options.kind else {}
     first = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--disable-usage-stats"]
     return [*first, *(["--head"] if head_address is None else []), *(f"--{k}={v}" for k, v in words.items())]
 
@@ -127,10 +143,10 @@ def check_gpus(options: argparse.Namespace) -> None:
 class NodeRay:
     """A running `ray start --block`, in a session of its own so that Slurm's SIGTERM does not reach it first."""
 
-    def __init__(self, command: list[str]) -> None:
+    def __init__(self, command: list[str], variables: dict[str, str]) -> None:
         self.process = subprocess.Popen(
             command,
-            env=os.environ | _variables(),
+            env=os.environ | _variables() | variables,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -148,6 +164,12 @@ class NodeRay:
             if STARTED in line:
                 return
         raise RuntimeError(f"ray start ended with {self.process.wait()}:\n{''.join(said)}")
+
+    def has_raylet(self) -> bool:
+        """Whether this node still serves: `ray start --block` stays when a drained raylet has left."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return any(p.name() == "raylet" for p in psutil.Process(self.process.pid).children(recursive=True))
+        return False
 
     def end(self) -> None:
         """End the processes that this one started, and no others."""
@@ -195,14 +217,14 @@ def _publish(shared: Path, name: str, text: str) -> None:
 
 
 @contextlib.contextmanager
-def _terminations() -> Iterator[list[float]]:
-    """Times at which SIGTERM came."""
+def _arrivals(number: signal.Signals) -> Iterator[list[float]]:
+    """Times at which a signal came."""
     times: list[float] = []
-    before = signal.signal(signal.SIGTERM, lambda *_: times.append(time.monotonic()))
+    before = signal.signal(number, lambda *_: times.append(time.monotonic()))
     try:
         yield times
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(number, before)
 
 
 def serve(options: argparse.Namespace) -> int:
@@ -216,30 +238,86 @@ def serve(options: argparse.Namespace) -> int:
     temporary = temporary_directory(options.temporary, os.environ.get("SLURM_JOB_ID", str(os.getpid())))
     try:
         command = start_line(options, temporary, address)
-        with _terminations() as terminations:
-            ray = NodeRay(command)
+        with _arrivals(signal.SIGTERM) as terminations, _arrivals(signal.SIGUSR1) as warnings:
+            ray = NodeRay(command, elastic_variables(options))
             try:
                 ray.until_started()
                 if address is None:
                     words = dict(w[2:].split("=", 1) for w in command if w.startswith("--") and "=" in w)
                     _publish(shared, "dashboard", f"127.0.0.1:{words['dashboard-port']}")
                     _publish(shared, "address", f"{words['node-ip-address']}:{words['port']}")
-                _publish(shared, f"ready-{socket.gethostname()}", "")
-                return _wait(ray, shared, terminations)
+                if options.instance is None:
+                    _publish(shared, f"ready-{socket.gethostname()}", "")
+                return _wait(ray, options, address, terminations, warnings)
             finally:
+                if address is None:
+                    (shared / "address").unlink(missing_ok=True)
                 ray.end()
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _wait(ray: NodeRay, shared: Path, terminations: list[float]) -> int:
+def elastic_variables(options: argparse.Namespace) -> dict[str, str]:
+    """What Ray's autoscaler knows a node by; nothing in an allocation of a fixed size."""
+    if options.config:
+        return AUTOSCALER | {"PYTHONPATH": os.getcwd()}  # the autoscaler imports the farm's node provider
+    if options.instance:
+        return WORKER | {"RAY_CLOUD_INSTANCE_ID": options.instance, "RAY_NODE_TYPE_NAME": options.kind}
+    return {}
+
+
+def _wait(
+    ray: NodeRay, options: argparse.Namespace, address: str | None, terminations: list[float], warnings: list[float]
+) -> int:
+    told = False
     while ray.process.poll() is None:
-        if "stop" in _listing(shared):
+        if "stop" in _listing(options.shared):
             return 0
-        if terminations and time.monotonic() - terminations[0] > LINGER_SECONDS:
+        leaves = bool(warnings or terminations) and not told and ray.has_raylet()
+        if leaves and address and _head_lives(options, address):
+            told = _leave(address, options.instance, LEAVE_SECONDS if terminations else options.leave_seconds)
+        if warnings and options.instance and time.monotonic() - warnings[0] > options.leave_seconds:
+            return 0
+        if terminations and _may_go(ray, options, address, terminations[0]):
             return 0
         time.sleep(0.5)
     return 1
+
+
+def _may_go(ray: NodeRay, options: argparse.Namespace, address: str | None, since: float) -> bool:
+    """Whether nothing that could still commit would be cut short by ending now."""
+    if options.config or time.monotonic() - since > LINGER_SECONDS:
+        return True
+    if options.instance is None:
+        return False
+    return not ray.has_raylet() or not _head_lives(options, address)
+
+
+def _head_lives(options: argparse.Namespace, address: str | None) -> bool:
+    """Whether an elastic worker's head is still the one that it joined."""
+    if options.instance is None:
+        return False
+    try:
+        return bool((options.shared / "address").read_text() == address)
+    except FileNotFoundError:
+        return False
+
+
+def _leave(address: str, instance: str, seconds: int) -> bool:
+    """Tell Ray that this node goes in `seconds`: Tune moves its trial, and counts no failure."""
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
+    from ray.core.generated.autoscaler_pb2 import DrainNodeReason  # type: ignore[attr-defined]
+
+    print(f"farm: this node leaves in {seconds} s", flush=True)
+    reason, deadline = DrainNodeReason.DRAIN_NODE_REASON_PREEMPTION, int((time.time() + seconds) * 1000)
+    try:
+        client = GcsClient(address=address)
+        for identity, node in client.get_all_node_info(timeout=5).items():
+            if node.instance_id == instance and node.state == node.ALIVE:
+                client.drain_node(identity.hex(), reason, "its Slurm job ends", deadline)
+    except Exception as error:  # Ray raises many kinds; the trial is then moved when the node is gone
+        print(f"farm: Ray did not hear of it: {error}", flush=True)
+    return True
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -252,6 +330,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--memory-gib", type=float, required=True)
     parser.add_argument("--temporary", default="/tmp")
     parser.add_argument("--logical-gpus", action="store_true")
+    parser.add_argument("--config", type=Path)
+    parser.add_argument("--kind", default="")
+    parser.add_argument("--instance")
+    parser.add_argument("--leave-seconds", type=int, default=60)
     options = parser.parse_args(arguments)
     try:
         return serve(options)

@@ -1,4 +1,4 @@
-"""The batch script of one allocation, as a pure function of what the job is."""
+"""Batch scripts, as a pure function of what a job is: an allocation, a head, a worker."""
 
 from __future__ import annotations
 
@@ -6,22 +6,23 @@ import functools
 import shlex
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from farm.errors import UsageError
 
-TEMPLATE = Path(__file__).with_name("batch.sh.j2")
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+TEMPLATES = Path(__file__).parent
 
 
-@dataclass(frozen=True)
-class BatchJob:
-    """One allocation that runs one study. Paths are absolute; `arguments` are those of `farm/run.py`."""
+@dataclass(frozen=True, kw_only=True)
+class SlurmJob:
+    """What every job of the farm's says to Slurm and to the image. Paths are absolute."""
 
     name: str
-    arguments: tuple[str, ...]
-    ledger: str
     code: str
     python: str
-    nodes: int
     gpus: int
     cpus: int
     memory_gib: int
@@ -29,7 +30,6 @@ class BatchJob:
     commit: str = "unknown"
     temporary: str = "/tmp"
     signal_seconds: int = 180
-    start_seconds: int = 600
     logical_gpus: bool = False
     account: str = ""
     partition: str = ""
@@ -43,10 +43,8 @@ class BatchJob:
     container_options: tuple[str, ...] = ()
     binds: tuple[str, ...] = ()
 
-    @property
-    def options(self) -> list[str]:
+    def _options(self, nodes: int, log: str, *flags: str) -> list[str]:
         """What stands after #SBATCH, quoted as sbatch reads it (quotes group, as in a shell)."""
-        output = f"{self.ledger.replace('%', '%%')}/slurm/%j.log"
         named = {
             "job-name": self.name,
             "account": self.account,
@@ -54,34 +52,82 @@ class BatchJob:
             "qos": self.qos,
             "constraint": self.constraint,
             "gres": self.gres if self.gpus else "",
-            "nodes": str(self.nodes),
+            "nodes": str(nodes),
             "ntasks-per-node": "1",
             "cpus-per-task": str(self.cpus),
             "mem": f"{self.memory_gib}G",
             "time": self.time,
             "signal": f"B:USR1@{self.signal_seconds}",
-            "output": output,
+            "output": log,
             "export": "NIL",
         }
         lines = [f"--{name}={shlex.quote(value)}" for name, value in named.items() if value]
-        return [*lines, "--open-mode=append", "--requeue", *map(_option, self.extra)]
+        return [*lines, *flags, *map(_option, self.extra)]
 
 
-def render(job: BatchJob) -> str:
+@dataclass(frozen=True, kw_only=True)
+class BatchJob(SlurmJob):
+    """One allocation that runs one study. `arguments` are those of `farm/run.py`."""
+
+    arguments: tuple[str, ...]
+    ledger: str
+    nodes: int
+    start_seconds: int = 600
+
+    @property
+    def options(self) -> list[str]:
+        """What stands after #SBATCH."""
+        return self._options(self.nodes, f"{_percent(self.ledger)}/slurm/%j.log", "--open-mode=append", "--requeue")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeJob(SlurmJob):
+    """The job of one Ray node of a farm with elastic workers: its head, or a worker of one kind.
+
+    `shared` is the farm's private directory, `logs` the directory of its logs. `nice` lets larger workers go first.
+    """
+
+    role: str
+    cluster: str
+    kind: str
+    shared: str
+    logs: str
+    nice: int = 0
+
+    @property
+    def options(self) -> list[str]:
+        """What stands after #SBATCH. A worker that is preempted ends: Ray asks for another one."""
+        flags = ["--open-mode=append", "--requeue" if self.role == "head" else "--no-requeue"]
+        log = "head.log" if self.role == "head" else "%j.log"
+        return self._options(1, f"{_percent(self.logs)}/{log}", *flags, *([f"--nice={self.nice}"] if self.nice else []))
+
+
+def render(job: BatchJob | NodeJob) -> str:
     """The script's text. Raises `UsageError` for what no quoting can carry through sbatch."""
-    from jinja2 import Environment, StrictUndefined
-
     _check(job)
-    environment = Environment(
-        trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined, keep_trailing_newline=True
-    )
-    environment.filters["shell"] = lambda value: shlex.quote(str(value))
-    return environment.from_string(_template()).render(job=job)
+    place, template = (job.ledger, "batch") if isinstance(job, BatchJob) else (job.logs, job.role)
+    if "\\" in place:
+        raise UsageError(f"results: sbatch takes a backslash out of paths; {place!r} has one")
+    return str(_templates().get_template(f"{template}.sh.j2").render(job=job))
 
 
 @functools.cache
-def _template() -> str:
-    return TEMPLATE.read_text()
+def _templates() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    environment.filters["shell"] = lambda value: shlex.quote(str(value))
+    return environment
+
+
+def _percent(path: str) -> str:
+    return path.replace("%", "%%")
 
 
 def _option(text: str) -> str:
@@ -92,14 +138,12 @@ def _option(text: str) -> str:
     return f"{name}={shlex.quote(value)}" if equals else name
 
 
-def _check(job: BatchJob) -> None:
+def _check(job: SlurmJob) -> None:
     for field in fields(job):
         value = getattr(job, field.name)
         for text in value if isinstance(value, tuple) else (value,):
             if isinstance(text, str) and any(ord(c) < 32 or ord(c) == 127 for c in text):
                 raise UsageError(f"{field.name}: {text!r} holds a line break or another control character")
-    if "\\" in job.ledger:
-        raise UsageError(f"results: sbatch takes a backslash out of paths; {job.ledger!r} has one")
     for bind in job.binds:
         if "," in bind:
             raise UsageError(f"slurm.binds: {bind!r}: a comma separates binds; use a path without one")

@@ -9,12 +9,13 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from farm.config import CONF, ROOT, Config, Place, Settings
 from farm.errors import PreflightError, UsageError
 from farm.plan import Node, Plan
 from farm.provenance import farm_commit
-from farm.site import Slurm, expand, image_path, share
+from farm.site import NodeType, Slurm, expand, image_path, share
 from farm.slurm.script import BatchJob
 
 IMAGE_CODE = "/opt/"
@@ -31,36 +32,46 @@ def batch_job(config: Config, arguments: Sequence[str], plan: Plan) -> BatchJob:
     settings, slurm = config.settings, config.settings.slurm
     largest = max((t.bundle.gpu for t in plan.trials), default=0)
     gpus = settings.gpus_per_node if settings.gpus_per_node is not None else int(-(-largest // 1))
-    node = share(slurm, gpus)
-    image = image_path(slurm)
-    code = expand(slurm.code) if image is not None else str(ROOT)
+    seen = [str(config.results), *([str(_data_root(config))] if settings.data_root else [])]
+    seen += [str(config.study_file.parent)] if _own_study(config) else []
+    seen += [str(Path(config.site).expanduser().absolute().parent)] if config.site.endswith((".yaml", ".yml")) else []
     return BatchJob(
         name=f"farm-{config.study}",
         arguments=tuple(absolute_arguments(config, arguments)),
         ledger=str(config.ledger),
-        code=code,
-        python=slurm.python if image is not None else sys.executable,
         nodes=settings.nodes,
-        gpus=gpus,
-        cpus=node.cpus,
-        memory_gib=node.memory_gib,
-        time=settings.time,
-        commit=farm_commit(),
-        temporary=slurm.temporary,
-        signal_seconds=slurm.signal_seconds,
-        logical_gpus=slurm.logical_gpus,
-        account=slurm.account,
-        partition=slurm.partition,
-        qos=slurm.qos,
-        constraint=_replaced(slurm.constraint, {"{gpu_type}": slurm.gpu_type}),
-        gres=_gres(slurm, gpus),
         extra=(*slurm.options, *(["--exclusive"] if any(t.bundle.exclusive for t in plan.trials) else [])),
-        modules=tuple(slurm.modules),
-        image=str(image) if image is not None else None,
-        container=slurm.container,
-        container_options=tuple(map(expand, slurm.container_options)),
-        binds=tuple(_binds(config, code)) if image is not None else (),
+        **site_words(settings, share(slurm, gpus), seen),
     )
+
+
+def site_words(settings: Settings, node: NodeType, seen: Sequence[str]) -> dict[str, Any]:
+    """What every job says at this site: who pays, what of a node, in which image. The image sees the paths `seen`."""
+    slurm = settings.slurm
+    image = image_path(slurm)
+    code = expand(slurm.code) if image is not None else str(ROOT)
+    return {
+        "code": code,
+        "python": slurm.python if image is not None else sys.executable,
+        "gpus": node.gpus,
+        "cpus": node.cpus,
+        "memory_gib": node.memory_gib,
+        "time": settings.time,
+        "commit": farm_commit(),
+        "temporary": slurm.temporary,
+        "signal_seconds": slurm.signal_seconds,
+        "logical_gpus": slurm.logical_gpus,
+        "account": slurm.account,
+        "partition": slurm.partition,
+        "qos": slurm.qos,
+        "constraint": _replaced(slurm.constraint, {"{gpu_type}": slurm.gpu_type}),
+        "gres": _gres(slurm, node.gpus),
+        "modules": tuple(slurm.modules),
+        "image": str(image) if image is not None else None,
+        "container": slurm.container,
+        "container_options": tuple(map(expand, slurm.container_options)),
+        "binds": tuple(_binds(slurm, code, seen)) if image is not None else (),
+    }
 
 
 def doctor_script(place: Place) -> str:
@@ -142,14 +153,9 @@ def _data_root(config: Config) -> Path:
     return Path(str(config.settings.data_root)).expanduser().absolute()
 
 
-def _binds(config: Config, code: str) -> list[str]:
+def _binds(slurm: Slurm, code: str, seen: Sequence[str]) -> list[str]:
     """Directories that the image must see at their own paths, each once and no child of another."""
-    wanted = [str(config.results)]
-    wanted += [str(_data_root(config))] if config.settings.data_root else []
-    wanted += [str(config.study_file.parent)] if _own_study(config) else []
-    wanted += [str(Path(config.site).expanduser().absolute().parent)] if config.site.endswith((".yaml", ".yml")) else []
-    wanted += [code] if not code.startswith(IMAGE_CODE) else []
-    wanted += [expand(b) for b in config.settings.slurm.binds]
+    wanted = [*seen, *([code] if not code.startswith(IMAGE_CODE) else []), *map(expand, slurm.binds)]
     plain = [Path(w) for w in wanted if ":" not in w]
     kept = [p for p in dict.fromkeys(plain) if not any(p != q and p.is_relative_to(q) for q in plain)]
     return [*map(str, kept), *(w for w in wanted if ":" in w)]

@@ -37,6 +37,7 @@ class Made:
         self.trials: list[dict[str, Any]] = []
         self.rows: list[dict[str, Any]] = []
         self.links: list[dict[str, Any]] = []
+        self.attempts: list[dict[str, Any]] = [{"trial_id": "none", "attempt": 1}]
 
     def trial(
         self, gpus: int, mode: str = "dataparallel", scaling: str = "weak", state: str = "done", reason: str = "",
@@ -89,7 +90,7 @@ class Made:
         export = results / "problem2" / "export"
         export.mkdir(parents=True)
         tables = {"plan": self.plan, "trials": self.trials, "epochs": self.rows, "links": self.links}
-        tables |= {"attempts": [{"trial_id": "none", "attempt": 1}], "gpus": [{"trial_id": "none"}]}
+        tables |= {"attempts": self.attempts, "gpus": [{"trial_id": "none"}]}
         empty = pd.DataFrame({"trial_id": pd.Series(dtype=str)})
         for name, rows in tables.items():
             (pd.DataFrame(rows) if rows else empty).to_parquet(export / f"{name}.parquet", index=False)
@@ -165,16 +166,28 @@ def test_compute_is_a_kth_of_one_gpus_epoch_and_communication_the_rest(data: Dat
     alone = COPY + COMPUTE
     assert parts.compute.value == pytest.approx(alone / 2)
     assert parts.communication.value == pytest.approx(alone * 782 / 1563 + TALK[2] - alone / 2)
-    assert (parts.profiled.value, parts.exposed.value) == (0.5, 0.25)
+    assert parts.profiled.value == 0.5
     assert list(cells(data, "table-2")) == ["2-GPU", "4-GPU"]
 
 
 def test_the_profilers_kinds_stand_beside_the_subtraction(data: Data) -> None:
     table = problem2.tables(data)["communication"]
     row = table.frame[(table.frame["gpus"] == 2) & (table.frame["batch"] == 32)].iloc[0]
-    assert (row["profiled"], row["broadcast"], row["exposed"]) == (0.5, 0.375, 0.25)
+    seen = ("profiled_communication", "profiled_broadcast", "profiled_exposed")
+    assert [row[name] for name in seen] == [0.5, 0.375, 0.25]
     assert row["communication"] == pytest.approx(split(only(data), "dataparallel", 2, 32, 0.95).communication.value)
-    assert math.isnan(row["all_reduce"])
+    assert math.isnan(row["profiled_all_reduce"])
+
+
+def test_the_profilers_kinds_and_the_report_need_no_one_gpu_run(tmp_path: Path) -> None:
+    study = Made()
+    study.epochs(study.trial(2), 32)
+    data = load(study.write(tmp_path))
+    row = problem2.tables(data)["communication"].frame.iloc[0]
+    assert (row["communication_mark"], row["profiled_broadcast"]) == ("1-GPU: not run", 0.375)
+    text = write_report(data.directory, "2").markdown.read_text(encoding="utf-8")
+    assert "One GPU has no results yet." in text
+    assert "No set-up with several GPUs can be set beside one GPU yet" in text
 
 
 def test_bandwidth_is_the_rings_bytes_over_the_communication(data: Data) -> None:
@@ -246,6 +259,16 @@ def test_a_ladder_that_was_resumed_elsewhere_is_taken_apart(tmp_path: Path) -> N
     study.epochs(one | {"driver": "570.1"}, 128)
     found = groups(load(study.write(tmp_path)))
     assert [[k.batch for k in g.cells] for g in found] == [[32], [128]]
+
+
+def test_rows_of_several_machines_of_one_kind_say_so(tmp_path: Path) -> None:
+    study = Made()
+    two = study.trial(2)
+    study.epochs(two, 32, attempt=1)
+    study.epochs(two, 128, attempt=2)
+    study.attempts = [{"trial_id": two["trial_id"], "attempt": n, "host": "vm", "boot_id": f"b{n}"} for n in (1, 2, 3)]
+    table = problem2.tables(load(study.write(tmp_path)))["table-1"]
+    assert any("on 2 machines of this kind" in note for note in table.notes)
 
 
 def test_precisions_share_no_table(tmp_path: Path) -> None:

@@ -6,39 +6,19 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 from clusters import RAY
-from commands import COUNTING, ROOT, exported, run_farm
+from commands import COUNTING, ROOT, exported
+from counted import FACTORS, committed, rows, undisturbed
 from slurm_lab import Lab, wait_for
-
-from farm.ledger import scan
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 STUDY = f"study={COUNTING}"
-EXACT = ("config_factor", "config_seed", "epoch", "train_loss", "value")
-FACTORS = "sweep.factor=[1,2,3,4]"
 SLOW = (STUDY, FACTORS, "trial.epochs=80", "trial.seconds=0.5", "commit_seconds=0")
 LONG = (STUDY, "sweep.factor=[1,2]", "trial.epochs=220", "trial.seconds=1", "commit_seconds=0")
 ENDS = re.compile(r"the run ended with (\d+), the job with (\d+)")
 TWO_NODES = ("slurm.options=['--exclude=gr003']", "nodes=2", "gpus_per_node=1")
-
-
-def rows(results: Path) -> list[tuple[Any, ...]]:
-    """The columns that no clock or host produced, sorted."""
-    return sorted(tuple(row[c] for c in EXACT) for row in exported(results, "counting", "epochs"))
-
-
-def undisturbed(directory: Path, epochs: int, factors: str = FACTORS) -> list[tuple[Any, ...]]:
-    """Rows of the same trials when nothing interrupts them (and nothing makes them wait)."""
-    assert run_farm(directory, STUDY, factors, f"trial.epochs={epochs}", "executor=inline").code == 0
-    return rows(directory / "results")
-
-
-def committed(results: Path) -> int:
-    """Epochs that a ledger holds."""
-    return sum(p.epoch for p in scan.scan(results / "counting").values())
 
 
 def wait_for_epochs(lab: Lab, job: int, results: Path, epochs: int) -> None:

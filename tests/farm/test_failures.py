@@ -48,6 +48,7 @@ def memory_error() -> MemoryError:
         (torch.distributed.DistBackendError("NCCL error in: ProcessGroupNCCL.cpp:2384"), "nccl"),
         (RankFailed("rank 0: RuntimeError: NCCL error: unhandled system error"), "nccl"),
         (RankFailed("rank 1 ended with exit code -9"), "killed"),
+        (RuntimeError("DataLoader worker (pid(s) 4711) exited unexpectedly"), "killed"),
         (Infrastructure("CUDA is absent"), "device"),
         (RuntimeError("CUDA error: unspecified launch failure"), "device"),
         (RuntimeError("CUDA error: uncorrectable ECC error encountered"), "device"),

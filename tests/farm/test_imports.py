@@ -49,7 +49,11 @@ def test_only_the_command_line_calls_the_analysis() -> None:
 
 
 def test_only_launch_imports_tune() -> None:
-    assert users("farm", "ray") == {"farm/launch.py"}
+    assert {f for f, name in imported("farm") if name.startswith("ray.tune")} == {"farm/launch.py"}
+
+
+def test_ray_is_known_to_launch_and_to_what_runs_in_its_nodes() -> None:
+    assert users("farm", "ray") == {"farm/launch.py", "farm/slurm/node.py", "farm/slurm/provider.py"}
 
 
 def test_only_the_ledger_writes_parquet() -> None:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from commands import COUNTING, Finished, command, environment, exported, run_farm
 
@@ -134,7 +135,7 @@ def test_a_signal_drains_and_the_same_command_goes_on(tmp_path: Path, number: si
     arguments = (STUDY, "sweep.factor=[1,2,3]", "trial.epochs=60", "trial.seconds=0.1", "cpus=2")
     run = start(tmp_path, *arguments[1:])
     wait_for(lambda: running(tmp_path / "results" / "counting") == 2)
-    os.kill(run.pid, number)
+    os.killpg(run.pid, number)  # as `timeout` and a terminal do
     out, _ = run.communicate(timeout=60)
     assert (run.returncode, "Traceback" in out) == (code, False)
     ends = [r["how"] for r in exported(tmp_path / "results", "counting", "attempts")]
@@ -144,6 +145,20 @@ def test_a_signal_drains_and_the_same_command_goes_on(tmp_path: Path, number: si
     if number == signal.SIGTERM:
         assert run_farm(tmp_path, *arguments).code == 0
         assert len(rows(tmp_path / "results")) == 180
+
+
+def test_a_drain_does_not_reach_for_a_trials_loaders(tmp_path: Path) -> None:
+    ledger = tmp_path / "results" / "problem2"
+    words = ("problem=2", "profile=smoke", "sweep.mode=[dataparallel]", "sweep.gpus=[1]", "trial.train_examples=2048")
+    words = (*words, "trial.first_batch=16", "trial.last_batch=64", "commit_seconds=0", "drain_seconds=0")
+    run = subprocess.Popen(
+        [*command(*words), f"results={tmp_path / 'results'}"], env=environment(), stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )  # fmt: skip
+    wait_for(lambda: highest_commit(ledger) >= 1)
+    os.killpg(run.pid, signal.SIGTERM)
+    assert run.wait(timeout=60) == 75
+    assert [r["how"] for r in scan.attempt_records(ledger)] == ["drained"]
 
 
 def test_the_second_driver_is_told_who_is_first(tmp_path: Path) -> None:
@@ -235,3 +250,16 @@ def test_a_plan_runs_nothing(farm: Callable[..., Finished], tmp_path: Path) -> N
     plan = farm(STUDY, "--dry-run", "--json")
     assert json.loads(plan.out)["counts"] == {"done": 0, "partial": 0, "new": 2, "failed": 0, "unschedulable": 0}
     assert not (tmp_path / "results").exists()
+
+
+def test_a_run_whose_own_ray_has_died_ends_and_the_next_goes_on(tmp_path: Path) -> None:
+    words = ("sweep.factor=[1,2]", "trial.epochs=60", "trial.seconds=0.1", "cpus=2", "commit_seconds=0")
+    run = start(tmp_path, *words)
+    wait_for(lambda: highest_commit(tmp_path / "results" / "counting") >= 2)
+    (raylet,) = [c for c in psutil.Process(run.pid).children() if "raylet/raylet" in " ".join(c.cmdline())]
+    raylet.kill()
+    out, _ = run.communicate(timeout=150)
+    assert (run.returncode, "the Ray of this run has died" in out) == (1, True), out
+    again = run_farm(tmp_path, STUDY, *words)
+    assert again.code == 0
+    assert len(rows(tmp_path / "results")) == 120

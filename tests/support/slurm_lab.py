@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,32 @@ def wait_for(condition: Callable[[], Any], seconds: float, what: str, state: Cal
         time.sleep(0.3)
 
 
+@dataclass(frozen=True)
+class Running:
+    """A command that runs in the lab: nsenter, whose child it is."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def said(self) -> str:
+        """What it has said so far."""
+        return self.log.read_text()
+
+    def send(self, number: int, family: bool = False) -> None:
+        """Signal the command, or it and all that it started."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for one in psutil.Process(self.process.pid).children(recursive=family):
+                one.send_signal(number)
+
+    def end(self, seconds: float) -> int:
+        """Wait for it; its exit code."""
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"not over within {seconds:g} s:\n{self.said}") from None
+
+
 class Lab:
     """A running lab. Commands run on its login node or on a compute node."""
 
@@ -114,15 +141,46 @@ class Lab:
     def on(self, host: str, *words: str, variables: dict[str, str] | None = None, timeout: float = 120) -> Finished:
         """Run a command on a host of the lab."""
         began = time.monotonic()
-        enter = ["nsenter", f"--target={self._pid(host)}", "--mount", "--pid", "--net", "--uts", f"--wd={ROOT}", "--"]
-        settings = environment() | {"SLURM_CONF": str(self.directory / "slurm.conf")} | (variables or {})
-        done = subprocess.run([*enter, *words], capture_output=True, text=True, env=settings, timeout=timeout)
+        settings = self._environment() | (variables or {})
+        done = subprocess.run(
+            [*self._enter(host), *words], capture_output=True, text=True, env=settings, timeout=timeout
+        )
         return Finished(done.returncode, done.stdout, done.stderr, time.monotonic() - began)
 
     def farm(self, verb: str, *words: str) -> Finished:
         """`farm VERB … site=LAB` on the login node, by a user with an empty home."""
-        variables = {"PYTHONPATH": str(ROOT), "HOME": str(self.directory / "home")}
-        return self.on("login", *command(*words, f"site={self.site}", verb=verb), variables=variables)
+        return self.on("login", *command(*words, f"site={self.site}", verb=verb), variables=self._user())
+
+    @contextlib.contextmanager
+    def background(self, verb: str, *words: str, log: Path) -> Iterator[Running]:
+        """The same for as long as a block; what it says goes into `log`."""
+        line = [*self._enter("login"), *command(*words, f"site={self.site}", verb=verb)]
+        with log.open("wb") as sink:
+            running = Running(
+                subprocess.Popen(
+                    line,
+                    stdin=subprocess.DEVNULL,
+                    stdout=sink,
+                    stderr=sink,
+                    env=self._environment() | self._user(),
+                    start_new_session=True,
+                ),
+                log,
+            )
+        try:
+            yield running
+        finally:
+            running.send(signal.SIGKILL)
+            running.process.wait()
+
+    def _enter(self, host: str) -> list[str]:
+        return ["nsenter", f"--target={self._pid(host)}", "--mount", "--pid", "--net", "--uts", f"--wd={ROOT}", "--"]
+
+    def _environment(self) -> dict[str, str]:
+        return environment() | {"SLURM_CONF": str(self.directory / "slurm.conf")}
+
+    def _user(self) -> dict[str, str]:
+        return {"PYTHONPATH": str(ROOT), "HOME": str(self.directory / "home")}
 
     def submit(self, *words: str, results: Path | None = None) -> int:
         """`farm submit …`; the job's id."""
@@ -137,6 +195,10 @@ class Lab:
     def state(self, job: int) -> str:
         """The job's state in the queue, e.g. RUNNING; empty when it is not there."""
         return self.on("login", "squeue", "--noheader", "--format=%T", f"--jobs={job}").out.strip()
+
+    def host(self, job: int) -> str:
+        """The node of a running job."""
+        return self.on("login", "squeue", "--noheader", "--format=%N", f"--jobs={job}").out.strip()
 
     def wait_until_over(self, job: int, seconds: float = 240) -> None:
         """Return when the job has left the queue."""
@@ -172,9 +234,10 @@ class Lab:
                     found.append(process)
         return found
 
-    def kill_ray(self, host: str) -> int:
-        """`kill -9` of the Ray processes on one host; how many there were."""
-        found = self.ray_processes(host)
+    def kill_ray(self, host: str, job: int | None = None) -> int:
+        """`kill -9` of the Ray processes on one host, or of those of one job there; how many there were."""
+        mark = "" if job is None else f"/r{job}"
+        found = [p for p in self.ray_processes(host) if mark in " ".join(p.cmdline())]
         for process in found:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()

@@ -37,7 +37,7 @@ export FARM_IMAGE='/scratch/my image'"'"'s.sif'
 
 inside() {  # run a command in the image, in place of this shell; Slurm's own commands stay outside
     local name
-    for name in RAY_AUTH_MODE RAY_AUTH_TOKEN_PATH PYTHONNOUSERSITE FARM_COMMIT FARM_IMAGE CUDA_VISIBLE_DEVICES \
+    for name in RAY_AUTH_MODE RAY_AUTH_TOKEN_PATH PYTHONNOUSERSITE FARM_COMMIT FARM_IMAGE FARM_UP CUDA_VISIBLE_DEVICES \
         SLURM_JOB_ID SLURM_NODEID SLURMD_NODENAME SLURM_GPUS_ON_NODE; do
         [[ -n ${!name-} ]] && export "APPTAINERENV_$name=${!name}" "SINGULARITYENV_$name=${!name}"
     done

@@ -1,0 +1,98 @@
+#!/bin/bash -l
+#SBATCH --job-name=farm-greene-3f9c1a-head
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --cpus-per-task=2
+#SBATCH --mem=8G
+#SBATCH --time=08:00:00
+#SBATCH --signal=B:USR1@180
+#SBATCH --output='/scratch/100%% of '"'"'my'"'"' "results" $HOME/.up/greene/head.log'
+#SBATCH --export=NIL
+#SBATCH --open-mode=append
+#SBATCH --requeue
+# Rendered by `farm up`: Ray's head with its autoscaler, in a small job of its own, or in the foreground (head=here).
+set -uo pipefail
+unset SLURM_EXPORT_ENV SBATCH_EXPORT PYTHONPATH PYTHONHOME "${!RAY_@}"
+module load cuda
+
+code=/home/me/farm
+python=/home/me/farm/.venv/bin/python
+farm=farm-greene-3f9c1a  # the names of all its jobs begin so
+shared='/scratch/100% of '"'"'my'"'"' "results" $HOME/.up/greene/cluster'  # token, address, requests; only this user can enter
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$shared/token PYTHONNOUSERSITE=1 FARM_COMMIT=unknown
+export FARM_UP=$shared
+export FARM_IMAGE='/scratch/my image'"'"'s.sif'
+
+inside() {  # run a command in the image, in place of this shell; Slurm's own commands stay outside
+    local name
+    for name in RAY_AUTH_MODE RAY_AUTH_TOKEN_PATH PYTHONNOUSERSITE FARM_COMMIT FARM_IMAGE FARM_UP CUDA_VISIBLE_DEVICES \
+        SLURM_JOB_ID SLURM_NODEID SLURMD_NODENAME SLURM_GPUS_ON_NODE; do
+        [[ -n ${!name-} ]] && export "APPTAINERENV_$name=${!name}" "SINGULARITYENV_$name=${!name}"
+    done
+    exec apptainer exec --cleanenv --no-home --writable-tmpfs --bind '/scratch/100% of '"'"'my'"'"' "results" $HOME' --pwd "$code" "$FARM_IMAGE" "$@"
+}
+
+[[ -s $shared/token ]] || { echo "farm: the farm is down"; exit 0; }
+rm -rf "$shared/spool" "$shared/address" && mkdir "$shared/spool" || exit 3
+{ declare -px RAY_AUTH_MODE RAY_AUTH_TOKEN_PATH PYTHONNOUSERSITE FARM_COMMIT FARM_UP FARM_IMAGE
+  declare -p code python; declare -f inside; } > "$shared/inside.sh"
+
+ask_slurm() {  # Slurm's commands for the autoscaler, which is inside the image: a directory for each request
+    local request words
+    while sleep 0.2; do
+        for request in "$shared"/spool/*.ask; do
+            mapfile -d '' -t words 2> /dev/null < "$request/words" || continue
+            case ${words[0]-} in sbatch | squeue | scancel | scontrol) ;; *) words=(false) ;; esac
+            ( for name in "${!SLURM_@}"; do [[ $name == SLURM_CONF ]] || unset "$name"; done
+              timeout 60 "${words[@]}" > "$request/out" 2> "$request/err" < /dev/null
+              echo $? > "$request/code" )
+            mv "$request" "${request%.ask}.done"
+        done
+    done
+}
+cancel() {  # cancel running|all: this farm's workers
+    squeue --me --noheader --format='%A %T %j' | while read -r number state name; do
+        [[ $name == "$farm"-* && $name != "$farm-head" ]] || continue
+        [[ $1 == running && $state == PENDING ]] || scancel "$number"
+    done
+}
+others() {  # steps of this job that run studies
+    squeue --noheader --steps --jobs="$SLURM_JOB_ID" --format=%i | grep -v '[a-z]'
+}
+
+signalled='' node=''
+trap 'signalled=USR1' USR1
+trap 'signalled=TERM' TERM INT HUP
+ask_slurm & slurm=$!
+short=0
+until [[ -n $signalled || -e $shared/stop ]]; do
+    began=$SECONDS
+    rm -f "$shared/address" "$shared/dashboard"
+    ( inside "$python" -m farm.slurm.node head --shared "$shared" --config "$shared/cluster.yaml" --cpus 0 --gpus 0 \
+        --memory-gib 8 --temporary /tmp ) &
+    node=$!
+    while kill -0 "$node" 2> /dev/null; do  # a signal that is trapped ends `wait` early
+        wait "$node"
+        if [[ $signalled == USR1 ]]; then  # the walltime is near: studies drain first
+            scancel --signal=USR1 "$SLURM_JOB_ID"
+            for _ in {1..60}; do others > /dev/null || break; sleep 1; done
+        fi
+        [[ -n $signalled ]] && kill "$node" 2> /dev/null
+    done
+    [[ -n $signalled || -e $shared/stop ]] && break
+    ((SECONDS - began < 60)) && ((++short >= 3)) && echo "farm: the head does not stay up" && break
+    echo "farm: the head's Ray ended; starting it again"
+    sleep 1
+done
+
+kill "$slurm"
+if [[ $signalled == USR1 ]]; then
+    cancel running
+    rm -f "$shared/address"
+    echo "farm: the head goes back into the queue"
+    scontrol requeue "$SLURM_JOB_ID"
+    exit 75
+fi
+touch "$shared/stop"
+cancel all
+rm -rf "$shared"
