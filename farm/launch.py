@@ -45,10 +45,7 @@ from trials.spec import Spec
 STEP_SECONDS = 1.0
 STOP_GRACE_SECONDS = 60.0
 CONNECT_SECONDS = 10.0
-<<<<<<< HEAD
-=======
 PENDING_TRIALS = "100"
->>>>>>> main
 LOOK_SECONDS = 5.0
 
 
@@ -282,14 +279,6 @@ def disconnect() -> None:
     ray.shutdown()
 
 
-<<<<<<< HEAD
-def run(jobs: Sequence[Job], run_id: str, view: View, signals: Signals, retries: int, own: bool = False) -> None:
-    """Run all jobs on the connected cluster; returns when each has ended, or after a drain.
-
-    Raises `RayDied` where the node of a Ray of our `own` has died.
-    """
-    cluster = nodes()
-=======
 def run(
     jobs: Sequence[Job],
     run_id: str,
@@ -307,7 +296,6 @@ def run(
     cluster = nodes() if kinds is None else list(kinds.values())
     if kinds is not None:
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = PENDING_TRIALS  # so many can wait for workers at once
->>>>>>> main
     configs = [
         {
             "request": job.request.as_dict(),

@@ -166,11 +166,7 @@ def _execute_with_ray(config: Config, plan: Plan, run_id: str, signals: Signals)
                         view.say(f"unschedulable {trial.label}: {trial.reason}")
             jobs = [launch.Job(t.label, t.bundle, request(config, t, run_id)) for t in plan.to_run]
             if jobs and not signals.stopping():
-<<<<<<< HEAD
-                launch.run(jobs, run_id, view, signals, settings.retries, own=address is None)
-=======
                 launch.run(jobs, run_id, view, signals, settings.retries, kinds, own=address is None)
->>>>>>> main
     except ConnectionError as error:
         raise PreflightError(f"Ray: {error}") from None
     except launch.RayDied as error:

@@ -18,8 +18,8 @@ from commands import COUNTING, ROOT, Finished, environment
 
 from farm.config import load_place
 from farm.errors import UsageError
-from farm.reservation import OF_A_KIND, reservation
 from farm.plan import Bundle, Node
+from farm.reservation import OF_A_KIND, reservation
 from farm.site import NodeType, Slurm
 from farm.slurm.cluster import TEMPLATE, Cluster, autoscaling
 from farm.slurm.jobs import Job, new_name, news, parse
