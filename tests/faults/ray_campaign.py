@@ -118,7 +118,7 @@ def fork_server(run: subprocess.Popen[bytes], chance: random.Random) -> bool:
 
 def actor(run: subprocess.Popen[bytes], chance: random.Random) -> bool:
     """kill -9 of an actor that holds a trial"""
-    actors = named(run, "ray::ResourceTrainable")
+    actors = named(run, "ray::ResourceTrainable", "ray::TrialActor")
     return bool(actors) and kill([chance.choice(actors)])
 
 
