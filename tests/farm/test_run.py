@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from commands import COUNTING, Finished, command, environment, exported, run_farm
 
@@ -249,3 +250,15 @@ def test_a_plan_runs_nothing(farm: Callable[..., Finished], tmp_path: Path) -> N
     plan = farm(STUDY, "--dry-run", "--json")
     assert json.loads(plan.out)["counts"] == {"done": 0, "partial": 0, "new": 2, "failed": 0, "unschedulable": 0}
     assert not (tmp_path / "results").exists()
+
+
+def test_a_run_whose_own_ray_has_died_ends_and_says_so(tmp_path: Path) -> None:
+    run = start(tmp_path, "trial.epochs=600", "trial.seconds=0.2", "cpus=2", "commit_seconds=0")
+    wait_for(lambda: highest_commit(tmp_path / "results" / "counting") >= 2)
+    (raylet,) = [c for c in psutil.Process(run.pid).children() if "raylet/raylet" in " ".join(c.cmdline())]
+    raylet.kill()
+    out, _ = run.communicate(timeout=110)
+    assert (run.returncode, "the Ray of this run has died" in out) == (1, True), out
+    states = [r["state"] for r in exported(tmp_path / "results", "counting", "plan")]
+    assert "partial" in states
+    assert set(states) <= {"partial", "new"}

@@ -71,7 +71,10 @@ class Driver:
     def signal(self, number: int) -> None:
         """Signal the process group, if it still exists."""
         if self.poll() is None:
-            os.killpg(self.pid, number)
+            try:
+                os.killpg(self.pid, number)
+            except ProcessLookupError:  # it has not yet become the leader of its group
+                os.kill(self.pid, number)
 
 
 @dataclass

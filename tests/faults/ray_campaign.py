@@ -33,8 +33,8 @@ from farm.ledger.scan import attempt_records  # noqa: E402
 
 STUDY = (
     "problem=4", "profile=smoke", "commit_seconds=0", "drain_seconds=0", "back_off_seconds=0.1", "cpus=2", "view=plain",
-    "trial.epochs=12", "trial.batch_size=16", "trial.train_examples=32", "trial.validation_examples=8",
-    "sweep.M=[1,2,4]", "extra=[]",
+    "trial.epochs=20", "trial.batch_size=16", "trial.train_examples=32", "trial.validation_examples=8",
+    "sweep.M=[1,2,4]", "seeds=[0,1]", "extra=[]",
 )  # fmt: skip
 
 LINGERING_SECONDS = 120
@@ -117,9 +117,15 @@ def fork_server(run: subprocess.Popen[bytes], chance: random.Random) -> bool:
 
 
 def actor(run: subprocess.Popen[bytes], chance: random.Random) -> bool:
-    """kill -9 of one Ray worker process"""
-    workers = named(run, "ray::")
-    return bool(workers) and kill([chance.choice(workers)])
+    """kill -9 of an actor that holds a trial"""
+    actors = named(run, "ray::ResourceTrainable", "ray::TrialActor")
+    return bool(actors) and kill([chance.choice(actors)])
+
+
+def agent(run: subprocess.Popen[bytes], chance: random.Random) -> bool:
+    """kill -9 of one of Ray's agents: the raylet ends itself"""
+    agents = named(run, "ray::DashboardAgent", "ray::RuntimeEnvAgent")
+    return bool(agents) and kill([chance.choice(agents)])
 
 
 def raylet(run: subprocess.Popen[bytes], chance: random.Random) -> bool:
@@ -145,7 +151,7 @@ def interrupt(run: subprocess.Popen[bytes], chance: random.Random) -> bool:
 
 
 FAULTS: tuple[Callable[[subprocess.Popen[bytes], random.Random], bool], ...] = (
-    driver_group, driver_alone, trial_process, fork_server, actor, raylet, whole_node, terminate, interrupt,
+    driver_group, driver_alone, trial_process, fork_server, actor, agent, raylet, whole_node, terminate, interrupt,
 )  # fmt: skip
 
 
@@ -155,7 +161,7 @@ def strike(results: Path, chance: random.Random) -> tuple[str, bool, str]:
     run = start(results)
     while run.poll() is None and len(list(attempt_records(results / "problem4"))) == before:
         time.sleep(0.05)
-    time.sleep(chance.uniform(0, 3))
+    time.sleep(chance.uniform(0, 2))
     fault = chance.choice(FAULTS)
     watched = family(run)
     struck = run.poll() is None and fault(run, chance)
