@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from farm import failures
@@ -17,10 +18,26 @@ from trials.spec import Spec
 
 def run_inline(jobs: Sequence[tuple[str, Request]], view: View, signals: Signals, retries: int) -> None:
     """Run requests in turn until all have ended or a drain is asked for; `retries` as under Ray."""
+    with _without_gpus(all(request.device == "cpu" for _, request in jobs)):
+        _run(jobs, view, signals, retries)
+
+
+@contextlib.contextmanager
+def _without_gpus(hidden: bool) -> Iterator[None]:
+    """Hide the GPUs from runs that use none; afterwards, what else this process starts sees them again."""
+    hidden = hidden and "CUDA_VISIBLE_DEVICES" not in os.environ
+    if hidden:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    try:
+        yield
+    finally:
+        if hidden:
+            del os.environ["CUDA_VISIBLE_DEVICES"]
+
+
+def _run(jobs: Sequence[tuple[str, Request]], view: View, signals: Signals, retries: int) -> None:
     stop = StopFlag()
     signals.call(stop.set)
-    if os.environ.get("CUDA_VISIBLE_DEVICES") is None and all(r.device == "cpu" for _, r in jobs):
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     for label, request in jobs:
         if signals.stopping():
             return

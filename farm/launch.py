@@ -245,7 +245,10 @@ def connect(address: str | None, cpus: int | None, gpus: int | None, modules: Pa
     os.environ |= variables
     os.environ.pop("RAY_ADDRESS", None)
     with _process_groups_of_their_own():
-        ray.init(address="local", num_cpus=cpus, num_gpus=gpus, include_dashboard=False, **quiet)
+        try:
+            ray.init(address="local", num_cpus=cpus, num_gpus=gpus, include_dashboard=False, **quiet)
+        except ValueError as error:  # gpus=2 where CUDA_VISIBLE_DEVICES shows fewer
+            raise ConnectionError(str(error)) from None
 
 
 @contextlib.contextmanager

@@ -38,6 +38,7 @@ few = settings(max_examples=25 * FACTOR, suppress_health_check=[HealthCheck.too_
 def command(verb: str, *words: str) -> tuple[int, str, str]:
     """Exit code, stdout, stderr of a command run in this process; whatever it raises fails the test."""
     out, err = io.StringIO(), io.StringIO()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     signal.alarm(HANGS_AFTER_SECONDS)
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -46,6 +47,7 @@ def command(verb: str, *words: str) -> tuple[int, str, str]:
         code = int(exit.code or 0)
     finally:
         signal.alarm(0)
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == visible, "what comes after it sees other GPUs"
     assert code in (0, 1, 2, 3), (code, err.getvalue())
     assert "Traceback" not in err.getvalue(), err.getvalue()
     return code, out.getvalue(), err.getvalue()

@@ -187,6 +187,11 @@ def test_each_trial_gets_exactly_its_gpus(farm: Callable[..., Finished], tmp_pat
         assert attempt["visible_devices"] == attempt["gpu_ids"]
 
 
+def test_more_gpus_than_are_visible_are_refused(tmp_path: Path) -> None:
+    done = run_farm(tmp_path, STUDY, "gpus=2", variables=environment() | {"CUDA_VISIBLE_DEVICES": ""})
+    assert (done.code, "CUDA_VISIBLE_DEVICES" in done.err, "Traceback" in done.err) == (3, True, False), done.err
+
+
 def test_trials_that_need_more_than_half_the_gpus_take_turns(farm: Callable[..., Finished], tmp_path: Path) -> None:
     axes = ("sweep.factor=[1,2,3]", "trial.seconds=0.3", "resources.gpu=3", "resources.cpu=0.5")
     assert farm(STUDY, "gpus=4", "cpus=2", *axes).code == 0
