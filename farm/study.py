@@ -106,8 +106,8 @@ def run(config: Config, arguments: list[str]) -> Result:
             print(f"{config.study}: {counts(plan, planning.STATES)}", flush=True)
             exported: dict[str, Path] = {}
             for _ in range(2):  # a second time where results turn out to be damaged
+                _prepare_data(config, plan)
                 if plan.to_run and not signals.stopping():
-                    _prepare_data(config)
                     plan = _execute(config, plan, run_id, signals)
                 if lock.lost:
                     _say(f"{config.ledger}: another driver has taken this ledger over; this one leaves it alone")
@@ -266,14 +266,20 @@ def _record_study(config: Config, arguments: list[str]) -> None:
     write_file(config.ledger / "study.yaml", f"# {command}\n{config.yaml()}".encode())
 
 
-def _prepare_data(config: Config) -> None:
-    """Have the dataset decoded and cached before any trial asks for it."""
+def _prepare_data(config: Config, plan: Plan) -> None:
+    """Have the dataset decoded and cached before any trial asks for it.
+
+    Where no node here can hold what is left, a `data_root=` that is wrong is said all the same.
+    """
     from trials import data
 
-    if config.settings.data == "none":
+    if config.settings.data == "none" or all(t.state == "done" for t in plan.trials):
         return
     try:
-        data.load(config.settings.data, config.data_root, config.cache)
+        if plan.to_run:
+            data.load(config.settings.data, config.data_root, config.cache)
+        elif config.settings.data == "cifar10" and config.settings.data_root:
+            data.find_cifar10(config.data_root)
     except data.DataError as error:
         raise PreflightError(f"data={config.settings.data}: {error}") from None
 

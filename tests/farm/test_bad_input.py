@@ -29,6 +29,7 @@ SMOKE = ("problem=4", "profile=smoke")
         (("problem=1", "profile=smoke", "sweep.method=[adamw]"), 2, "adadelta"),
         ((*SMOKE, "ray_address=http://127.0.0.1:8265"), 2, "HOST:PORT"),
         ((*SMOKE, "data=cifar10", "data_root=/nowhere"), 3, "/nowhere"),
+        (("problem=4", "resources.gpu=99", "hardware=H", "data_root=/nowhere"), 3, "/nowhere"),
         ((*SMOKE, "results=/proc/farm"), 3, "cannot be written"),
     ],
 )
