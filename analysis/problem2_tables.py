@@ -235,7 +235,9 @@ def communication_table(data: Data, group: Group, mode: str, options: Options) -
     )
     notes = [
         "The profiler's figures are of further iterations, scaled to an epoch; they count kernels and copies, not the "
-        "host's time between them. Moments in which two kinds run at once count once in the sum."
+        "host's time between them. Moments in which two kinds run at once count once in the sum. In DDP a collective "
+        "counts from when its last rank has come to it; how long the others had waited in it is the last column, which "
+        "is the ranks' unequal pace and no cost of the links. By subtraction it is communication."
     ]
     ids = [t for t in group.trials if _of(data, t, mode, "weak")]
     title = f"Communication by subtraction and by the profiler ({MODES[mode]}; {group.label})"
@@ -249,6 +251,7 @@ PROFILED = {
     "all_reduce": "All-reduce",
     "peer_copy": "Peer copies",
     "exposed": "Of all: nothing else running",
+    "waiting": "Waiting for the last rank",
 }
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from farm.config import Config
 from farm.errors import UsageError
 from farm.ledger.scan import Progress
-from trials.spec import Scalar, Spec, trial_module
+from trials.spec import Scalar, Spec, revision_of, trial_module
 
 State = Literal["done", "partial", "new", "failed", "unschedulable"]
 READABLE_LENGTH = 60
@@ -107,7 +107,7 @@ def specs(config: Config, fingerprint: str, hardware: str | None) -> list[tuple[
                 threads=config.settings.threads,
                 dataset=config.settings.data,
                 fingerprint=fingerprint,
-                revision=module.REVISION,
+                revision=revision_of(config.settings.module, parameters),
                 timed=config.settings.timed,
                 hardware=hardware if config.settings.timed else None,
             )

@@ -23,7 +23,7 @@ from farm.ledger.lock import LedgerLock
 from farm.ledger.scan import TRIALS, attempt_directories, trial_directories, trial_id
 from farm.ledger.store import spec_of
 from farm.ledger.tidy import fold, remove, sweep, sweep_ledger
-from trials.spec import Spec, trial_module
+from trials.spec import Spec, revision_of
 
 KINDS = {
     "attempts": "attempts at finished trials: their logs go, their records stay",
@@ -67,9 +67,8 @@ def run(config: Config, yes: bool) -> int:
 
 def leftovers(root: Path, module: str) -> Iterator[Leftover]:
     """What can go, in the order of trials. For the holder of the lock: a running trial is one that nobody finished."""
-    revision = trial_module(module).REVISION
     for trial in trial_directories(root):
-        if _is_older(trial, module, revision):
+        if _is_older(trial, module):
             yield _leftover("revisions", trial)
         elif read(trial) is not None:  # nothing goes of a trial that may have to run again
             yield from (_leftover("attempts", a) for a in attempt_directories(trial))
@@ -101,10 +100,12 @@ def size(count: float) -> str:
     return f"{count:.1f} {UNITS[power]}" if power else f"{count:.0f} {UNITS[0]}"
 
 
-def _is_older(trial: Path, module: str, revision: int) -> bool:
+def _is_older(trial: Path, module: str) -> bool:
     """Whether a trial is of the module's past, by two witnesses: a flipped bit in spec.json condemns nothing."""
     spec = spec_of(trial)
-    if spec is None or spec.module != module or not isinstance(spec.revision, int) or spec.revision >= revision:
+    if spec is None or spec.module != module or not isinstance(spec.revision, int):
+        return False
+    if spec.revision >= revision_of(module, spec.parameters):
         return False
     return _id_fits(spec, trial) or _measured_revision(trial) == spec.revision
 

@@ -10,6 +10,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torch.profiler import ProfilerActivity
 from trials.spec import Row
 
 Interval = tuple[float, float]
+MICRO = 1e6
 KINDS: dict[str, str] = {
     "all_reduce": r"all_?reduce",
     "broadcast": r"broadcast",
@@ -60,12 +62,26 @@ def uncovered(intervals: Sequence[Interval], cover: Sequence[Interval]) -> float
     return length([*intervals, *cover]) - length(cover)
 
 
-def seconds_by_kind(events: Iterable[Any], *, on_gpu: bool) -> dict[str, float]:
-    """Seconds of each kind, of all together, and of what ran while nothing else did (`exposed`).
+@dataclass(frozen=True)
+class Profile:
+    """Intervals on one GPU's time line (or a CPU's, of gloo's work), in microseconds.
 
-    Of several devices the one with the most communication counts. `events` are torch.profiler's, whose times are
-    microseconds. `exposed` exists on GPUs only: a CPU's time line has no kernels.
+    `collectives` are in the order of their starts, by kind; peer copies are among them. `other` is all else that a GPU
+    did, as disjoint intervals; a CPU's time line has none.
     """
+
+    collectives: dict[str, list[Interval]]
+    other: list[Interval]
+    on_gpu: bool
+
+    @property
+    def communication(self) -> list[Interval]:
+        """Intervals of all kinds together."""
+        return [interval for found in self.collectives.values() for interval in found]
+
+
+def profile_of(events: Iterable[Any], *, on_gpu: bool) -> Profile:
+    """What torch.profiler's events say; of several devices, the one with the most communication."""
     wanted = torch.autograd.DeviceType.CUDA if on_gpu else torch.autograd.DeviceType.CPU
     devices: dict[int, dict[str, list[Interval]]] = defaultdict(lambda: defaultdict(list))
     for event in events:
@@ -76,35 +92,62 @@ def seconds_by_kind(events: Iterable[Any], *, on_gpu: bool) -> dict[str, float]:
             continue
         device = int(event.device_index) if on_gpu else 0
         devices[device][kind or "other"].append((event.time_range.start, event.time_range.end))
-    best = max(devices.values(), key=lambda kinds: length(_all(kinds)), default={})
-    found = {kind: length(best.get(kind, [])) / 1e6 for kind in KINDS}
-    found["communication"] = length(_all(best)) / 1e6
-    if on_gpu:
-        found["exposed"] = uncovered(_all(best), best.get("other", [])) / 1e6
+    profiles = [
+        Profile({kind: sorted(found.get(kind, [])) for kind in KINDS}, union(found.get("other", [])), on_gpu)
+        for found in devices.values()
+    ]
+    return max(profiles, key=lambda p: length(p.communication), default=Profile({k: [] for k in KINDS}, [], on_gpu))
+
+
+def seconds(profile: Profile) -> dict[str, float]:
+    """Seconds of each kind, of all together, and of what ran while nothing else did (`exposed`, on GPUs only)."""
+    found = {kind: length(intervals) / MICRO for kind, intervals in profile.collectives.items()}
+    found["communication"] = length(profile.communication) / MICRO
+    if profile.on_gpu:
+        found["exposed"] = uncovered(profile.communication, profile.other) / MICRO
     return found
 
 
-def _all(kinds: dict[str, list[Interval]]) -> list[Interval]:
-    return [i for kind, found in kinds.items() if kind != "other" for i in found]
+def without_waiting(profiles: Sequence[Profile]) -> list[Profile] | None:
+    """Profiles of several ranks, each collective cut to the time in which its data moved.
+
+    A collective's kernel begins when its rank is ready and ends when all have the result: the rank that came last
+    waited for nobody, so that its kernel, the shortest, is the collective itself, and what the others' kernels are
+    longer at their beginning is waiting for it. None where the ranks saw different numbers of collectives, which then
+    cannot be told apart.
+    """
+    if len({tuple(len(p.collectives[kind]) for kind in KINDS) for p in profiles}) != 1:
+        return None
+    cut: list[dict[str, list[Interval]]] = [{} for _ in profiles]
+    for kind in KINDS:
+        ranks = [p.collectives[kind] for p in profiles]
+        moved = [min(stop - start for start, stop in same) for same in zip(*ranks, strict=True)]
+        for found, intervals in zip(cut, ranks, strict=True):
+            found[kind] = [(stop - m, stop) for (_, stop), m in zip(intervals, moved, strict=True)]
+    return [replace(p, collectives=found) for p, found in zip(profiles, cut, strict=True)]
 
 
-def profiled(work: Callable[[], None], *, on_gpu: bool) -> dict[str, float]:
-    """Run `work` under the profiler; `seconds_by_kind` of what it did."""
+def profiled(work: Callable[[], None], *, on_gpu: bool) -> Profile:
+    """Run `work` under the profiler."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # it would write lines of its own into the trial's log
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if on_gpu else [])
     with torch.profiler.profile(activities=activities) as profile:
         work()
         if on_gpu:
             torch.cuda.synchronize()
-    return seconds_by_kind(profile.events(), on_gpu=on_gpu)
+    return profile_of(profile.events(), on_gpu=on_gpu)
 
 
-def columns(found: Sequence[dict[str, float]], factor: float) -> Row:
+def columns(profiles: Sequence[Profile], factor: float) -> Row:
     """Columns of a row from what each process saw, times `factor` (iterations of an epoch over those profiled).
 
-    Of several processes the one with the most communication counts.
+    Of several processes the one with the most communication counts, and of waiting for others the one that waited most.
     """
-    if not found:
+    moved = without_waiting(profiles) if len(profiles) > 1 else list(profiles)
+    if not moved:
         return {}
-    most = max(found, key=lambda kinds: kinds["communication"])
-    return {f"profiled_{kind}_seconds": seconds * factor for kind, seconds in most.items()}
+    found = max(map(seconds, moved), key=lambda kinds: kinds["communication"])
+    if len(profiles) > 1:
+        whole, net = ([length(p.communication) / MICRO for p in ps] for ps in (profiles, moved))
+        found["waiting"] = max(a - b for a, b in zip(whole, net, strict=True))
+    return {f"profiled_{kind}_seconds": value * factor for kind, value in found.items()}

@@ -10,14 +10,15 @@ import functools
 import gc
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler
 
-from trials import communication, models, plain_loop, process, timing
+from trials import communication, models, plain_loop, process, ranks, timing
+from trials.communication import Profile
 from trials.plain_loop import Batch, ImageDataset
 from trials.seeding import derived_seed
 from trials.splits import Images
@@ -63,7 +64,7 @@ class Measured:
     loss: float
     samples: int
     peak_bytes: int
-    communication: dict[str, float] = field(default_factory=dict)
+    communication: Profile | None = None
     profiled_iterations: int = 0
 
 
@@ -163,8 +164,13 @@ class Replica:
             dist.barrier()
         self.passes += 1
         self.model.train()
-        timing.timed_pass(self.loader, self.move, self.step, self.clock, laps, check_stop)
+        timing.timed_pass(self.loader, self.move, self.step, self.clock, laps, check_stop, self.meet)
         timing.check_iterations(laps.iterations - before, self.examples, self.setup.batch_per_gpu, self.setup.gpus)
+
+    def meet(self) -> None:
+        """Wait until every process has its batch; one alone has nobody to wait for."""
+        if self.setup.mode == "ddp":
+            ranks.meet()
 
     def move(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """A batch from the loader, on the device."""
@@ -193,7 +199,10 @@ class Replica:
 
         def work() -> None:
             for batch in itertools.islice(self.loader, iterations):
-                self.step(self.move(batch))
+                moved = self.move(batch)
+                self.clock.now()  # the copy is over
+                self.meet()
+                self.step(moved)
 
         found.communication = communication.profiled(work, on_gpu=bool(self.clock.devices))
         found.profiled_iterations = iterations
@@ -229,7 +238,6 @@ def columns(setup: Setup, found: Sequence[Measured]) -> timing.Row:
     row["train_loss"] = sum(f.loss * f.samples for f in found) / sum(f.samples for f in found)
     row["samples"] = sum(f.samples for f in found)
     row["peak_memory_bytes"] = max(f.peak_bytes for f in found)
-    if any(f.communication for f in found):
-        factor = iterations / found[0].profiled_iterations
-        row |= communication.columns([f.communication for f in found], factor)
+    if profiles := [f.communication for f in found if f.communication is not None]:
+        row |= communication.columns(profiles, iterations / found[0].profiled_iterations)
     return row

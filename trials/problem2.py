@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from trials.problem2_tables import TABLES
 from trials.spec import Context, Outcome, Scalar, Spec, TrialRun, parameter
 
-__all__ = ["TABLES", "Parameters", "check", "resolve", "run"]
+__all__ = ["TABLES", "Parameters", "check", "resolve", "revision", "run"]
 
 REVISION = 1
 
@@ -62,6 +62,11 @@ class Parameters:
 def resolve(parameters: Mapping[str, Scalar]) -> dict[str, Scalar]:
     """One GPU scales nowhere: its weak and strong trials are one."""
     return {**parameters, "scaling": "weak"} if parameters.get("gpus") == 1 else dict(parameters)
+
+
+def revision(parameters: Mapping[str, Scalar]) -> int:
+    """DDP's is 2: since then waiting for other ranks' batches is data wait. DataParallel has no ranks."""
+    return 2 if parameters.get("mode") == "ddp" else REVISION
 
 
 def check(parameters: Mapping[str, Scalar]) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from trials.spec import Column
 
 PARTS = {
-    "data": "waiting for the loader, its start and end included",
+    "data": "waiting for the loader, its start and end included, and in DDP for the other ranks' batches",
     "copy": "moving a batch from the host to the device",
     "step": "forward, backward and update, communication included, by the synchronised wall clock",
     "device": "the same by CUDA events",
@@ -17,6 +17,7 @@ KINDS = {
     "peer_copy": "copies between GPUs",
     "communication": "all of these, moments of overlap once",
     "exposed": "communication while no other kernel ran",
+    "waiting": "DDP: inside collectives, until the last rank came to them; in none of the other columns",
 }
 
 

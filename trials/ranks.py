@@ -152,6 +152,19 @@ def _join(rank: int, count: int, device: str, threads: int, store: str) -> None:
         torch.cuda.set_device(rank)
     backend = "nccl" if device == "cuda" else "gloo"
     dist.init_process_group(backend, init_method=f"file://{store}", rank=rank, world_size=count)
+    global _host_group
+    _host_group = dist.new_group(backend="gloo")
+
+
+_host_group: Any = None
+"""This rank's group of all ranks that talks without the GPUs."""
+
+
+def meet() -> None:
+    """In a rank: return when all ranks are here. The GPUs are given nothing to do."""
+    import torch.distributed as dist
+
+    dist.barrier(group=_host_group)
 
 
 def _peak(device: str) -> int:

@@ -86,10 +86,18 @@ def trial_module(name: str) -> Any:
     `Parameters` whose fields are made by `parameter`, and `run(spec, context)`, a `TrialRun` generator.
     It may have `resolve(parameters)`, which returns all parameters with those filled in that follow from others
     (a default that depends on the method), so that a spec says everything; `check(parameters)`, which says what
-    is wrong with them together; `TABLE`, the name of its row table (else "epochs"); `COLUMNS`, columns of
-    its own rows; and `SUMMARY`, columns of its trials' one row.
+    is wrong with them together; `revision(parameters)`, where a change concerned some of its trials only and REVISION
+    is that of the others; `TABLE`, the name of its row table (else "epochs"); `COLUMNS`, columns of its own rows; and
+    `SUMMARY`, columns of its trials' one row.
     """
     return importlib.import_module(name)
+
+
+def revision_of(module: str, parameters: Mapping[str, Scalar]) -> int:
+    """What has to be equal for results to compare: a trial module's `REVISION`, or its own `revision(parameters)`."""
+    source = trial_module(module)
+    found: int = source.revision(parameters) if hasattr(source, "revision") else source.REVISION
+    return found
 
 
 @functools.cache

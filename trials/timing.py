@@ -20,8 +20,8 @@ import torch
 from trials.spec import Row
 
 PARTS = ("data", "copy", "step")
-"""What an iteration consists of: waiting for the loader's batch, moving it to the device, forward + backward +
-update (with the communication that they contain)."""
+"""What an iteration consists of: waiting for the loader's batch (where there are several processes, for each one's),
+moving it to the device, forward + backward + update (with the communication that they contain)."""
 SLACK = 0.95
 """Part of the events' time that the wall clock must show at least; events have a resolution of 0.5 µs."""
 
@@ -98,10 +98,13 @@ def timed_pass(
     clock: Clock,
     laps: Laps,
     between: Callable[[], None] = lambda: None,
+    meet: Callable[[], None] = lambda: None,
 ) -> None:
     """Go once through `batches`, adding to `laps`. `between` is called between iterations.
 
-    The loader's start is part of the first wait. Marks are read at the end, when nothing waits on them.
+    The loader's start is part of the first wait. `meet` returns when every process has its batch on its device; that
+    is waiting for data too, and not part of a step, whose collectives would otherwise show the slowest loader as
+    communication. Marks are read at the end, when nothing waits on them.
     """
     marks: list[tuple[Any, Any]] = []
     began = last = clock.now()
@@ -110,13 +113,15 @@ def timed_pass(
         fetched = clock.now()
         moved = move(batch)
         copied = clock.now()
+        meet()
+        met = clock.now()
         start = clock.mark()
         step(moved)
         marks.append((start, clock.mark()))
         done = clock.now()
-        laps.data.append(fetched - last)
+        laps.data.append(fetched - last + met - copied)
         laps.copy.append(copied - fetched)
-        laps.step.append(done - copied)
+        laps.step.append(done - met)
         last = done
         between()
     del source

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import counting
 import pytest
 from commands import COUNTING
 
@@ -128,6 +129,20 @@ def test_results_of_other_sources_under_one_revision_are_marked() -> None:
     ledger = {specs[0][0].id: Progress("done", 3, "completed", source_digest="old")}
     assert planning.make(config, specs, ledger, [], "new").trials[0].stale
     assert not planning.make(config, specs, ledger, [], "old").trials[0].stale
+
+
+def test_a_change_that_concerns_some_trials_makes_only_those_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {s.parameters["factor"]: s.id for s, _ in grid("sweep.factor=[1,2]")}
+    monkeypatch.setattr(counting, "revision", lambda p: 2 if p["factor"] == 2 else 1, raising=False)
+    after = {s.parameters["factor"]: s for s, _ in grid("sweep.factor=[1,2]")}
+    assert (after[1].id, after[1].revision) == (before[1], 1)
+    assert after[2].id != before[2]
+    assert after[2].revision == 2
+
+
+def test_problem_2_kept_its_trials_of_dataparallel() -> None:
+    found = planning.specs(configuration.load(["problem=2", "sweep.gpus=[1,2]"]), "", "cpu")
+    assert {(s.parameters["mode"], s.revision) for s, _ in found} == {("dataparallel", 1), ("ddp", 2)}
 
 
 def test_ten_thousand_specs_are_planned_in_two_seconds() -> None:

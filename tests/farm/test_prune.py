@@ -141,6 +141,17 @@ def test_trials_of_older_revisions_go_with_their_rows(
     assert {r["trial_id"] for r in exported(ledger.parent, "counting", "epochs")} == {directory(new).name[-12:]}
 
 
+def test_a_module_that_raised_the_revision_of_some_trials_keeps_the_others(
+    ledger: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished(ledger)
+    monkeypatch.setattr(counting, "revision", lambda p: 1, raising=False)
+    monkeypatch.setattr(counting, "REVISION", 2)
+    assert "revisions" not in {f.kind for f in prune.leftovers(ledger, "counting")}
+    monkeypatch.setattr(counting, "revision", lambda p: 2)
+    assert "revisions" in {f.kind for f in prune.leftovers(ledger, "counting")}
+
+
 def test_a_flipped_revision_condemns_no_trial(ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trial = finished(ledger)
     spec = json.loads((trial / "spec.json").read_text())

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import os
 import time
+from typing import Any
 
 import torch
 import torch.distributed as dist
+
+from trials import data_parallel, ranks
+from trials.data_parallel import Measured, Setup
+from trials.splits import Images
 
 
 def total(number: float) -> tuple[int, float]:
@@ -14,6 +19,31 @@ def total(number: float) -> tuple[int, float]:
     value = torch.tensor(number + dist.get_rank())
     dist.all_reduce(value)
     return dist.get_rank(), float(value)
+
+
+def meeting(late: float) -> float:
+    """Seconds that this rank waits for the others, where the last comes `late` seconds after them."""
+    time.sleep(late * dist.get_rank())
+    began = time.monotonic()
+    ranks.meet()
+    return time.monotonic() - began
+
+
+def measured_with_a_slow_loader(setup: Setup, images: Images, wait: float) -> Measured:
+    """`data_parallel.measure`, where the last rank waits `wait` seconds longer for each of its batches."""
+    make = data_parallel.make_loader
+
+    def slow(*arguments: Any) -> Any:
+        loader = make(*arguments)
+        if dist.get_rank() == dist.get_world_size() - 1:
+            loader.collate_fn = lambda examples: (time.sleep(wait), torch.utils.data.default_collate(examples))[1]
+        return loader
+
+    data_parallel.make_loader = slow
+    try:
+        return data_parallel.measure(setup, images)
+    finally:
+        data_parallel.make_loader = make
 
 
 def process_id() -> int:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from trials import communication
-from trials.communication import kind_of, length, seconds_by_kind, uncovered, union
+from trials.communication import Profile, kind_of, length, profile_of, uncovered, union, without_waiting
 
 GPU, CPU = torch.autograd.DeviceType.CUDA, torch.autograd.DeviceType.CPU
 
@@ -58,7 +58,7 @@ def test_communication_hidden_behind_compute_is_told_from_exposed() -> None:
         event("nccl:all_reduce", 0, 10_000, annotation=True),
         event("aten::conv2d", 0, 10_000, where=CPU),
     ]
-    found = seconds_by_kind(events, on_gpu=True)
+    found = communication.seconds(profile_of(events, on_gpu=True))
     assert found["all_reduce"] == pytest.approx(100e-6)
     assert found["broadcast"] == pytest.approx(60e-6)
     assert found["communication"] == pytest.approx(150e-6)
@@ -67,14 +67,38 @@ def test_communication_hidden_behind_compute_is_told_from_exposed() -> None:
 
 def test_of_several_gpus_the_one_that_communicates_most_counts() -> None:
     events = [event("Memcpy PtoP (Device -> Device)", 0, 10, 0), event("Memcpy PtoP (Device -> Device)", 0, 30, 1)]
-    assert seconds_by_kind(events, on_gpu=True)["peer_copy"] == pytest.approx(30e-6)
+    assert communication.seconds(profile_of(events, on_gpu=True))["peer_copy"] == pytest.approx(30e-6)
 
 
-def test_columns_are_scaled_to_the_epoch() -> None:
-    row = communication.columns([{"communication": 1.0, "reduce": 0.5}, {"communication": 2.0, "reduce": 0.25}], 10)
-    assert row == {"profiled_communication_seconds": 20.0, "profiled_reduce_seconds": 2.5}
+def rank(*all_reduces: tuple[float, float], busy: tuple[float, float] = (0, 0)) -> Profile:
+    events = [event("ncclDevKernel_AllReduce_Sum_f32_RING_LL", *interval) for interval in all_reduces]
+    return profile_of([*events, event("sm90_gemm", *busy)], on_gpu=True)
+
+
+def test_waiting_for_the_last_rank_is_not_communication() -> None:
+    first, last = rank((0, 100), (200, 230)), rank((90, 100), (150, 230))  # each is late once: 10 and 30 µs move data
+    row = communication.columns([first, last], 2)
+    assert row["profiled_all_reduce_seconds"] == row["profiled_communication_seconds"] == pytest.approx(80e-6)
+    assert row["profiled_waiting_seconds"] == pytest.approx(180e-6)  # of the rank that waited most: 90 µs, twice
+
+
+def test_only_the_moving_of_data_can_be_exposed() -> None:
+    early, late = rank((0, 100), busy=(0, 95)), rank((90, 100), busy=(0, 80))
+    row = communication.columns([early, late], 1)
+    assert row["profiled_exposed_seconds"] in (pytest.approx(5e-6), pytest.approx(10e-6))
+
+
+def test_ranks_with_different_collectives_say_nothing() -> None:
+    assert without_waiting([rank((0, 1)), rank((0, 1), (2, 3))]) is None
+    assert communication.columns([rank((0, 1)), rank((0, 1), (2, 3))], 1) == {}
+
+
+def test_columns_are_scaled_to_the_epoch_and_one_process_waits_for_nobody() -> None:
+    row = communication.columns([rank((0, 1e6))], 10)
+    assert (row["profiled_communication_seconds"], row["profiled_all_reduce_seconds"]) == (10, 10)
+    assert "profiled_waiting_seconds" not in row
 
 
 def test_a_profile_of_work_without_communication_has_none() -> None:
     found = communication.profiled(lambda: torch.ones(3).sum(), on_gpu=False)
-    assert found["communication"] == 0
+    assert communication.seconds(found)["communication"] == 0

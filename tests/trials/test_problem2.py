@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rank_tasks
 import torch
 from commands import exported
 
@@ -153,6 +154,16 @@ def test_ddp_trains_in_processes_that_talk(context: Any) -> None:
     assert (epochs["iterations"], epochs["samples"], epochs["device"]) == (3, 70, "cpu")
     assert float(epochs["profiled_all_reduce_seconds"] or 0) > 0
     assert float(epochs["profiled_broadcast_seconds"] or 0) > 0
+    assert float(epochs["profiled_waiting_seconds"] or 0) > 0
+
+
+def test_a_slow_loader_of_one_rank_is_data_wait_and_not_communication() -> None:
+    wait, setup = 0.3, replace(SETUP, mode="ddp", gpus=2, batch_per_gpu=4, least_iterations=1)
+    with Ranks(2, "cpu", 1) as ranks:
+        found = ranks.run(rank_tasks.measured_with_a_slow_loader, setup, noise(24), wait)
+    for rank in found:
+        assert min(rank.laps.data) >= wait
+        assert sorted(rank.laps.step)[1] < wait  # the median of three: the machine may be busy
 
 
 @pytest.mark.parametrize("mode", ["dataparallel", "ddp"])

@@ -32,6 +32,11 @@ def test_a_task_runs_on_all_ranks_in_one_group(ranks: Ranks) -> None:
     assert ranks.run(rank_tasks.total, 0) == [(0, 1.0), (1, 1.0)]
 
 
+def test_ranks_meet_when_the_last_has_come(ranks: Ranks) -> None:
+    early, late = ranks.run(rank_tasks.meeting, 0.5)
+    assert early >= 0.4 > 0.2 > late
+
+
 def test_spawned_ranks_join_too() -> None:
     with Ranks(1, "cpu", 1, start_method="spawn") as ranks:
         assert ranks.run(rank_tasks.total, 10) == [(0, 10.0)]

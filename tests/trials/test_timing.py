@@ -67,6 +67,17 @@ def test_the_parts_add_up_to_the_epoch() -> None:
     assert sum(laps.data) + sum(laps.copy) + sum(laps.step) + laps.tail == pytest.approx(laps.seconds)
 
 
+def test_waiting_for_the_other_processes_batches_is_data_wait_and_no_step() -> None:
+    device, laps = Device(waits=True), Laps()
+
+    def meet() -> None:
+        device.host += 7 * LOADING
+
+    timing.timed_pass(device.batches(3), device.move, device.step, device, laps, meet=meet)
+    assert laps.data == pytest.approx([8 * LOADING] * 3)
+    assert laps.step == pytest.approx([LAUNCH + WORK] * 3)
+
+
 def test_a_clock_that_does_not_wait_is_caught() -> None:
     laps = laps_of(Device(waits=False))
     assert sum(laps.step) < sum(laps.device)
