@@ -22,7 +22,7 @@ from farm.ledger.store import drain_file, quarantine
 from farm.ledger.tidy import sweep_ledger
 from farm.plan import Node, Plan, Trial
 from farm.signals import Signals
-from farm.slurm.sizes import worker_nodes
+from farm.slurm.cluster import FARM_UP, kinds_that_are_up
 from farm.view import View, counts
 
 UP = "up"
@@ -152,7 +152,7 @@ def _execute_with_ray(config: Config, plan: Plan, run_id: str, signals: Signals)
     keeper = None
     try:
         launch.connect(address, settings.cpus, settings.gpus, config.study_file.parent)
-        kinds = worker_nodes(settings.slurm) if elastic else None
+        kinds = kinds_that_are_up(Path(os.environ[FARM_UP])) if elastic else None
         nodes = launch.nodes() if kinds is None else list(kinds.values())
         if address is not None:
             plan = make_plan(config, nodes)
@@ -183,7 +183,7 @@ def _head_address() -> str:
     """HOST:PORT of the head beside which this driver runs."""
     os.environ.update(PATIENCE)
     try:
-        return (Path(os.environ["FARM_UP"]) / "address").read_text()
+        return (Path(os.environ[FARM_UP]) / "address").read_text()
     except (KeyError, OSError):
         raise PreflightError("ray_address=up: the head of `farm up` is gone") from None
 

@@ -17,6 +17,7 @@ import yaml
 
 from farm.config import ROOT, Place, Settings
 from farm.errors import PreflightError
+from farm.plan import Node
 from farm.site import NodeType
 
 TEMPLATE = ROOT / "cluster.yaml"
@@ -63,14 +64,31 @@ def prepare(place: Place) -> Cluster:
     try:
         cluster.logs.mkdir(mode=0o700, parents=True, exist_ok=True)
         cluster.shared.mkdir(mode=0o700, exist_ok=True)
+        _check_private(cluster.shared)
         if not cluster.name:
             _write(cluster.shared / "token", secrets.token_hex(32))
             site = re.sub(r"[^a-z0-9]", "", cluster.logs.name.lower())
             _write(cluster.shared / "name", f"farm-{site}-{secrets.token_hex(3)}")
-        (cluster.shared / "stop").unlink(missing_ok=True)
     except OSError as error:
         raise PreflightError(f"results: {cluster.logs} cannot be made: {error.strerror}") from None
     return cluster
+
+
+def _check_private(directory: Path) -> None:
+    """Raise `PreflightError` where others could read the token, or put scripts there that this user would run."""
+    found = directory.stat()
+    if found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        raise PreflightError(f"{directory} is open to others: it must be yours and have mode 0700")
+
+
+def kinds_that_are_up(shared: Path) -> dict[str, Node]:
+    """What the workers of a farm that is up hold, which a run's own settings need not repeat."""
+    tree = yaml.safe_load((shared / "cluster.yaml").read_text())
+    return {
+        kind: Node(node["resources"]["CPU"], node["resources"]["GPU"])
+        for kind, node in tree["available_node_types"].items()
+        if kind != tree["head_node_type"]
+    }
 
 
 def autoscaling(cluster: Cluster, settings: Settings, types: dict[str, NodeType]) -> dict[str, Any]:

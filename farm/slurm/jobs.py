@@ -16,7 +16,6 @@ from pathlib import Path
 
 FORMAT = "%A|%T|%r|%N|%j"
 SQUEUE = ("squeue", "--me", "--noheader", "--states=all", f"--format={FORMAT}")
-ALIVE = ("PENDING", "CONFIGURING", "RUNNING", "SUSPENDED")
 ANSWER_SECONDS = 90.0
 ROOM = ("Resources", "Priority", "None", "")
 ENDS = {
@@ -28,7 +27,10 @@ ENDS = {
     "BOOT_FAIL": "got a node that did not boot",
     "OUT_OF_MEMORY": "was killed for memory (slurm.memory_gib=)",
     "FAILED": "lost its Ray, or could not start it",
+    "DEADLINE": "was killed at its deadline",
+    "REVOKED": "was taken back",
 }
+"""States in which a job has ended. All others, of which Slurm has many, hold a node or a place in the queue."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,12 @@ class Job:
     @property
     def alive(self) -> bool:
         """Whether it holds a node, or will."""
-        return self.state in ALIVE
+        return self.state not in ENDS and self.state != "COMPLETING"
 
     @property
     def over(self) -> bool:
         """Whether it has ended and its node is free again."""
-        return not self.alive and self.state != "COMPLETING"
+        return self.state in ENDS
 
     @property
     def pending(self) -> bool:
@@ -91,8 +93,8 @@ def _told(job: Job, old: Job | None, logs: Path) -> list[str]:
     if job.pending:
         same = old is not None and old.pending and waiting(old.reason, 0) == waiting(job.reason, 0)
         return [] if same else [f"{who} {waiting(job.reason, job.number)}"]
-    if job.state == "RUNNING" and (old is None or old.state != "RUNNING"):
-        return [f"{who} runs on {job.node}"]
+    if job.state != (old.state if old is not None else "") and job.alive:
+        return [f"{who} runs on {job.node}" if job.state == "RUNNING" else f"{who} is {job.state} (Slurm's word)"]
     if job.over and old is not None and not old.over:
         log = f"; its log is {logs / f'{job.number}.log'}" if job.state in ("FAILED", "OUT_OF_MEMORY") else ""
         reason = f" (Slurm: {job.state}{'' if job.reason in ROOM else f', {job.reason}'})"
@@ -109,6 +111,16 @@ def waiting(reason: str, number: int) -> str:
     if reason.startswith(("QOS", "Assoc", "Max")):
         return f"waits for a limit of your account's (Slurm: {reason})"
     return f"is held back by Slurm: {reason}"
+
+
+def joined_file(number: int | str) -> str:
+    """Name of the file by which a worker says that its Ray runs."""
+    return f"joined-{number}"
+
+
+def joined(shared: Path, number: int) -> bool:
+    """Whether a worker's Ray was ever up. A listing is fresh where a look at one name may be cached (NFS)."""
+    return joined_file(number) in os.listdir(shared)
 
 
 def ask(spool: Path, *words: str) -> subprocess.CompletedProcess[str]:

@@ -20,6 +20,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -27,9 +28,12 @@ from typing import Any
 
 import psutil
 
+from farm.slurm.jobs import joined_file
+
 PR_SET_PDEATHSIG = 1
 STARTED = "Ray runtime started."
 ADDRESS_SECONDS = 600.0
+START_SECONDS = 300.0
 LINGER_SECONDS = 25.0
 LEAVE_SECONDS = 20
 END_SECONDS = 10.0
@@ -156,13 +160,18 @@ class NodeRay:
         )
 
     def until_started(self) -> None:
-        """Return when Ray runs; raises RuntimeError with what it said when it does not."""
+        """Return when Ray runs; raises RuntimeError with what it said when it does not, or not in `START_SECONDS`."""
         assert self.process.stdout is not None
         said = []
-        for line in self.process.stdout:
-            said.append(line)
-            if STARTED in line:
-                return
+        timer = threading.Timer(START_SECONDS, self.process.kill)
+        timer.start()
+        try:
+            for line in self.process.stdout:
+                said.append(line)
+                if STARTED in line:
+                    return
+        finally:
+            timer.cancel()
         raise RuntimeError(f"ray start ended with {self.process.wait()}:\n{''.join(said)}")
 
     def has_raylet(self) -> bool:
@@ -246,8 +255,8 @@ def serve(options: argparse.Namespace) -> int:
                     words = dict(w[2:].split("=", 1) for w in command if w.startswith("--") and "=" in w)
                     _publish(shared, "dashboard", f"127.0.0.1:{words['dashboard-port']}")
                     _publish(shared, "address", f"{words['node-ip-address']}:{words['port']}")
-                if options.instance is None:
-                    _publish(shared, f"ready-{socket.gethostname()}", "")
+                job, host = os.environ.get("SLURM_JOB_ID", ""), socket.gethostname()
+                _publish(shared, joined_file(job) if options.instance else f"ready-{host}", "")
                 return _wait(ray, options, address, terminations, warnings)
             finally:
                 if address is None:

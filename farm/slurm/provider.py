@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,12 @@ from ray.autoscaler.tags import (
     TAG_RAY_USER_NODE_TYPE,
 )
 
-from farm.slurm.jobs import SQUEUE, Job, ask, new_name, news, parse
+from farm.slurm.jobs import SQUEUE, Job, ask, joined, new_name, news, parse
 
 HEAD = "head"
 REFUSED_SECONDS = 30.0
+FAULTY = ("FAILED", "OUT_OF_MEMORY", "BOOT_FAIL")
+LONGEST_DELAY_SECONDS = 600.0
 GATHER_SECONDS = 0.5
 SAME_SECONDS = 1.0
 
@@ -37,11 +40,13 @@ class SlurmNodeProvider(NodeProvider):
     def __init__(self, provider_config: dict[str, Any], cluster_name: str) -> None:
         super().__init__(provider_config, cluster_name)
         self._lock = threading.RLock()
-        self._spool = Path(provider_config["shared"]) / "spool"
+        self._shared = Path(provider_config["shared"])
+        self._spool = self._shared / "spool"
         self._logs = Path(provider_config["logs"])
         self._jobs: dict[int, Job] = {}
         self._ours: set[int] = set()
-        self._refused: dict[str, tuple[float, str]] = {}
+        self._refused: dict[str, tuple[float, str]] = {}  # kind: until when (monotonic), why
+        self._failed: dict[str, int] = {}
         self._seen = 0.0
         self._order = threading.Condition()
         self._waiting: list[int] = []
@@ -88,8 +93,8 @@ class SlurmNodeProvider(NodeProvider):
     ) -> None:
         """Submit `count` jobs. Raises RuntimeError with Slurm's words where it refuses; Ray asks again."""
         kind = tags[TAG_RAY_USER_NODE_TYPE]
-        since, reason = self._refused.get(kind, (float("-inf"), ""))
-        if time.monotonic() - since < REFUSED_SECONDS:
+        until, reason = self._refused.get(kind, (float("-inf"), ""))
+        if time.monotonic() < until:
             raise RuntimeError(reason)
         with self._turn(resources.get("GPU", 0)):
             for _ in range(count):
@@ -102,18 +107,28 @@ class SlurmNodeProvider(NodeProvider):
             if job is None:
                 return
             if not job.pending:
-                self._cancel(job, "is idle and is ended")
+                self._cancel(job, "is ended: no trial runs there")
                 return
             youngest = max((j for j in self._alive() if j.pending and j.kind == job.kind), key=lambda j: j.number)
-            if youngest.number != job.number:
-                name = f"{self.cluster_name}-{job.kind}-{youngest.instance}"
-                renamed = ask(self._spool, "scontrol", "update", f"JobId={job.number}", f"JobName={name}")
-                if renamed.returncode:  # it has just started
-                    youngest = job
-            self._cancel(youngest, "is withdrawn: no trial waits for it")
+            if youngest.number != job.number and self._takes_the_name_of(youngest, job):
+                job = youngest
+            self._cancel(job, "is withdrawn: no trial waits for it")
             self._seen = 0.0
 
     # How it is done.
+
+    def _takes_the_name_of(self, youngest: Job, job: Job) -> bool:
+        """Give a queued job the identity of a younger one; False where it has just started, and keeps its own.
+
+        Slurm renames running jobs too, whose workers have told Ray the old name: MinTmpDiskNode, which is 0 anyway,
+        can be set in the queue only, and Slurm then leaves the name as it is (seen with 22.05).
+        """
+        name = f"{self.cluster_name}-{job.kind}-{youngest.instance}"
+        words = ("scontrol", "update", f"JobId={job.number}", "MinTmpDiskNode=0", f"JobName={name}")
+        if ask(self._spool, *words).returncode:
+            return False
+        self._jobs[job.number] = replace(job, instance=youngest.instance)
+        return True
 
     @contextmanager
     def _turn(self, gpus: int) -> Iterator[None]:
@@ -136,7 +151,7 @@ class SlurmNodeProvider(NodeProvider):
             said = " ".join(answer.stderr.split())
             if said != self._refused.get(kind, (0.0, ""))[1]:
                 self._say(f"Slurm refuses a job of kind {kind}: {said}; asked again every {REFUSED_SECONDS:g} s")
-            self._refused[kind] = (time.monotonic(), said)
+            self._refused[kind] = (time.monotonic() + REFUSED_SECONDS, said)
             raise RuntimeError(said)
         self._refused.pop(kind, None)
         number = int(answer.stdout.split(";")[0])
@@ -155,7 +170,24 @@ class SlurmNodeProvider(NodeProvider):
         now = {job.number: job for job in parse(answer.stdout, self.cluster_name)}
         for line in news(self._jobs, now, self._ours, self._logs) if tell else []:
             self._say(line)
+        for job in now.values():
+            self._judge(job, self._jobs.get(job.number))
         self._jobs = now
+
+    def _judge(self, job: Job, before: Job | None) -> None:
+        """Where a worker ends before it joined (no image there, no GPUs given), the next waits, longer each time."""
+        if not job.over or before is None or before.over or job.number in self._ours:
+            return
+        if joined(self._shared, job.number):
+            self._failed.pop(job.kind, None)
+            return
+        if job.state not in FAULTY:
+            return
+        count = self._failed[job.kind] = self._failed.get(job.kind, 0) + 1
+        delay = min(REFUSED_SECONDS * 2 ** (count - 1), LONGEST_DELAY_SECONDS)
+        reason = f"job {job.number} failed as it started; its log is {self._logs / f'{job.number}.log'}"
+        self._refused[job.kind] = (time.monotonic() + delay, reason)
+        self._say(f"no job of kind {job.kind} for {delay:g} s: {reason}")
 
     def _alive(self) -> list[Job]:
         return [j for j in self._jobs.values() if j.alive and j.number not in self._ours]

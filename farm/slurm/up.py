@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shlex
 import shutil
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,9 @@ from farm.slurm.sizes import nice, worker_types
 from farm.slurm.submit import sbatch, site_words
 
 DOWN_SECONDS = 90.0
+NO_GPU = {"constraint": ""}
+"""Constraints name kinds of GPUs."""
+SQUEUE_TRIES, SQUEUE_PAUSE_SECONDS = 5, 2.0
 SLURM = ("sbatch", "squeue", "scancel", "scontrol")
 
 
@@ -43,10 +49,12 @@ def scripts(place: Place, cluster: Cluster) -> dict[str, str]:
     slurm = settings.slurm
     head = NodeType(slurm.head_cpus, 0, slurm.head_memory_gib)
     workers = {
-        kind: job(kind, "worker", node, extra=tuple(slurm.options), nice=nice(node, types))
+        kind: job(
+            kind, "worker", node, extra=tuple(slurm.options), nice=nice(node, types), **({} if node.gpus else NO_GPU)
+        )
         for kind, node in types.items()
     }
-    return {"head": job("head", "head", head, extra=tuple(slurm.head_options), constraint="")} | workers
+    return {"head": job("head", "head", head, extra=tuple(slurm.head_options), **NO_GPU)} | workers
 
 
 def up(place: Place, words: list[str], dry_run: bool) -> str:
@@ -60,8 +68,15 @@ def up(place: Place, words: list[str], dry_run: bool) -> str:
         return "\n".join(f"# {kind}.sh\n{text}" for kind, text in scripts(place, cluster).items())
     _check_here(place)
     cluster = prepare(place)
+    with _one_at_a_time(cluster):
+        return _up(place, cluster, words)
+
+
+def _up(place: Place, cluster: Cluster, words: list[str]) -> str:
     if living := head_of(cluster):
-        return f"{cluster.name} is up already: {living}\n{_next(place, words)}"
+        where = "" if living.startswith("job") else "; where that host is gone, farm down first"
+        return f"{cluster.name} is up already: {living}{where}\n{_next(place, words)}"
+    (cluster.shared / "stop").unlink(missing_ok=True)
     _write_files(place, cluster)
     script = cluster.shared / "head.sh"
     if place.settings.head == "here":
@@ -77,6 +92,14 @@ def up(place: Place, words: list[str], dry_run: bool) -> str:
     return f"{cluster.name}: job {number} is its head; {cluster.logs}/head.log is its log\n{_next(place, words)}"
 
 
+@contextmanager
+def _one_at_a_time(cluster: Cluster) -> Iterator[None]:
+    """Of two `farm up` at once the second finds the first one's head. The lock goes with this process's end or exec."""
+    with (cluster.shared / ".up.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def down(place: Place) -> str:
     """End the head and all workers, and wait until Slurm has none of them; the text to show."""
     cluster = cluster_at(place.results, place.site)
@@ -86,10 +109,11 @@ def down(place: Place) -> str:
     living = head_of(cluster)
     (cluster.shared / "stop").touch()
     before = len(_jobs(name))
-    deadline = time.monotonic() + DOWN_SECONDS
     if living and "PENDING" not in living:  # the head ends in order, and cancels all
+        deadline = time.monotonic() + DOWN_SECONDS
         while cluster.shared.exists() and head_of(cluster) and time.monotonic() < deadline:
             time.sleep(0.3)
+    deadline = time.monotonic() + DOWN_SECONDS  # of its own: a head that hangs, or whose host is gone, ends nothing
     while (jobs := _jobs(name)) and time.monotonic() < deadline:
         _run("scancel", *[number for number, state in jobs.items() if state != "COMPLETING"])
         time.sleep(0.5)
@@ -107,7 +131,7 @@ def head_of(cluster: Cluster) -> str:
         return ""
     kind, *rest = where.split()
     if kind == "job":
-        state = _run("squeue", "--noheader", f"--jobs={rest[0]}", "--format=%T").strip()
+        state = _squeue(f"--jobs={rest[0]}", "--format=%T").strip()
         return f"{where} {state}" if state else ""  # COMPLETING: it may be on its way back into the queue
     host, pid = rest
     if host != socket.gethostname():
@@ -153,10 +177,24 @@ def _next(place: Place, words: list[str]) -> str:
 
 def _jobs(name: str) -> dict[str, str]:
     """Numbers and states of the farm's jobs that Slurm still has to do with."""
-    lines = _run("squeue", "--me", "--noheader", "--format=%A %T %j").splitlines()
+    lines = _squeue("--me", "--format=%A %T %j").splitlines()
     found = [line.split(maxsplit=2) for line in lines]
     return {number: state for number, state, job in found if job.startswith(f"{name}-")}
 
 
-def _run(*words: str) -> str:
-    return subprocess.run(words, capture_output=True, text=True, cwd="/").stdout
+def _squeue(*words: str) -> str:
+    """What squeue says; nothing of a job that it does not know any more.
+
+    Raises `PreflightError` where Slurm does not answer, which does not mean that there are no jobs.
+    """
+    for _ in range(SQUEUE_TRIES):
+        answer = _run("squeue", "--noheader", *words)
+        if answer.returncode == 0 or "Invalid job id" in answer.stderr:
+            return answer.stdout
+        time.sleep(SQUEUE_PAUSE_SECONDS)
+    raise PreflightError(f"squeue: {' '.join(answer.stderr.split())}; nothing was changed, the same command goes on")
+
+
+def _run(*words: str) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("SQUEUE_")}  # could hide jobs
+    return subprocess.run(words, capture_output=True, text=True, cwd="/", env=environment)

@@ -162,6 +162,7 @@ def test_jobs_keep_their_places_in_a_full_partition_and_the_youngest_is_withdraw
     with full(farm.lab) as make_room, farm.run("first.log", "sweep.factor=[41]", *ONE_GPU) as first:
         farm.wait(lambda: len(farm.jobs("PENDING")) == 1, 60, "a job waits")
         slurm("login", "scontrol", "hold", str(min(farm.jobs())))
+        farm.wait(lambda: "is held (Slurm: JobHeld" in first.said, 60, "the hold is said")
         slurm("login", "scontrol", "update", "PartitionName=gpu", "State=INACTIVE")
         with farm.run("second.log", "sweep.factor=[42,43]", *ONE_GPU, study=other) as second:
             farm.wait(lambda: "Slurm refuses a job of kind gpu1" in second.said, 60, "a refusal")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,24 +20,27 @@ import yaml
 from commands import COUNTING, ROOT, Finished, environment
 
 from farm.config import load_place
-from farm.errors import UsageError
+from farm.errors import PreflightError, UsageError
 from farm.plan import Bundle, Node
 from farm.reservation import OF_A_KIND, reservation
 from farm.site import NodeType, Slurm
-from farm.slurm.cluster import TEMPLATE, Cluster, autoscaling
-from farm.slurm.jobs import Job, new_name, news, parse
+from farm.slurm import provider, up
+from farm.slurm.cluster import TEMPLATE, Cluster, autoscaling, cluster_at, kinds_that_are_up, prepare
+from farm.slurm.jobs import Job, joined_file, new_name, news, parse
 from farm.slurm.node import AUTOSCALER
+from farm.slurm.provider import SlurmNodeProvider
 from farm.slurm.script import NodeJob, render
 from farm.slurm.sizes import nice, worker_nodes, worker_types
 
 GOLDEN = Path(__file__).with_name("golden")
 GREENE = load_place(["site=greene", "results=/scratch/me/farm/results"]).settings
 LOGS = Path("/logs")
+CLUSTER = "farm-greene-3f9c1a"
 WORKER = NodeJob(
     role="worker",
     kind="gpu2",
-    cluster="farm-greene-3f9c1a",
-    name="farm-greene-3f9c1a-gpu2",
+    cluster=CLUSTER,
+    name=f"{CLUSTER}-gpu2",
     shared="/scratch/me/results/.up/greene/cluster",
     logs="/scratch/me/results/.up/greene",
     code="/home/me/farm",
@@ -261,3 +267,163 @@ def test_a_dry_run_prints_every_script_and_writes_nothing(farm: Callable[..., Fi
     assert (done.code, done.out.count("#!/bin/bash")) == (0, 5)
     assert "--gres=gpu:rtx8000:4" in done.out
     assert not (tmp_path / "results").exists()
+
+
+class Scripted:
+    """A Slurm whose every answer is set: which job is withdrawn first, or starts just then, is chance with a real one.
+
+    It does as Slurm 22.05 was seen to do: MinTmpDiskNode is refused for a job that runs, and with it the name.
+    """
+
+    def __init__(self, **jobs: str) -> None:
+        self.jobs = {int(name[1:]): [state, f"{CLUSTER}-gpu1-{name}"] for name, state in jobs.items()}
+        self.starts_now: set[int] = set()
+
+    def __call__(self, spool: Path, *words: str) -> subprocess.CompletedProcess[str]:
+        out, code = "", 0
+        match words:
+            case ("squeue", *_):
+                out = "\n".join(f"{n}|{state}|None||{name}" for n, (state, name) in self.jobs.items())
+            case ("scancel", number):
+                self.jobs[int(number)][0] = "CANCELLED"
+            case ("scontrol", "update", job, "MinTmpDiskNode=0", name):
+                renamed = int(job.removeprefix("JobId="))
+                if renamed in self.starts_now:
+                    self.jobs[renamed][0] = "RUNNING"
+                code = int(self.jobs[renamed][0] != "PENDING")
+                if not code:
+                    self.jobs[renamed][1] = f"{CLUSTER}-gpu1-{name.rpartition('-')[2]}"
+            case ("sbatch", "--parsable", name, _):
+                new = max(self.jobs, default=0) + 1
+                self.jobs[new] = ["PENDING", name.removeprefix("--job-name=")]
+                out = str(new)
+            case _:
+                raise AssertionError(words)
+        return subprocess.CompletedProcess(words, code, out, "")
+
+    def states(self) -> dict[int, str]:
+        """State and identity of each job."""
+        return {n: f"{state} as {name.rpartition('-')[2]}" for n, (state, name) in self.jobs.items()}
+
+
+Provided = Callable[[Scripted], SlurmNodeProvider]
+
+
+@pytest.fixture
+def provided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Provided:
+    """A provider over a scripted Slurm; what it says is in tmp_path/jobs.log."""
+
+    def make(slurm: Scripted) -> SlurmNodeProvider:
+        monkeypatch.setattr(provider, "ask", slurm)
+        monkeypatch.setattr(provider, "SAME_SECONDS", 0)
+        monkeypatch.setattr(provider, "GATHER_SECONDS", 0)
+        return SlurmNodeProvider({"shared": str(tmp_path), "logs": str(tmp_path)}, CLUSTER)
+
+    return make
+
+
+@pytest.mark.parametrize("order", [("n1", "n2"), ("n2", "n1")])
+def test_all_jobs_of_a_kind_are_withdrawn_in_whatever_order(provided: Provided, order: tuple[str, ...]) -> None:
+    slurm = Scripted(n1="PENDING", n2="PENDING")
+    nodes = provided(slurm)
+    for name in order:
+        nodes.terminate_node(name)
+    assert {state.split()[0] for state in slurm.states().values()} == {"CANCELLED"}
+    assert nodes.non_terminated_nodes({}) == ["head"]
+
+
+def test_the_oldest_keeps_its_place_under_the_name_that_is_wanted(provided: Provided) -> None:
+    slurm = Scripted(n1="PENDING", n2="PENDING", n3="RUNNING")
+    nodes = provided(slurm)
+    nodes.terminate_node("n1")
+    assert slurm.states() == {1: "PENDING as n2", 2: "CANCELLED as n2", 3: "CANCELLED as n3"}  # 3: another head's
+    assert nodes.non_terminated_nodes({}) == ["head", "n2"]
+
+
+def test_a_job_that_starts_just_then_keeps_its_name_and_goes_itself(provided: Provided) -> None:
+    slurm = Scripted(n1="PENDING", n2="PENDING")
+    nodes = provided(slurm)
+    slurm.starts_now = {1}
+    nodes.terminate_node("n1")
+    assert slurm.states() == {1: "CANCELLED as n1", 2: "PENDING as n2"}
+
+
+def test_workers_that_fail_as_they_start_are_asked_for_ever_more_slowly(
+    provided: Provided, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr(provider, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=time.sleep, strftime=str))
+    slurm = Scripted()
+    nodes = provided(slurm)
+
+    def ask_for_one() -> int:
+        tags = {"ray-user-node-type": "gpu1"}
+        nodes.create_node_with_resources_and_labels({"script": "gpu1.sh"}, tags, 1, {"GPU": 1}, {})
+        nodes.non_terminated_nodes({})
+        return max(slurm.jobs)
+
+    for delay in (30, 60):
+        slurm.jobs[ask_for_one()][0] = "FAILED"
+        nodes.non_terminated_nodes({})
+        with pytest.raises(RuntimeError, match=r"job \d failed as it started; its log is"):
+            ask_for_one()
+        assert f"no job of kind gpu1 for {delay} s" in (tmp_path / "jobs.log").read_text()
+        clock[0] += delay + 1
+    served = ask_for_one()
+    (tmp_path / joined_file(served)).touch()
+    slurm.jobs[served][0] = "FAILED"  # its Ray died in mid-work: the next is asked for at once
+    nodes.non_terminated_nodes({})
+    assert ask_for_one() == served + 1
+
+
+def test_states_that_slurm_has_besides_are_alive_and_said() -> None:
+    stopped = dataclasses.replace(RUNS, state="SUSPENDED")
+    assert (stopped.alive, stopped.over) == (True, False)
+    assert news({7: RUNS}, {7: stopped}, set(), LOGS) == ["job 7 (gpu2) is SUSPENDED (Slurm's word)"]
+    assert dataclasses.replace(RUNS, state="REQUEUE_HOLD").alive
+    assert dataclasses.replace(RUNS, state="DEADLINE").over
+
+
+def test_a_run_takes_the_kinds_of_the_farm_that_is_up(tmp_path: Path) -> None:
+    few = load_place(["site=greene", "results=/x", "slurm.cpus_per_node=4"]).settings
+    cluster = Cluster(tmp_path)
+    cluster.shared.mkdir()
+    tree = autoscaling(cluster, few, worker_types(few.slurm))
+    (cluster.shared / "cluster.yaml").write_text(yaml.safe_dump(tree))
+    assert kinds_that_are_up(cluster.shared) == worker_nodes(few.slurm) != worker_nodes(GREENE.slurm)
+
+
+def test_a_directory_that_others_can_write_is_refused(tmp_path: Path) -> None:
+    place = load_place(["site=greene", f"results={tmp_path}"])
+    shared = cluster_at(place.results, place.site).shared
+    shared.mkdir(parents=True)
+    shared.chmod(0o770)
+    with pytest.raises(PreflightError, match="open to others"):
+        prepare(place)
+    shared.chmod(0o700)
+    assert prepare(place).name.startswith("farm-greene-")
+
+
+def test_constraints_that_name_gpus_are_not_for_workers_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("USER", "me")
+    place = load_place(["site=torch", "results=/x", "slurm.account=a"])
+    found = {kind: "--constraint=" in text for kind, text in up.scripts(place, Cluster(Path("/x/.up/torch"))).items()}
+    assert found == {"head": False, "cpu": False, "gpu1": True, "gpu2": True, "gpu4": True, "gpu8": True}
+
+
+@pytest.mark.parametrize(
+    ("said", "known"), [("Invalid job id specified", True), ("Unable to contact slurm controller", False)]
+)
+def test_a_slurm_that_does_not_answer_is_no_empty_queue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, known: bool
+) -> None:
+    squeue = tmp_path / "squeue"
+    squeue.write_text(f"#!/bin/sh\necho 'slurm_load_jobs error: {said}' >&2\nexit 1\n")
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(up, "SQUEUE_PAUSE_SECONDS", 0)
+    cluster = Cluster(tmp_path)
+    cluster.shared.mkdir()
+    (cluster.shared / "head").write_text("job 7")
+    with contextlib.nullcontext() if known else pytest.raises(PreflightError, match=said):
+        assert up.head_of(cluster) == ""

@@ -12,7 +12,7 @@
 #SBATCH --requeue
 # Rendered by `farm up`: Ray's head with its autoscaler, in a small job of its own, or in the foreground (head=here).
 set -uo pipefail
-unset SLURM_EXPORT_ENV SBATCH_EXPORT PYTHONPATH PYTHONHOME "${!RAY_@}"
+unset SLURM_EXPORT_ENV PYTHONPATH PYTHONHOME "${!RAY_@}" "${!SBATCH_@}" "${!SQUEUE_@}"  # a profile's would go before ours
 
 code=/home/me/farm
 python=/home/me/farm/.venv/bin/python
@@ -43,11 +43,20 @@ ask_slurm() {  # Slurm's commands for the autoscaler, which is inside the image:
         done
     done
 }
-cancel() {  # cancel running|all: this farm's workers
-    squeue --me --noheader --format='%A %T %j' | while read -r number state name; do
-        [[ $name == "$farm"-* && $name != "$farm-head" ]] || continue
-        [[ $1 == running && $state == PENDING ]] || scancel "$number"
+cancel() {  # cancel running|all: this farm's workers; fails where Slurm does not answer for a minute
+    local jobs number state name
+    for _ in {1..30}; do
+        if jobs=$(squeue --me --noheader --format='%A %T %j'); then
+            while read -r number state name; do
+                [[ $name == "$farm"-* && $name != "$farm-head" ]] || continue
+                [[ $1 == running && $state == PENDING ]] || scancel "$number"
+            done <<< "$jobs"
+            return 0
+        fi
+        sleep 2
     done
+    echo "farm: Slurm does not answer; farm down cancels what is left"
+    return 1
 }
 others() {  # steps of this job that run studies
     squeue --noheader --steps --jobs="$SLURM_JOB_ID" --format=%i | grep -v '[a-z]'
@@ -73,7 +82,10 @@ until [[ -n $signalled || -e $shared/stop ]]; do
         [[ -n $signalled ]] && kill "$node" 2> /dev/null
     done
     [[ -n $signalled || -e $shared/stop ]] && break
-    ((SECONDS - began < 60)) && ((++short >= 3)) && echo "farm: the head does not stay up" && break
+    if ((SECONDS - began >= 60)); then short=0; elif ((++short >= 3)); then
+        echo "farm: the head does not stay up"
+        break
+    fi
     echo "farm: the head's Ray ended; starting it again"
     sleep 1
 done
@@ -87,5 +99,4 @@ if [[ $signalled == USR1 ]]; then
     exit 75
 fi
 touch "$shared/stop"
-cancel all
-rm -rf "$shared"
+cancel all && rm -rf "$shared"

@@ -14,7 +14,7 @@
 #SBATCH --nice=20
 # Rendered by `farm up`: one Ray node, submitted when trials wait for it and cancelled when it is idle.
 set -uo pipefail
-unset SLURM_EXPORT_ENV SBATCH_EXPORT PYTHONPATH PYTHONHOME "${!RAY_@}"
+unset SLURM_EXPORT_ENV PYTHONPATH PYTHONHOME "${!RAY_@}" "${!SBATCH_@}" "${!SQUEUE_@}"
 module load cuda
 
 code=/home/me/farm
@@ -33,7 +33,12 @@ inside() {  # run a command in the image, in place of this shell; Slurm's own co
 }
 
 [[ -s $shared/token ]] || { echo "farm: the farm is down"; exit 0; }
-name=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%j)  # the farm may have renamed the job in the queue
+name=''  # the farm may have renamed the job in the queue
+for _ in {1..30}; do
+    name=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%j) && [[ -n $name ]] && break
+    sleep 2
+done
+[[ -n $name ]] || { echo "farm: squeue does not say which worker this is"; exit 1; }
 ( inside "$python" -m farm.slurm.node worker --shared "$shared" --cpus 20 --gpus 2 \
     --memory-gib 160 --temporary /tmp \
     --kind gpu2 --instance "${name##*-}" --leave-seconds 120 ) &
