@@ -21,6 +21,8 @@ Entry = tuple[Estimate, str]
 """What stands in a cell: a number, or where it is not known, why; a mark may stand beside a number too."""
 MODES = {"dataparallel": "DataParallel", "ddp": "DistributedDataParallel"}
 FEW, NEGATIVE = "§", "‡"
+SIDE_BY_SIDE = 6
+"""Columns of numbers with intervals that a sheet of paper holds beside the rows' names."""
 Column = tuple[str, str, Callable[[Group, str, int, int, Options], Entry]]
 """Name in the CSV, heading, and the entry of a group, mode, number of GPUs and batch."""
 
@@ -46,8 +48,9 @@ def grid(
     frame = pd.DataFrame(records)
     ids = [t for t in group.trials if _of(data, t, mode, scaling)]
     return Table(
-        f"{title} ({MODES[mode]}; {group.label})", frame, tuple(shown), _notes(frame, notes, options), source(data, ids)
-    )
+        f"{title} ({MODES[mode]}; {group.label})", frame, tuple(shown), _notes(frame, notes, options),
+        source(data, ids), side_by_side=SIDE_BY_SIDE // len(columns) * len(columns),
+    )  # fmt: skip
 
 
 def _shown(heading: str, name: str) -> Shown:
@@ -241,7 +244,7 @@ def communication_table(data: Data, group: Group, mode: str, options: Options) -
     ]
     ids = [t for t in group.trials if _of(data, t, mode, "weak")]
     title = f"Communication by subtraction and by the profiler ({MODES[mode]}; {group.label})"
-    return Table(title, frame, shown, _notes(frame, notes, options), source(data, ids))
+    return Table(title, frame, shown, _notes(frame, notes, options), source(data, ids), keys=2, side_by_side=4)
 
 
 PROFILED = {

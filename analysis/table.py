@@ -32,7 +32,8 @@ class Shown:
 class Table:
     """`frame` has one row a line and every number behind the cells (estimate, low, high, n in columns).
 
-    `notes` are sentences under the table: what marks mean, what is missing.
+    `notes` are sentences under the table: what marks mean, what is missing. The first `keys` columns name the row.
+    On paper at most `side_by_side` of the others stand beside them, the rest in further tables below; 0 is all.
     """
 
     title: str
@@ -40,6 +41,15 @@ class Table:
     columns: tuple[Shown, ...]
     notes: tuple[str, ...] = ()
     source: Source = Source()
+    keys: int = 1
+    side_by_side: int = 0
+
+    @property
+    def sheets(self) -> list[list[int]]:
+        """The columns, by their place, of each table that this one becomes on paper."""
+        keys, others = list(range(self.keys)), list(range(self.keys, len(self.columns)))
+        size = self.side_by_side or len(others) or 1
+        return [keys + others[start : start + size] for start in range(0, len(others), size)] or [keys]
 
     @property
     def headings(self) -> list[str]:
