@@ -7,7 +7,7 @@ Times compare only where machine, precision and all else are the same, so cells 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -141,12 +141,17 @@ class Group:
     @property
     def trials(self) -> list[str]:
         """Trials behind the cells."""
-        return sorted({t for c in self.cells.values() for t in c.trials})
+        return trials_of(self.cells.values())
 
     @property
     def label(self) -> str:
         """Machine and variation."""
         return ", ".join(filter(None, [self.machine.name, self.variation]))
+
+
+def trials_of(cells: Iterable[Cell]) -> list[str]:
+    """The trials whose rows are in some cells."""
+    return sorted({t for c in cells for t in c.trials})
 
 
 def groups(data: Data) -> list[Group]:

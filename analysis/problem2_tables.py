@@ -12,8 +12,8 @@ from analysis import stats
 from analysis.load import Data
 from analysis.options import Options
 from analysis.problem2_numbers import GIGA, Bandwidth, Split, bandwidth, known_mean, speedup, split, why_not
-from analysis.problem2_setups import LEAST_ITERATIONS, SHEET_BATCHES, Cell, Group
-from analysis.provenance import source
+from analysis.problem2_setups import LEAST_ITERATIONS, SHEET_BATCHES, Cell, Group, trials_of
+from analysis.provenance import Source, source
 from analysis.stats import NOTHING, Estimate
 from analysis.table import Shown, Table, estimate_columns, estimate_of, estimate_text, number_column, text_column
 
@@ -46,11 +46,14 @@ def grid(
                     record |= estimate_columns(f"{name}_{batch}", estimate) | {f"{name}_{batch}_mark": mark}
             records.append(record)
     frame = pd.DataFrame(records)
-    ids = [t for t in group.trials if _of(data, t, mode, scaling)]
     return Table(
-        f"{title} ({MODES[mode]}; {group.label})", frame, tuple(shown), _notes(frame, notes, options),
-        source(data, ids), side_by_side=SIDE_BY_SIDE // len(columns) * len(columns),
-    )  # fmt: skip
+        title=f"{title} ({MODES[mode]}; {group.label})",
+        frame=frame,
+        columns=tuple(shown),
+        notes=_notes(frame, notes, options),
+        source=_source(data, group, mode, scaling, [r["gpus"] for r in records]),
+        side_by_side=SIDE_BY_SIDE // len(columns) * len(columns),
+    )
 
 
 def _shown(heading: str, name: str) -> Shown:
@@ -66,12 +69,12 @@ def entry_text(row: Mapping[str, Any], name: str) -> str:
     return " ".join(filter(None, [estimate_text(estimate, f",.{min(digits, 4)}f"), mark]))
 
 
-def _of(data: Data, trial: str, mode: str, scaling: str) -> bool:
-    found = data.trials[data.trials["trial_id"] == trial]
-    if found.empty:
-        return False
-    row = found.iloc[0]
-    return bool(row["config_mode"] == mode and (row["config_scaling"] == scaling or int(row["config_gpus"]) == 1))
+def _source(data: Data, group: Group, mode: str, scaling: str, gpu_counts: Sequence[int]) -> Source:
+    """The trials behind the cells of some numbers of GPUs, and behind those of one GPU that they are set beside."""
+    cells = [group.cell(mode, scaling, g, b) for g in gpu_counts for b in group.batches(mode, scaling)]
+    if any(c.trials for c in cells):
+        cells += [group.cell(mode, scaling, 1, b) for b in group.batches(mode, scaling)]
+    return source(data, trials_of(cells))
 
 
 def _notes(frame: pd.DataFrame, more: Sequence[str], options: Options) -> tuple[str, ...]:
@@ -202,9 +205,8 @@ def one_gpu_table(data: Data, group: Group, mode: str, options: Options) -> Tabl
         number_column("Peak memory (GiB)", "peak_memory_bytes", ".2f", 2**-30),
         number_column("SM clock (MHz)", "clock_sm_mhz"),
     )
-    ids = [t for t in group.trials if _of(data, t, mode, "weak")]
     title = f"One GPU: training time of an epoch ({MODES[mode]}; {group.label})"
-    return Table(title, frame, shown, _notes(frame, (), options), source(data, ids))
+    return Table(title, frame, shown, _notes(frame, (), options), _source(data, group, mode, "weak", [1]))
 
 
 def _rungs(group: Group, mode: str) -> list[int]:
@@ -223,7 +225,8 @@ def _detail(cell: Cell) -> dict[str, float]:
 def communication_table(data: Data, group: Group, mode: str, options: Options) -> Table:
     """Communication of every multi-GPU set-up: by subtraction, and beside it what the profiler saw, kind by kind."""
     records = []
-    for gpus in [g for g in group.gpu_counts(mode, "weak") if g > 1]:
+    several = [g for g in group.gpu_counts(mode, "weak") if g > 1]
+    for gpus in several:
         for batch in group.batches(mode, "weak"):
             found, cell = split(group, mode, gpus, batch, options.confidence), group.cell(mode, "weak", gpus, batch)
             records.append(
@@ -242,9 +245,9 @@ def communication_table(data: Data, group: Group, mode: str, options: Options) -
         "counts from when its last rank has come to it; how long the others had waited in it is the last column, which "
         "is the ranks' unequal pace and no cost of the links. By subtraction it is communication."
     ]
-    ids = [t for t in group.trials if _of(data, t, mode, "weak")]
     title = f"Communication by subtraction and by the profiler ({MODES[mode]}; {group.label})"
-    return Table(title, frame, shown, _notes(frame, notes, options), source(data, ids), keys=2, side_by_side=4)
+    origin = _source(data, group, mode, "weak", several)
+    return Table(title, frame, shown, _notes(frame, notes, options), origin, keys=2, side_by_side=4)
 
 
 PROFILED = {
@@ -289,7 +292,9 @@ def ceiling_table(data: Data, group: Group, options: Options) -> Table:
         number_column("Root / copy ceiling (%)", "root_share", ".1f", 100),
     )
     title = f"Traffic against what the links can do ({group.label})"
-    return Table(title, frame, shown, _notes(frame, (), options), source(data, group.trials))
+    origins = [_source(data, group, m, "weak", [g for g in group.gpu_counts(m, "weak") if g > 1]) for m in MODES]
+    origin = source(data, sorted({t for o in origins for t in o.trials}))
+    return Table(title, frame, shown, _notes(frame, (), options), origin)
 
 
 def _traffic(mode: str, gpus: int, batch: int, found: Bandwidth) -> dict[str, Any]:

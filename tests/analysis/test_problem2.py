@@ -259,3 +259,26 @@ def test_a_study_without_results_has_empty_tables(tmp_path: Path) -> None:
     table = cells(data, "table-1")
     assert {v for row in table.values() for k, v in row.items() if "Time" in k} == {"not run"}
     assert len(problem2.sections(data)) == 6
+
+
+def test_provenance_names_the_trials_that_are_shown(tmp_path: Path) -> None:
+    study = Made()
+    known = {m: study.trial(2, mode=m) for m in ("dataparallel", "ddp")}
+    for mode in known:
+        study.epochs(known[mode], 32)
+    data = load(study.write(tmp_path))
+    own = {mode: (trial["trial_id"],) for mode, trial in known.items()}
+    figures, tables = problem2.main(data)[0], problem2.tables(data)
+    assert (figures["epoch-time"].source.trials, figures["ddp-epoch-time"].source.trials) == tuple(own.values())
+    assert (figures["epoch-time"].source.rows, tables["table-1"].source.rows) == (3, 3)
+    assert (tables["one-gpu"].source.trials, tables["ddp-one-gpu"].source.trials) == ((), ())
+    assert all(tables[n].source.trials == own["ddp"] for n in ("ddp-table-1", "ddp-table-2", "ddp-communication"))
+    assert tables["ceiling"].source.trials == (*own["dataparallel"], *own["ddp"])
+
+
+def test_what_is_compared_with_one_gpu_names_its_trial_too(data: Data) -> None:
+    tables = problem2.tables(data)
+    one, two, strong, _ = data.plan["trial_id"]
+    assert tables["table-2"].source.trials == (one, two)
+    assert tables["strong"].source.trials == (one, strong)
+    assert tables["one-gpu"].source.trials == (one,)
