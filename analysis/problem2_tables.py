@@ -8,10 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import stats
 from analysis.load import Data
 from analysis.options import Options
-from analysis.problem2_numbers import GIGA, Bandwidth, Split, bandwidth, known_mean, speedup, split, why_not
+from analysis.problem2_numbers import GIGA, Bandwidth, Split, bandwidth, known_mean, mean_time, speedup, split, why_not
 from analysis.problem2_setups import LEAST_ITERATIONS, SHEET_BATCHES, Cell, Group, trials_of
 from analysis.provenance import Source, source
 from analysis.stats import NOTHING, Estimate
@@ -98,8 +97,7 @@ def _notes(frame: pd.DataFrame, more: Sequence[str], options: Options) -> tuple[
 def _seconds(cell: Cell, values: Callable[[Cell], Any], options: Options) -> Entry:
     if not cell.measured:
         return NOTHING, cell.note
-    mean = stats.mean(values(cell), options.confidence)
-    return Estimate(mean.value, max(mean.low, 0.0), mean.high, mean.n), FEW if cell.few else ""
+    return mean_time(values(cell), options.confidence), FEW if cell.few else ""
 
 
 def _time(column: str, scaling: str) -> Callable[[Group, str, int, int, Options], Entry]:
@@ -240,7 +238,8 @@ def communication_table(data: Data, group: Group, mode: str, options: Options) -
         *(_shown(f"{heading} (s)", f"profiled_{name}") for name, heading in PROFILED.items()),
     )
     notes = [
-        "The profiler's figures are of further iterations, scaled to an epoch; they count kernels and copies, not the "
+        "The profiler's figures are of a few further iterations, scaled to an epoch, which can come to more than the "
+        "epoch that was timed; they count kernels and copies, not the "
         "host's time between them. Moments in which two kinds run at once count once in the sum. In DDP a collective "
         "counts from when its last rank has come to it; how long the others had waited in it is the last column, which "
         "is the ranks' unequal pace and no cost of the links. By subtraction it is communication."

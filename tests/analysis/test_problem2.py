@@ -167,8 +167,9 @@ def test_machines_that_differ_share_no_table(tmp_path: Path, change: dict[str, s
     study.epochs(study.trial(1), 32)
     study.epochs(study.trial(2, machine=H200 | change), 32)
     data = load(study.write(tmp_path))
-    assert cells(data, "table-1")["2-GPU"]["Batch 32 per GPU: Time (s)"] == "not run"
-    assert cells(data, "table-1-2")["2-GPU"]["Batch 32 per GPU: Speedup"] == "1-GPU: not run"
+    assert cells(data, "table-1")["2-GPU"]["Batch 32 per GPU: Time (s)"] == "on another machine"
+    assert cells(data, "table-1")["4-GPU"]["Batch 32 per GPU: Time (s)"] == "not run"
+    assert cells(data, "table-1-2")["2-GPU"]["Batch 32 per GPU: Speedup"] == "1-GPU: on another machine"
     assert all("not compare" in problem2.tables(data)[n].notes[-1] for n in ("table-1", "table-1-2"))
 
 
@@ -282,3 +283,33 @@ def test_what_is_compared_with_one_gpu_names_its_trial_too(data: Data) -> None:
     assert tables["table-2"].source.trials == (one, two)
     assert tables["strong"].source.trials == (one, strong)
     assert tables["one-gpu"].source.trials == (one,)
+
+
+def test_a_trial_that_ran_in_part_says_how_far(tmp_path: Path) -> None:
+    study = Made()
+    study.trial(1, state="partial", epoch=2)
+    study.epochs(study.trial(2), 32)
+    data = load(study.write(tmp_path))
+    table = cells(data, "table-1")
+    assert table["1-GPU"]["Batch 32 per GPU: Time (s)"] == "stopped after 2 rows"
+    assert table["2-GPU"]["Batch 32 per GPU: Speedup"] == "1-GPU: stopped after 2 rows"
+
+
+def test_no_interval_of_a_time_goes_below_zero(tmp_path: Path) -> None:
+    study = Made()
+    study.epochs(study.trial(1), 32)
+    study.epochs(study.trial(2), 32)
+    for row, seconds in zip(study.rows[3:], (0.01, 0.1, 1.3), strict=True):
+        row["profiled_broadcast_seconds"] = seconds
+    for row, seconds in zip(study.rows[:3], (0.1, 1.0, 13.0), strict=True):
+        row["copy_seconds"] = seconds
+    made = problem2.tables(load(study.write(tmp_path)))
+    frames = [made["communication"].frame["profiled_broadcast_low"], made["table-2"].frame["compute_32_low"]]
+    assert [frame.iloc[0] for frame in frames] == [0, 0]
+
+
+def test_modes_of_different_revisions_share_a_group(tmp_path: Path) -> None:
+    study = Made()
+    study.epochs(study.trial(1), 32)
+    study.epochs(study.trial(1, mode="ddp", revision=2), 32)
+    assert [g.variation for g in groups(load(study.write(tmp_path)))] == [""]

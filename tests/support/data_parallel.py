@@ -32,13 +32,15 @@ class Made:
 
     def trial(
         self, gpus: int, mode: str = "dataparallel", scaling: str = "weak", state: str = "done", reason: str = "",
-        machine: dict[str, str] = H200, **config: Any,
+        machine: dict[str, str] = H200, epoch: int | None = None, **config: Any,
     ) -> dict[str, Any]:  # fmt: skip
         """A trial of the plan; its identity and configuration for its rows."""
         values = CONFIG | {"mode": mode, "scaling": scaling, "gpus": gpus, "hardware": machine["device"]} | config
         number = f"{len(self.plan):012x}"
         known = {"trial_id": number, "name": f"{mode}-{scaling}-{gpus}"} | {f"config_{k}": v for k, v in values.items()}
-        self.plan.append(known | {"state": state, "status": "completed" if state == "done" else "", "reason": reason})
+        self.plan.append(
+            known | {"state": state, "status": "completed" if state == "done" else "", "reason": reason, "epoch": epoch}
+        )
         if state == "done":
             self.trials.append(
                 known | {"status": "completed", "device": machine["device"], "devices": machine["device"]}
