@@ -89,7 +89,7 @@ def sections(data: Data, options: Options | None = None) -> list[Section]:
         ) -> Section:  # fmt: skip
             listed = {n: made[n] for n in _numbered(names, number) if n in made}
             drawn = {n: pictures[n] for n in _numbered(shown, number) if n in pictures}
-            return Section(f"{title}{end}", template, questions, context, drawn, listed)
+            return Section(f"{title}{end}", template, questions, {**context, "tables": list(listed)}, drawn, listed)
 
         written += [
             part("How it was measured", "problem2-protocol.md", (), ()),

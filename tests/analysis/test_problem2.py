@@ -313,3 +313,36 @@ def test_modes_of_different_revisions_share_a_group(tmp_path: Path) -> None:
     study.epochs(study.trial(1), 32)
     study.epochs(study.trial(1, mode="ddp", revision=2), 32)
     assert [g.variation for g in groups(load(study.write(tmp_path)))] == [""]
+
+
+def words(study: Made, results: Path) -> str:
+    """The report's text."""
+    return write_report(study.write(results), "2").markdown.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("beyond", [True, False])
+def test_the_ladder_ended_at_the_training_set_or_at_the_last_batch(tmp_path: Path, beyond: bool) -> None:
+    study = Made()
+    one = study.trial(1)
+    study.epochs(one, 2048)
+    if beyond:
+        study.other(one, 131_072, "skipped", "131072 images are more than the 50000 there are")
+    text = words(study, tmp_path)
+    assert ("cannot be larger than the training set" in text) == beyond
+    assert ("it ended at 2,048, the largest batch that was to be tried" in text) != beyond
+
+
+def test_one_gpu_that_ran_in_part_is_not_without_results_yet(tmp_path: Path) -> None:
+    study = Made()
+    study.trial(1, state="partial", epoch=2)
+    study.epochs(study.trial(2), 32)
+    text = words(study, tmp_path)
+    assert ("One GPU has no results here (stopped after 2 rows)." in text, "no results yet" in text) == (True, False)
+
+
+def test_no_text_announces_a_table_that_is_not_there(tmp_path: Path) -> None:
+    study = Made()
+    study.epochs(study.trial(2, mode="ddp"), 32)
+    text = words(study, tmp_path)
+    assert text.count("DataParallel has no results here.") == 3
+    assert "without the wait for data:" not in text
