@@ -16,6 +16,7 @@ import pandas as pd
 from analysis.provenance import Source
 from analysis.stats import Estimate
 
+GREEK = {"α": "alpha", "β": "beta", "δ": "delta", "ε": "epsilon", "η": "eta", "ρ": "rho"}
 Cell = Callable[[Mapping[str, Any]], str]
 
 
@@ -74,12 +75,14 @@ class Table:
         return text + "".join(f"\n\n{_markdown(note)}" for note in self.notes) + "\n"
 
     def latex(self) -> str:
-        """A `tabular` for the booktabs package; cells are escaped."""
+        """A `tabular` for the booktabs package and the notes in small type under it; all text is escaped."""
         alignment = "".join("r" if c.numeric else "l" for c in self.columns)
         lines = [" & ".join(latex_text(c) for c in line) + r" \\" for line in [self.headings, *self.cells]]
         body = ["% needs \\usepackage{booktabs}", rf"\begin{{tabular}}{{{alignment}}}", r"\toprule", lines[0]]
         body += [r"\midrule", *lines[1:], r"\bottomrule", r"\end{tabular}"]
-        return "\n".join([*body, *(f"% {note}" for note in self.notes)]) + "\n"
+        if self.notes:
+            body += [r"\par\smallskip", "{\\footnotesize", *(rf"{latex_text(note)}\par" for note in self.notes), "}"]
+        return "\n".join(body) + "\n"
 
     def save(self, directory: Path, name: str, formats: Sequence[str] = ("csv", "md", "tex")) -> list[Path]:
         """Write `<name>.<format>` for each format; returns the paths."""
@@ -136,6 +139,11 @@ def latex_text(text: str) -> str:
     special |= {
         "\\": r"\textbackslash{}",
         "†": r"$^\dagger$",
+        "‡": r"$^\ddagger$",
+        "§": r"\S{}",
+        "⁹": "$^9$",
+        "₁": "$_1$",
+        "₂": "$_2$",
         "±": r"$\pm$",
         "×": r"$\times$",
         "·": r"$\cdot$",
@@ -144,6 +152,7 @@ def latex_text(text: str) -> str:
         "–": "--",
         "\N{NO-BREAK SPACE}": "~",
     }
+    special |= {letter: rf"$\{name}$" for letter, name in GREEK.items()}
     return re.sub("|".join(map(re.escape, special)), lambda m: special[m.group()], text)
 
 

@@ -252,6 +252,10 @@ def test_steps_that_wait_for_the_host_are_called_so(tmp_path: Path) -> None:
     assert "A step takes 9.5 ms with 32 images and 10.3 ms with 128" in text
 
 
+def test_latex_of_every_table_is_plain(data: Data) -> None:
+    assert [name for name, table in problem2.tables(data).items() if not table.latex().isascii()] == []
+
+
 def test_a_study_without_results_has_empty_tables(tmp_path: Path) -> None:
     study = Made()
     for gpus in (1, 2, 4):
