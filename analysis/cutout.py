@@ -40,7 +40,7 @@ def cut(image: Image, row: int, column: int, length: int = LENGTH) -> Image:
 def before_and_after(images: Any = None, images_source: str = "") -> Figure:
     """Two images, each before cutout and after three draws of it. Without images, two drawn pictures."""
     if images is None:
-        images, images_source = drawn_pictures(), "two drawn pictures (CIFAR-10 was not at hand)"
+        images, images_source = drawn_pictures(), "two drawn pictures, for CIFAR-10 was not at hand"
     pictures = np.asarray(images, dtype=np.uint8)[:2]
     drawing, axes = style.new_drawing(4, 2, height=2.75)
     drawing.subplots_adjust(left=0.01, right=0.99, bottom=0.02, top=0.92, wspace=0.06, hspace=0.06)
@@ -62,7 +62,7 @@ def before_and_after(images: Any = None, images_source: str = "") -> Figure:
         title="Two images before and after cutout",
         alt="Two rows of four pictures: an image, then the same image with a grey square of at most "
         f"{LENGTH} by {LENGTH} pixels over another place each time, cut off where it passes the border.",
-        caption=f"A {LENGTH}x{LENGTH} square of zeros at a random place of each image, {images_source}. Zeros "
+        caption=f"A {LENGTH}x{LENGTH} square of zeros at a random place of each image ({images_source}). Zeros "
         "are put in after normalisation, so they show as the data set's mean colour. The centre may lie "
         f"anywhere in the image and the square is clipped at the border; hidden here: {areas}.",
         drawing=drawing,

@@ -68,7 +68,21 @@ def study_directory(study: str) -> Path:
         if any((place / study / "export").glob("*.parquet")):
             return place / study
     names = " or ".join(str(p) for p in places)
-    raise AnalysisError(f"{study}: no export in {names}; `farm run study={study}` makes one")
+    raise AnalysisError(f"{study}: no export in {names}; `farm run {study_word(places[-1] / study)}` makes one")
+
+
+def study_word(study_dir: Path) -> str:
+    """How a command names the study of a ledger: a study of the farm's own by name, a user's by its YAML file, where
+    the ledger's last run had it."""
+    name = study_dir.name
+    if (ROOT / "farm" / "conf" / "study" / f"{name}.yaml").is_file():
+        return f"study={name}"
+    try:
+        with (study_dir / "study.yaml").open(encoding="utf-8") as file:
+            words = file.readline().split()
+    except (OSError, ValueError):
+        words = []
+    return next((word for word in words if word.startswith("study=")), f"study=PATH/TO/{name}.yaml")
 
 
 def load(study_dir: Path) -> Data:
@@ -76,7 +90,7 @@ def load(study_dir: Path) -> Data:
     export = study_dir / "export"
     files = {path.stem: path for path in sorted(export.glob("*.parquet"))}
     study = study_dir.name
-    command = f"`farm export study={study}`"
+    command = f"`farm export {study_word(study_dir)}`"
     if not files:
         raise AnalysisError(f"{export}: no export there; {command} writes one")
     if lacking := [name for name in FIXED if name not in files]:
@@ -139,7 +153,7 @@ def _check(data: Data, done: set[str]) -> None:
     if lost := done - set(data.trials["trial_id"]):
         raise AnalysisError(
             f"{export}: {sorted(lost)[0]} is done in plan.parquet and absent from trials.parquet; "
-            f"`farm export study={data.study}` rebuilds both"
+            f"`farm export {study_word(data.directory)}` rebuilds both"
         )
     if twice := data.trials["trial_id"][data.trials["trial_id"].duplicated()].tolist():
         raise AnalysisError(f"{export}: trial {twice[0]} is in trials.parquet twice")

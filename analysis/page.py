@@ -141,18 +141,41 @@ def index_html(entries: Sequence[Entry], results: Path) -> str:
     )
 
 
-def _pictures(report: Path, content: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """Title, alternative text and data URI of a report's saved figures."""
+@dataclass(frozen=True)
+class Picture:
+    """A report's saved figure on the index page: its name, title and alternative text, picture and CSV as data URIs,
+    provenance."""
+
+    name: str
+    title: str
+    alt: str
+    picture: str
+    csv: str
+    origin: str
+
+
+def _pictures(report: Path, content: Mapping[str, Any]) -> Iterator[Picture]:
+    """A report's saved figures."""
     for name in content.get("figures", []):
         path = report / "figures" / f"{name}.svg"
         if path.is_file():
             text = path.read_text(encoding="utf-8")
             title, alt = (re.search(rf"<{tag}[^>]*>(.*?)</{tag}>", text, re.DOTALL) for tag in ("title", "desc"))
-            yield (
-                Markup(title.group(1)).unescape() if title else name,
-                Markup(alt.group(1)).unescape() if alt else name,
-                _data_uri("image/svg+xml", text),
+            yield Picture(
+                name=name,
+                title=Markup(title.group(1)).unescape() if title else name,
+                alt=Markup(alt.group(1)).unescape() if alt else name,
+                picture=_data_uri("image/svg+xml", text),
+                csv=_saved_csv(report, content, f"figures/{name}.csv"),
+                origin=str(content.get("origins", {}).get(name, "")),
             )
+
+
+def _saved_csv(report: Path, content: Mapping[str, Any], name: str) -> str:
+    """The data URI of a file that belongs to the report; empty where it has none of that name."""
+    path = report / name
+    known = name in content.get("files", []) and path.is_file()
+    return _data_uri("text/csv", path.read_text(encoding="utf-8")) if known else ""
 
 
 def _pieces(
@@ -174,7 +197,8 @@ def _pieces(
 def _markdown_figure(data: Data) -> Callable[[str, Figure], str]:
     def write(name: str, f: Figure) -> str:
         alt = f.alt.replace("[", "(").replace("]", ")")
-        return f"![{alt}](figures/{name}.svg)\n\n**{f.title}.** {f.caption}\n\n*{provenance.sentence(data, f.source)}*"
+        origin = f"*{provenance.sentence(data, f.source)}*" + (f" [CSV](figures/{name}.csv)" if _csv(f) else "")
+        return f"![{alt}](figures/{name}.svg)\n\n**{f.title}.** {f.caption}\n\n{origin}"
 
     return write
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from analysis import problem2_tables as tabling
 from analysis.load import Data
@@ -61,7 +62,7 @@ def _noted(table: Table, group: Group, groups_: int) -> Table:
             f"Measured on {group.boots} machines of this kind, or after as many starts of one: where the host decides "
             "a time, repetitions differ by the host too."
         )
-    return Table(table.title, table.frame, table.columns, tuple(notes), table.source)
+    return replace(table, notes=tuple(notes))
 
 
 def main(data: Data, options: Options | None = None) -> tuple[Mapping[str, Figure], Mapping[str, Table]]:
@@ -88,7 +89,7 @@ def sections(data: Data, options: Options | None = None) -> list[Section]:
         ) -> Section:  # fmt: skip
             listed = {n: made[n] for n in _numbered(names, number) if n in made}
             drawn = {n: pictures[n] for n in _numbered(shown, number) if n in pictures}
-            return Section(f"{title}{end}", template, questions, context, drawn, listed)
+            return Section(f"{title}{end}", template, questions, {**context, "tables": list(listed)}, drawn, listed)
 
         written += [
             part("How it was measured", "problem2-protocol.md", (), ()),

@@ -54,7 +54,8 @@ class Talk:
 class ModeAnswers:
     """Of one mode in one group. `full` is the note of the rung that did not fit on one GPU, empty where all did.
 
-    `alone` is how many rungs were measured on one GPU.
+    `alone` are the rungs that were measured on one GPU, `beyond` says that a larger one has more images than there are;
+    `no_alone` is why nothing was measured on one.
     """
 
     name: str
@@ -63,7 +64,9 @@ class ModeAnswers:
     pairs: list[Pair]
     talks: list[Talk]
     full: tuple[int, str] | None
-    alone: int
+    alone: list[int]
+    beyond: bool
+    no_alone: str
     waiting: float
     host: tuple[int, int, float, float] | None
     """Two batches whose steps take about as long though one has four times the images, and those milliseconds."""
@@ -132,7 +135,8 @@ def _mode(group: Group, mode: str, options: Options) -> ModeAnswers:
     speedups = [(g, b, s) for g in several for b in batches if (s := _speedup(group, mode, "weak", g, b, options))]
     waits = [c for k, c in group.cells.items() if k.mode == mode and c.usable]
     shares = [float((c.values("data_seconds") / c.whole).mean()) for c in waits]
-    full = [(k.batch, c.note) for k, c in group.cells.items() if k.mode == mode and k.gpus == 1 and c.note[:3] == "OOM"]
+    one = [c for k, c in group.cells.items() if k.mode == mode and k.gpus == 1]
+    full = [(c.key.batch, c.note) for c in one if c.note.startswith("OOM")]
     return ModeAnswers(
         name=MODES[mode],
         best=max(speedups, key=lambda s: s[2].value, default=None),
@@ -140,7 +144,9 @@ def _mode(group: Group, mode: str, options: Options) -> ModeAnswers:
         pairs=_pairs(group, mode, several, options),
         talks=[t for g in several for b in batches if (t := _talk(group, mode, g, b, options))],
         full=full[0] if full else None,
-        alone=sum(k.mode == mode and k.gpus == 1 and c.measured for k, c in group.cells.items()),
+        alone=sorted(c.key.batch for c in one if c.measured),
+        beyond=any(c.note.startswith("skipped") for c in one),
+        no_alone=group.cell(mode, "weak", 1, batches[0]).note,
         waiting=max(shares, default=math.nan),
         host=_host(group, mode),
         ceilings={g: _ceilings(group, mode, g) for g in several if math.isfinite(all_reduce_ceiling(group, mode, g))},

@@ -12,7 +12,7 @@ from analysis import stats, style
 from analysis.load import Data
 from analysis.options import Options
 from analysis.problem2_numbers import split
-from analysis.problem2_setups import Group
+from analysis.problem2_setups import Cell, Group, trials_of
 from analysis.problem2_tables import MODES
 from analysis.provenance import source
 from analysis.style import Figure
@@ -28,9 +28,10 @@ WORDS = {
 
 def time_figure(data: Data, group: Group, mode: str, options: Options) -> Figure | None:
     """The mean epoch of each usable set-up of weak scaling, as a stacked bar; None where there is none."""
-    bars = _bars(group, mode, options)
-    if not bars:
+    cells = _cells(group, mode)
+    if not cells:
         return None
+    bars = [_bar(group, cell, options) for cell in cells]
     frame = pd.DataFrame(bars)
     height = 0.95 + 0.3 * len(bars)
     drawing, (axes,) = style.new_drawing(height=height)
@@ -42,31 +43,29 @@ def time_figure(data: Data, group: Group, mode: str, options: Options) -> Figure
         alt="Stacked horizontal bars, seconds of an epoch. " + " ".join(_in_words(b) for b in bars),
         caption=_caption(group),
         drawing=drawing,
-        source=source(data, group.trials),
+        source=source(data, trials_of(cells)),
         data=frame,
     )
 
 
-def _bars(group: Group, mode: str, options: Options) -> list[dict[str, Any]]:
-    """Seconds of each part, set-ups of one batch together."""
-    found = []
-    for batch in group.batches(mode, "weak"):
-        for gpus in group.gpu_counts(mode, "weak"):
-            cell = group.cell(mode, "weak", gpus, batch)
-            if not cell.measured or (group.machine.on_gpu and cell.few):
-                continue
-            mean = {n: float(cell.values(f"{n}_seconds").mean()) for n in ("data", "copy", "step")}
-            talk = 0.0
-            if gpus > 1:
-                estimate = split(group, mode, gpus, batch, options.confidence).communication
-                talk = max(estimate.value, 0.0) if math.isfinite(estimate.value) else math.nan
-            apart = min(talk, mean["step"]) if math.isfinite(talk) else 0.0
-            found.append(
-                {"gpus": gpus, "batch": batch, "data": mean["data"], "copy": mean["copy"]}
-                | {"compute": mean["step"] - apart, "communication": talk}
-                | {"epoch": stats.mean(cell.whole, options.confidence).value}
-            )
-    return found
+def _cells(group: Group, mode: str) -> list[Cell]:
+    """The set-ups that have a bar, those of one batch together."""
+    counts, batches = group.gpu_counts(mode, "weak"), group.batches(mode, "weak")
+    cells = [group.cell(mode, "weak", gpus, batch) for batch in batches for gpus in counts]
+    return [c for c in cells if c.measured and not (group.machine.on_gpu and c.few)]
+
+
+def _bar(group: Group, cell: Cell, options: Options) -> dict[str, Any]:
+    """Seconds of each part of a set-up's epoch."""
+    mode, gpus, batch = cell.key.mode, cell.key.gpus, cell.key.batch
+    mean = {n: float(cell.values(f"{n}_seconds").mean()) for n in ("data", "copy", "step")}
+    talk = 0.0
+    if gpus > 1:
+        estimate = split(group, mode, gpus, batch, options.confidence).communication
+        talk = max(estimate.value, 0.0) if math.isfinite(estimate.value) else math.nan
+    apart = min(talk, mean["step"]) if math.isfinite(talk) else 0.0
+    parts = {"data": mean["data"], "copy": mean["copy"], "compute": mean["step"] - apart, "communication": talk}
+    return {"gpus": gpus, "batch": batch, **parts, "epoch": stats.mean(cell.whole, options.confidence).value}
 
 
 def _draw(axes: Any, frame: pd.DataFrame) -> None:

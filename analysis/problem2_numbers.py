@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from analysis import stats
-from analysis.problem2_setups import Cell, Group
+from analysis.problem2_setups import Cell, Group, Values
 from analysis.stats import NOTHING, Estimate
 
 GIGA = 1e9
@@ -61,17 +61,23 @@ def split(group: Group, mode: str, gpus: int, batch: int, confidence: float) -> 
     if reason := why_not(group, cell, one):
         return Split(mark=reason)
     return Split(
-        compute=stats.mean(one.training / gpus, confidence),
+        compute=mean_time(one.training / gpus, confidence),
         communication=stats.difference(cell.training, one.training / gpus, confidence),
         profiled=known_mean(cell, "profiled_communication_seconds", confidence),
     )
 
 
 def known_mean(cell: Cell, column: str, confidence: float) -> Estimate:
-    """Mean of a column over a cell's repetitions; nothing where one of them lacks it."""
+    """Mean of a column of seconds over a cell's repetitions; nothing where one of them lacks it."""
     if column not in cell.rows or cell.rows[column].isna().any():
         return NOTHING
-    return stats.mean(cell.values(column), confidence)
+    return mean_time(cell.values(column), confidence)
+
+
+def mean_time(seconds: Values, confidence: float) -> Estimate:
+    """Mean of times; no time is negative, so the interval ends at zero."""
+    mean = stats.mean(seconds, confidence)
+    return replace(mean, low=max(mean.low, 0.0))
 
 
 def ring_bytes(gpus: int, gradient_bytes: float) -> float:

@@ -7,8 +7,8 @@ Times compare only where machine, precision and all else are the same, so cells 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,13 +17,13 @@ import pandas as pd
 
 from analysis.arms import describe, varying
 from analysis.load import Data
-from analysis.outcomes import fate
 
 LEAST_ITERATIONS = 10
 SLACK = 0.95
 """The least part of the CUDA events' time that a synchronised wall clock can show."""
 SHEET_BATCHES, SHEET_GPUS = (32, 128, 512), (1, 2, 4)
-NAMED = ("mode", "scaling", "gpus")
+NAMED = ("mode", "scaling", "gpus", "hardware", "revision")
+"""What a key or the machine says already; the revision is the mode's."""
 Values = npt.NDArray[np.float64]
 
 
@@ -105,6 +105,7 @@ class Group:
     """Cells that compare, and what the links between the GPUs were measured to do.
 
     `boots` is on how many machines (or after how many starts of one) its rows were measured, 0 where not known.
+    `elsewhere` has what groups of other machines hold of this variation.
     """
 
     machine: Machine
@@ -113,12 +114,15 @@ class Group:
     links: pd.DataFrame
     missing: Mapping[tuple[str, str, int], str] = field(default_factory=dict)
     boots: int = 0
+    elsewhere: frozenset[Key] = frozenset()
 
     def cell(self, mode: str, scaling: str, gpus: int, batch: int) -> Cell:
         """A set-up; one that was not measured says why. One GPU has no scaling: both read the same cell."""
         key = Key(mode, "weak" if gpus == 1 else scaling, gpus, batch)
         if key in self.cells:
             return self.cells[key]
+        if key in self.elsewhere:
+            return Cell(key, pd.DataFrame(), "on another machine")
         return Cell(key, pd.DataFrame(), self.missing.get((key.mode, key.scaling, gpus), "not run"))
 
     def batches(self, mode: str, scaling: str) -> list[int]:
@@ -141,12 +145,17 @@ class Group:
     @property
     def trials(self) -> list[str]:
         """Trials behind the cells."""
-        return sorted({t for c in self.cells.values() for t in c.trials})
+        return trials_of(self.cells.values())
 
     @property
     def label(self) -> str:
         """Machine and variation."""
         return ", ".join(filter(None, [self.machine.name, self.variation]))
+
+
+def trials_of(cells: Iterable[Cell]) -> list[str]:
+    """The trials whose rows are in some cells."""
+    return sorted({t for c in cells for t in c.trials})
 
 
 def groups(data: Data) -> list[Group]:
@@ -164,7 +173,12 @@ def groups(data: Data) -> list[Group]:
         cells = {k: _cell(k, cell) for k, cell in _keyed(part)}
         of_these = links[links["trial_id"].isin(list(part["trial_id"]))] if len(links) else links
         found.append(Group(machine, variation, cells, of_these, _missing(data, vary, variation), _boots(data, part)))
-    return found
+    return [replace(group, elsewhere=_elsewhere(group, found)) for group in found]
+
+
+def _elsewhere(group: Group, found: Sequence[Group]) -> frozenset[Key]:
+    others = [g for g in found if g.variation == group.variation and g is not group]
+    return frozenset(key for g in others for key in g.cells)
 
 
 def _boots(data: Data, rows: pd.DataFrame) -> int:
@@ -198,13 +212,16 @@ def _missing(data: Data, vary: Sequence[str], variation: str) -> dict[tuple[str,
     for row in data.plan.to_dict("records"):
         if row["state"] != "done" and _variation(row, vary) == (variation or _variation(row, vary)):
             key = (str(row["config_mode"]), str(row["config_scaling"]), int(row["config_gpus"]))
-            found[key] = _not_run(fate(data, str(row["trial_id"])))
+            found[key] = _without_results(row)
     return found
 
 
-def _not_run(text: str) -> str:
-    """The table's words for a trial without results; the reason in full stands at the head of the report."""
-    return "failed" if text.startswith("failed") else "not run"
+def _without_results(row: Mapping[Any, Any]) -> str:
+    """The table's words for a trial of the plan; the reason in full stands at the head of the report."""
+    rows = row.get("epoch")
+    if row["state"] == "partial" and pd.notna(rows) and rows > 0:
+        return f"stopped after {int(rows)} row{'s' if rows > 1 else ''}"
+    return "failed" if row["state"] == "failed" else "not run"
 
 
 def _cell(key: Key, rows: pd.DataFrame) -> Cell:

@@ -8,12 +8,11 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import stats
 from analysis.load import Data
 from analysis.options import Options
-from analysis.problem2_numbers import GIGA, Bandwidth, Split, bandwidth, known_mean, speedup, split, why_not
-from analysis.problem2_setups import LEAST_ITERATIONS, SHEET_BATCHES, Cell, Group
-from analysis.provenance import source
+from analysis.problem2_numbers import GIGA, Bandwidth, Split, bandwidth, known_mean, mean_time, speedup, split, why_not
+from analysis.problem2_setups import LEAST_ITERATIONS, SHEET_BATCHES, Cell, Group, trials_of
+from analysis.provenance import Source, source
 from analysis.stats import NOTHING, Estimate
 from analysis.table import Shown, Table, estimate_columns, estimate_of, estimate_text, number_column, text_column
 
@@ -21,6 +20,8 @@ Entry = tuple[Estimate, str]
 """What stands in a cell: a number, or where it is not known, why; a mark may stand beside a number too."""
 MODES = {"dataparallel": "DataParallel", "ddp": "DistributedDataParallel"}
 FEW, NEGATIVE = "§", "‡"
+SIDE_BY_SIDE = 6
+"""Columns of numbers with intervals that a sheet of paper holds beside the rows' names."""
 Column = tuple[str, str, Callable[[Group, str, int, int, Options], Entry]]
 """Name in the CSV, heading, and the entry of a group, mode, number of GPUs and batch."""
 
@@ -44,9 +45,13 @@ def grid(
                     record |= estimate_columns(f"{name}_{batch}", estimate) | {f"{name}_{batch}_mark": mark}
             records.append(record)
     frame = pd.DataFrame(records)
-    ids = [t for t in group.trials if _of(data, t, mode, scaling)]
     return Table(
-        f"{title} ({MODES[mode]}; {group.label})", frame, tuple(shown), _notes(frame, notes, options), source(data, ids)
+        title=f"{title} ({MODES[mode]}; {group.label})",
+        frame=frame,
+        columns=tuple(shown),
+        notes=_notes(frame, notes, options),
+        source=_source(data, group, mode, scaling, [r["gpus"] for r in records]),
+        side_by_side=SIDE_BY_SIDE // len(columns) * len(columns),
     )
 
 
@@ -63,12 +68,12 @@ def entry_text(row: Mapping[str, Any], name: str) -> str:
     return " ".join(filter(None, [estimate_text(estimate, f",.{min(digits, 4)}f"), mark]))
 
 
-def _of(data: Data, trial: str, mode: str, scaling: str) -> bool:
-    found = data.trials[data.trials["trial_id"] == trial]
-    if found.empty:
-        return False
-    row = found.iloc[0]
-    return bool(row["config_mode"] == mode and (row["config_scaling"] == scaling or int(row["config_gpus"]) == 1))
+def _source(data: Data, group: Group, mode: str, scaling: str, gpu_counts: Sequence[int]) -> Source:
+    """The trials behind the cells of some numbers of GPUs, and behind those of one GPU that they are set beside."""
+    cells = [group.cell(mode, scaling, g, b) for g in gpu_counts for b in group.batches(mode, scaling)]
+    if any(c.trials for c in cells):
+        cells += [group.cell(mode, scaling, 1, b) for b in group.batches(mode, scaling)]
+    return source(data, trials_of(cells))
 
 
 def _notes(frame: pd.DataFrame, more: Sequence[str], options: Options) -> tuple[str, ...]:
@@ -92,8 +97,7 @@ def _notes(frame: pd.DataFrame, more: Sequence[str], options: Options) -> tuple[
 def _seconds(cell: Cell, values: Callable[[Cell], Any], options: Options) -> Entry:
     if not cell.measured:
         return NOTHING, cell.note
-    mean = stats.mean(values(cell), options.confidence)
-    return Estimate(mean.value, max(mean.low, 0.0), mean.high, mean.n), FEW if cell.few else ""
+    return mean_time(values(cell), options.confidence), FEW if cell.few else ""
 
 
 def _time(column: str, scaling: str) -> Callable[[Group, str, int, int, Options], Entry]:
@@ -199,9 +203,8 @@ def one_gpu_table(data: Data, group: Group, mode: str, options: Options) -> Tabl
         number_column("Peak memory (GiB)", "peak_memory_bytes", ".2f", 2**-30),
         number_column("SM clock (MHz)", "clock_sm_mhz"),
     )
-    ids = [t for t in group.trials if _of(data, t, mode, "weak")]
     title = f"One GPU: training time of an epoch ({MODES[mode]}; {group.label})"
-    return Table(title, frame, shown, _notes(frame, (), options), source(data, ids))
+    return Table(title, frame, shown, _notes(frame, (), options), _source(data, group, mode, "weak", [1]))
 
 
 def _rungs(group: Group, mode: str) -> list[int]:
@@ -220,7 +223,8 @@ def _detail(cell: Cell) -> dict[str, float]:
 def communication_table(data: Data, group: Group, mode: str, options: Options) -> Table:
     """Communication of every multi-GPU set-up: by subtraction, and beside it what the profiler saw, kind by kind."""
     records = []
-    for gpus in [g for g in group.gpu_counts(mode, "weak") if g > 1]:
+    several = [g for g in group.gpu_counts(mode, "weak") if g > 1]
+    for gpus in several:
         for batch in group.batches(mode, "weak"):
             found, cell = split(group, mode, gpus, batch, options.confidence), group.cell(mode, "weak", gpus, batch)
             records.append(
@@ -234,14 +238,15 @@ def communication_table(data: Data, group: Group, mode: str, options: Options) -
         *(_shown(f"{heading} (s)", f"profiled_{name}") for name, heading in PROFILED.items()),
     )
     notes = [
-        "The profiler's figures are of further iterations, scaled to an epoch; they count kernels and copies, not the "
+        "The profiler's figures are of a few further iterations, scaled to an epoch, which can come to more than the "
+        "epoch that was timed; they count kernels and copies, not the "
         "host's time between them. Moments in which two kinds run at once count once in the sum. In DDP a collective "
         "counts from when its last rank has come to it; how long the others had waited in it is the last column, which "
         "is the ranks' unequal pace and no cost of the links. By subtraction it is communication."
     ]
-    ids = [t for t in group.trials if _of(data, t, mode, "weak")]
     title = f"Communication by subtraction and by the profiler ({MODES[mode]}; {group.label})"
-    return Table(title, frame, shown, _notes(frame, notes, options), source(data, ids))
+    origin = _source(data, group, mode, "weak", several)
+    return Table(title, frame, shown, _notes(frame, notes, options), origin, keys=2, side_by_side=4)
 
 
 PROFILED = {
@@ -286,7 +291,9 @@ def ceiling_table(data: Data, group: Group, options: Options) -> Table:
         number_column("Root / copy ceiling (%)", "root_share", ".1f", 100),
     )
     title = f"Traffic against what the links can do ({group.label})"
-    return Table(title, frame, shown, _notes(frame, (), options), source(data, group.trials))
+    origins = [_source(data, group, m, "weak", [g for g in group.gpu_counts(m, "weak") if g > 1]) for m in MODES]
+    origin = source(data, sorted({t for o in origins for t in o.trials}))
+    return Table(title, frame, shown, _notes(frame, (), options), origin)
 
 
 def _traffic(mode: str, gpus: int, batch: int, found: Bandwidth) -> dict[str, Any]:

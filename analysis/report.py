@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from analysis import manifest, style
+from analysis import manifest, provenance, style
 from analysis.load import AnalysisError, Data, load
 from analysis.manifest import is_stale, report_directory
 from analysis.options import Options
@@ -82,7 +82,8 @@ def write_report(study_dir: Path, problem: str, options: Options | None = None) 
         "title": title,
         "states": _states(data),
         "datasets": sorted(data.plan["config_dataset"].dropna().unique()) if "config_dataset" in data.plan else [],
-        "figures": _names(sections, "figures"),
+        "figures": [name for s in sections for name in s.figures],
+        "origins": {n: provenance.sentence(data, f.source) for s in sections for n, f in s.figures.items()},
     }
     content |= {"files": sorted(str(p.relative_to(report)) for p in [*files, paths.markdown, paths.html])}
     manifest.write(study_dir, content | {"questions": [q for s in sections for q in s.questions]})
@@ -110,7 +111,3 @@ def _save_parts(sections: Sequence[Section], report: Path) -> list[Path]:
 
 def _states(data: Data) -> Mapping[str, int]:
     return {str(k): int(v) for k, v in data.plan["state"].value_counts().items()}
-
-
-def _names(sections: Sequence[Section], kind: str) -> list[str]:
-    return [name for s in sections for name in getattr(s, kind)]

@@ -16,6 +16,7 @@ import pandas as pd
 from analysis.provenance import Source
 from analysis.stats import Estimate
 
+GREEK = {"α": "alpha", "β": "beta", "δ": "delta", "ε": "epsilon", "η": "eta", "ρ": "rho"}
 Cell = Callable[[Mapping[str, Any]], str]
 
 
@@ -32,7 +33,8 @@ class Shown:
 class Table:
     """`frame` has one row a line and every number behind the cells (estimate, low, high, n in columns).
 
-    `notes` are sentences under the table: what marks mean, what is missing.
+    `notes` are sentences under the table: what marks mean, what is missing. The first `keys` columns name the row.
+    On paper at most `side_by_side` of the others stand beside them, the rest in further tables below; 0 is all.
     """
 
     title: str
@@ -40,6 +42,15 @@ class Table:
     columns: tuple[Shown, ...]
     notes: tuple[str, ...] = ()
     source: Source = Source()
+    keys: int = 1
+    side_by_side: int = 0
+
+    @property
+    def sheets(self) -> list[list[int]]:
+        """The columns, by their place, of each table that this one becomes on paper."""
+        keys, others = list(range(self.keys)), list(range(self.keys, len(self.columns)))
+        size = self.side_by_side or len(others) or 1
+        return [keys + others[start : start + size] for start in range(0, len(others), size)] or [keys]
 
     @property
     def headings(self) -> list[str]:
@@ -64,12 +75,14 @@ class Table:
         return text + "".join(f"\n\n{_markdown(note)}" for note in self.notes) + "\n"
 
     def latex(self) -> str:
-        """A `tabular` for the booktabs package; cells are escaped."""
+        """A `tabular` for the booktabs package and the notes in small type under it; all text is escaped."""
         alignment = "".join("r" if c.numeric else "l" for c in self.columns)
         lines = [" & ".join(latex_text(c) for c in line) + r" \\" for line in [self.headings, *self.cells]]
         body = ["% needs \\usepackage{booktabs}", rf"\begin{{tabular}}{{{alignment}}}", r"\toprule", lines[0]]
         body += [r"\midrule", *lines[1:], r"\bottomrule", r"\end{tabular}"]
-        return "\n".join([*body, *(f"% {note}" for note in self.notes)]) + "\n"
+        if self.notes:
+            body += [r"\par\smallskip", "{\\footnotesize", *(rf"{latex_text(note)}\par" for note in self.notes), "}"]
+        return "\n".join(body) + "\n"
 
     def save(self, directory: Path, name: str, formats: Sequence[str] = ("csv", "md", "tex")) -> list[Path]:
         """Write `<name>.<format>` for each format; returns the paths."""
@@ -126,6 +139,11 @@ def latex_text(text: str) -> str:
     special |= {
         "\\": r"\textbackslash{}",
         "†": r"$^\dagger$",
+        "‡": r"$^\ddagger$",
+        "§": r"\S{}",
+        "⁹": "$^9$",
+        "₁": "$_1$",
+        "₂": "$_2$",
         "±": r"$\pm$",
         "×": r"$\times$",
         "·": r"$\cdot$",
@@ -134,6 +152,7 @@ def latex_text(text: str) -> str:
         "–": "--",
         "\N{NO-BREAK SPACE}": "~",
     }
+    special |= {letter: rf"$\{name}$" for letter, name in GREEK.items()}
     return re.sub("|".join(map(re.escape, special)), lambda m: special[m.group()], text)
 
 

@@ -11,6 +11,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from farm import config as configuration
 from farm import help as helping
@@ -18,6 +19,9 @@ from farm.checks import short_path
 from farm.config import Config
 from farm.errors import COMPLETE, FAILED, INTERRUPTED, STORAGE_ERRORS, FarmError, PreflightError, UsageError
 from farm.plan import STATES, Plan
+
+if TYPE_CHECKING:
+    from analysis.options import Options as ReportOptions
 
 PLACE_ERRORS = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
 """Something else stands where the ledger or the report is to be written."""
@@ -290,12 +294,27 @@ def _report(options: argparse.Namespace) -> int:
             print(f"farm: {reason}", file=sys.stderr)
         return FAILED if stale else COMPLETE
     try:
-        paths = write_report(config.ledger, config.settings.problem)
+        paths = write_report(config.ledger, config.settings.problem, _report_options(config))
     except AnalysisError as error:
         raise PreflightError(str(error)) from None
     for path in dataclasses.astuple(paths):
         print(short_path(path))
     return COMPLETE
+
+
+def _report_options(config: Config) -> ReportOptions:
+    """With two of CIFAR-10's images for problem 4's figure of cutout, where the data are at hand."""
+    from analysis.options import Options
+    from farm.recall import data_root
+    from trials import data
+
+    if config.settings.problem != "4":
+        return Options()
+    try:
+        images = data.first_training_images(data_root(config), 2)
+    except (data.DataError, OSError):
+        return Options()
+    return Options(images=images, images_source="the first two training images of CIFAR-10")
 
 
 def _report_all(options: argparse.Namespace) -> int:
@@ -331,7 +350,7 @@ def _reproduce(options: argparse.Namespace) -> int:
 
     def report(config: Config) -> None:
         try:
-            print(short_path(write_report(config.ledger, config.settings.problem).html))
+            print(short_path(write_report(config.ledger, config.settings.problem, _report_options(config)).html))
         except AnalysisError as error:
             print(f"farm: {error}", file=sys.stderr)
 

@@ -33,6 +33,12 @@ def studies_with_results(overrides: list[str]) -> list[list[str]]:
     return [[f"study={name}", *overrides] for name in configuration.studies() if (results / name).is_dir()]
 
 
+def data_root(config: Config) -> Path:
+    """`data_root=` of the configuration, else that of the study's last run, else data/ in the checkout."""
+    earlier = dict(o.split("=", 1) for o in recorded_command(config.ledger) if "=" in o)
+    return configuration.data_directory(config.settings.data_root or earlier.get("data_root"))
+
+
 def recorded_command(ledger: Path) -> list[str]:
     """The overrides of the last run, as study.yaml has them in its first line; nothing where there was none."""
     try:

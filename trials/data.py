@@ -6,15 +6,20 @@ known before the data is, so that a plan needs no data: loading checks that the 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from trials import cache, synthetic
+
+if TYPE_CHECKING:
+    import pyarrow
 
 CIFAR10_FINGERPRINT = "f08f3fc8e9e44e051211a4e932c7b19cc739dedc35a38a2b568cc33faeffb522"
 """SHA-256 of the digests (SHA-256 of pixels, HWC uint8, and label byte) of all images: train, then test, each
@@ -89,6 +94,14 @@ def cached(folder: Path, make: Callable[[], Sequence[np.ndarray]]) -> list[np.nd
         raise DataError(f"cannot write the decoded data into {folder}: {error}") from error
 
 
+def first_training_images(data_root: Path | str | None, count: int) -> np.ndarray:
+    """The first training images of CIFAR-10 in the order of its files, uint8 (count, 32, 32, 3), to look at.
+
+    Takes 0.1 s of the Parquet layout and 3 s of torchvision's, and makes no cache. Raises DataError.
+    """
+    return find_cifar10(data_root).first_training_images(count)
+
+
 def fetch(data_root: Path | str) -> Path:
     """Download CIFAR-10 (170 MB) into `data_root` with torchvision, which checks its MD5."""
     from torchvision.datasets import CIFAR10
@@ -137,6 +150,10 @@ class Pickled:
             splits[split] = (np.asarray(source.data), np.asarray(source.targets, dtype=np.int64))
         return splits
 
+    def first_training_images(self, count: int) -> np.ndarray:
+        """The first `count` of the first file."""
+        return self.read()["train"][0][:count]
+
 
 class Parquet:
     """Hugging Face's layout of uoft-cs/cifar10: shards train-*.parquet and test-*.parquet in `folder`."""
@@ -176,20 +193,40 @@ class Parquet:
             splits[split] = (images, labels)
         return splits
 
+    def first_training_images(self, count: int) -> np.ndarray:
+        """The first `count` of the first shard; the rest of it is not read."""
+        import pyarrow.parquet
+
+        path = self.shards["train"][0]
+        with damage_named(path), pyarrow.parquet.ParquetFile(path) as file:
+            return decode_all(next(file.iter_batches(count, columns=["img"]))["img"])
+
 
 def read_shard(path: Path) -> Split:
     """Decode one Parquet file of encoded images. Raises DataError naming the file."""
-    import pyarrow
     import pyarrow.parquet
+
+    with damage_named(path):
+        table = pyarrow.parquet.read_table(path, columns=["img", "label"])
+        images = decode_all(table["img"].combine_chunks())
+    return images, table["label"].to_numpy().astype(np.int64)
+
+
+@contextlib.contextmanager
+def damage_named(path: Path) -> Iterator[None]:
+    """What a truncated or damaged Parquet file raises becomes a DataError that names the file."""
+    import pyarrow
     from PIL import UnidentifiedImageError
 
     try:
-        table = pyarrow.parquet.read_table(path, columns=["img", "label"])
-        encoded = table["img"].combine_chunks().field("bytes").to_pylist()
-        images = np.stack([decode(image) for image in encoded])
+        yield
     except (pyarrow.ArrowException, KeyError, OSError, UnidentifiedImageError, ValueError) as error:
         raise DataError(f"CIFAR-10: {path} is truncated or damaged: {error}") from error
-    return images, table["label"].to_numpy().astype(np.int64)
+
+
+def decode_all(column: pyarrow.StructArray) -> np.ndarray:
+    """The column `img` of encoded images -> uint8 (N, 32, 32, 3)."""
+    return np.stack([decode(image) for image in column.field("bytes").to_pylist()])
 
 
 def decode(encoded: bytes) -> np.ndarray:

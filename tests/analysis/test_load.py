@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 
@@ -33,7 +34,7 @@ def test_rows_of_a_trial_that_is_not_done_are_left_out(study_dir):
 
 
 def test_an_absent_export_says_which_command_makes_it(tmp_path):
-    with pytest.raises(AnalysisError, match="farm export study=nothing"):
+    with pytest.raises(AnalysisError, match=r"farm export study=PATH/TO/nothing\.yaml"):
         load(tmp_path / "nothing")
 
 
@@ -91,3 +92,18 @@ def test_row_tables_that_the_module_does_not_declare_are_told(study_dir):
     pd.read_parquet(study_dir / "export/epochs.parquet").to_parquet(study_dir / "export/circles.parquet")
     with pytest.raises(AnalysisError, match="found circles, epochs"):
         load(study_dir)
+
+
+@pytest.mark.parametrize(
+    ("name", "last_run", "word"),
+    [
+        ("problem4", "# farm run problem=4", "study=problem4"),
+        ("smoothing", "# farm run study=../my/smoothing.yaml seeds=[0]", "study=../my/smoothing.yaml"),
+        ("smoothing", "", "study=PATH/TO/smoothing.yaml"),
+    ],
+)
+def test_a_hint_names_a_study_as_commands_know_it(tmp_path, name, last_run, word):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "study.yaml").write_text(f"{last_run}\nstudy: {name}\n")
+    with pytest.raises(AnalysisError, match=f"`farm export {re.escape(word)}` writes one"):
+        load(tmp_path / name)

@@ -333,3 +333,8 @@ def test_the_grid_has_a_report_that_compares_with_the_code(export: Export, tmp_p
     text = write_report(study, "1").markdown.read_text()
     assert f"chooses 0.01, the default in the code is {METHODS['adam'].learning_rate:g}" in text
     assert "500 training images that were held out" in text.replace("\n", " ")
+
+
+def test_latex_of_every_table_is_plain(whole: Data) -> None:
+    tables = [table for section in problem1.sections(whole) for table in section.tables.values()]
+    assert [line for table in tables for line in table.latex().splitlines() if not line.isascii()] == []

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
 import pytest
+from data_parallel import COMPUTE, COPY, CPU, H200, TALK, WAIT, Made, S
 
 from analysis import problem2
 from analysis.load import Data, load
@@ -16,85 +15,6 @@ from analysis.problem2_answers import answers
 from analysis.problem2_numbers import bandwidth, ring_bytes, root_bytes, split
 from analysis.problem2_setups import Cell, Group, groups
 from analysis.report import write_report
-
-H200 = {"device": "NVIDIA H200", "driver": "580.1", "topology": "4 GPUs, NV18 between all"}
-CPU = {"device": "cpu", "driver": "", "topology": "cpu"}
-S = 44_695_848
-COMPUTE, COPY, WAIT = 10.0, 0.4, 2.0
-"""Seconds of an epoch on one GPU at batch 32."""
-TALK = {2: 0.6, 4: 0.8}
-"""Communication of an epoch at batch 32, by the number of GPUs."""
-CONFIG = {"dataset": "cifar10", "fingerprint": "f", "revision": 1, "timed": True, "module": "trials.problem2"}
-CONFIG |= {"precision": "tf32", "repeats": 3, "workers": 2, "pinned": False, "cudnn_benchmark": False, "width": 64}
-CONFIG |= {"seed": 0, "threads": 1, "train_examples": 0}
-
-
-class Made:
-    """Collects trials of a made-up study."""
-
-    def __init__(self) -> None:
-        self.plan: list[dict[str, Any]] = []
-        self.trials: list[dict[str, Any]] = []
-        self.rows: list[dict[str, Any]] = []
-        self.links: list[dict[str, Any]] = []
-        self.attempts: list[dict[str, Any]] = [{"trial_id": "none", "attempt": 1}]
-
-    def trial(
-        self, gpus: int, mode: str = "dataparallel", scaling: str = "weak", state: str = "done", reason: str = "",
-        machine: dict[str, str] = H200, **config: Any,
-    ) -> dict[str, Any]:  # fmt: skip
-        """A trial of the plan; its identity and configuration for its rows."""
-        values = CONFIG | {"mode": mode, "scaling": scaling, "gpus": gpus, "hardware": machine["device"]} | config
-        number = f"{len(self.plan):012x}"
-        known = {"trial_id": number, "name": f"{mode}-{scaling}-{gpus}"} | {f"config_{k}": v for k, v in values.items()}
-        self.plan.append(known | {"state": state, "status": "completed" if state == "done" else "", "reason": reason})
-        if state == "done":
-            self.trials.append(
-                known | {"status": "completed", "device": machine["device"], "devices": machine["device"]}
-            )
-        return known | machine
-
-    def epochs(self, known: dict[str, Any], batch: int, **changes: Any) -> None:
-        """Three repetitions of a rung, a hundredth apart, with the times that the constants give."""
-        gpus = known["config_gpus"]
-        per_gpu = batch if known["config_scaling"] == "weak" else batch // gpus
-        iterations = math.ceil(50_000 / (per_gpu * gpus))
-        share = iterations / 1563
-        for repeat in (1, 2, 3):
-            jitter = 1 + (repeat - 2) / 100
-            step = (COMPUTE * share + TALK.get(gpus, 0.0) * 32 / per_gpu) * jitter
-            row = {"batch": batch, "batch_per_gpu": per_gpu, "repeat": repeat, "result": "measured", "reason": None}
-            row |= {"examples": 50_000, "iterations": iterations, "passes": max(1, math.ceil(10 / iterations))}
-            row |= {"data_seconds": WAIT * share, "copy_seconds": COPY * share * jitter, "step_seconds": step}
-            row |= {"epoch_seconds": WAIT * share + COPY * share * jitter + step, "device_seconds": 0.99 * step}
-            row |= {"step_p50_seconds": step / iterations, "step_p95_seconds": 2 * step / iterations}
-            row |= {"device_p50_seconds": step / iterations, "gradient_bytes": S, "peak_memory_bytes": 2.0**30}
-            row |= {"clock_sm_mhz": 1980, "cotenants": 0}
-            row |= {"profiled_communication_seconds": 0.5 if gpus > 1 else None}
-            row |= {"profiled_broadcast_seconds": 0.375 if gpus > 1 else None}
-            row |= {"profiled_exposed_seconds": 0.25 if gpus > 1 else None}
-            self.rows.append(known | row | {"epoch": len(self.rows) + 1} | changes)
-
-    def other(self, known: dict[str, Any], batch: int, result: str, reason: str, peak: float | None = None) -> None:
-        """A rung without a measurement."""
-        row = {"batch": batch, "repeat": 1, "result": result, "reason": reason, "peak_memory_bytes": peak}
-        row |= {"examples": 50_000, "gradient_bytes": S, "epoch": len(self.rows) + 1}
-        self.rows.append(known | row)
-
-    def link(self, known: dict[str, Any], link: str, size: int, bandwidth_: float) -> None:
-        """What a link was measured to do."""
-        self.links.append(known | {"link": link, "bytes": size, "bandwidth": bandwidth_, "seconds": 1.0})
-
-    def write(self, results: Path) -> Path:
-        """The export; returns the study's directory."""
-        export = results / "problem2" / "export"
-        export.mkdir(parents=True)
-        tables = {"plan": self.plan, "trials": self.trials, "epochs": self.rows, "links": self.links}
-        tables |= {"attempts": self.attempts, "gpus": [{"trial_id": "none"}]}
-        empty = pd.DataFrame({"trial_id": pd.Series(dtype=str)})
-        for name, rows in tables.items():
-            (pd.DataFrame(rows) if rows else empty).to_parquet(export / f"{name}.parquet", index=False)
-        return results / "problem2"
 
 
 @pytest.fixture
@@ -247,8 +167,9 @@ def test_machines_that_differ_share_no_table(tmp_path: Path, change: dict[str, s
     study.epochs(study.trial(1), 32)
     study.epochs(study.trial(2, machine=H200 | change), 32)
     data = load(study.write(tmp_path))
-    assert cells(data, "table-1")["2-GPU"]["Batch 32 per GPU: Time (s)"] == "not run"
-    assert cells(data, "table-1-2")["2-GPU"]["Batch 32 per GPU: Speedup"] == "1-GPU: not run"
+    assert cells(data, "table-1")["2-GPU"]["Batch 32 per GPU: Time (s)"] == "on another machine"
+    assert cells(data, "table-1")["4-GPU"]["Batch 32 per GPU: Time (s)"] == "not run"
+    assert cells(data, "table-1-2")["2-GPU"]["Batch 32 per GPU: Speedup"] == "1-GPU: on another machine"
     assert all("not compare" in problem2.tables(data)[n].notes[-1] for n in ("table-1", "table-1-2"))
 
 
@@ -331,6 +252,10 @@ def test_steps_that_wait_for_the_host_are_called_so(tmp_path: Path) -> None:
     assert "A step takes 9.5 ms with 32 images and 10.3 ms with 128" in text
 
 
+def test_latex_of_every_table_is_plain(data: Data) -> None:
+    assert [name for name, table in problem2.tables(data).items() if not table.latex().isascii()] == []
+
+
 def test_a_study_without_results_has_empty_tables(tmp_path: Path) -> None:
     study = Made()
     for gpus in (1, 2, 4):
@@ -339,3 +264,89 @@ def test_a_study_without_results_has_empty_tables(tmp_path: Path) -> None:
     table = cells(data, "table-1")
     assert {v for row in table.values() for k, v in row.items() if "Time" in k} == {"not run"}
     assert len(problem2.sections(data)) == 6
+
+
+def test_provenance_names_the_trials_that_are_shown(tmp_path: Path) -> None:
+    study = Made()
+    known = {m: study.trial(2, mode=m) for m in ("dataparallel", "ddp")}
+    for mode in known:
+        study.epochs(known[mode], 32)
+    data = load(study.write(tmp_path))
+    own = {mode: (trial["trial_id"],) for mode, trial in known.items()}
+    figures, tables = problem2.main(data)[0], problem2.tables(data)
+    assert (figures["epoch-time"].source.trials, figures["ddp-epoch-time"].source.trials) == tuple(own.values())
+    assert (figures["epoch-time"].source.rows, tables["table-1"].source.rows) == (3, 3)
+    assert (tables["one-gpu"].source.trials, tables["ddp-one-gpu"].source.trials) == ((), ())
+    assert all(tables[n].source.trials == own["ddp"] for n in ("ddp-table-1", "ddp-table-2", "ddp-communication"))
+    assert tables["ceiling"].source.trials == (*own["dataparallel"], *own["ddp"])
+
+
+def test_what_is_compared_with_one_gpu_names_its_trial_too(data: Data) -> None:
+    tables = problem2.tables(data)
+    one, two, strong, _ = data.plan["trial_id"]
+    assert tables["table-2"].source.trials == (one, two)
+    assert tables["strong"].source.trials == (one, strong)
+    assert tables["one-gpu"].source.trials == (one,)
+
+
+def test_a_trial_that_ran_in_part_says_how_far(tmp_path: Path) -> None:
+    study = Made()
+    study.trial(1, state="partial", epoch=2)
+    study.epochs(study.trial(2), 32)
+    data = load(study.write(tmp_path))
+    table = cells(data, "table-1")
+    assert table["1-GPU"]["Batch 32 per GPU: Time (s)"] == "stopped after 2 rows"
+    assert table["2-GPU"]["Batch 32 per GPU: Speedup"] == "1-GPU: stopped after 2 rows"
+
+
+def test_no_interval_of_a_time_goes_below_zero(tmp_path: Path) -> None:
+    study = Made()
+    study.epochs(study.trial(1), 32)
+    study.epochs(study.trial(2), 32)
+    for row, seconds in zip(study.rows[3:], (0.01, 0.1, 1.3), strict=True):
+        row["profiled_broadcast_seconds"] = seconds
+    for row, seconds in zip(study.rows[:3], (0.1, 1.0, 13.0), strict=True):
+        row["copy_seconds"] = seconds
+    made = problem2.tables(load(study.write(tmp_path)))
+    frames = [made["communication"].frame["profiled_broadcast_low"], made["table-2"].frame["compute_32_low"]]
+    assert [frame.iloc[0] for frame in frames] == [0, 0]
+
+
+def test_modes_of_different_revisions_share_a_group(tmp_path: Path) -> None:
+    study = Made()
+    study.epochs(study.trial(1), 32)
+    study.epochs(study.trial(1, mode="ddp", revision=2), 32)
+    assert [g.variation for g in groups(load(study.write(tmp_path)))] == [""]
+
+
+def words(study: Made, results: Path) -> str:
+    """The report's text."""
+    return write_report(study.write(results), "2").markdown.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("beyond", [True, False])
+def test_the_ladder_ended_at_the_training_set_or_at_the_last_batch(tmp_path: Path, beyond: bool) -> None:
+    study = Made()
+    one = study.trial(1)
+    study.epochs(one, 2048)
+    if beyond:
+        study.other(one, 131_072, "skipped", "131072 images are more than the 50000 there are")
+    text = words(study, tmp_path)
+    assert ("cannot be larger than the training set" in text) == beyond
+    assert ("it ended at 2,048, the largest batch that was to be tried" in text) != beyond
+
+
+def test_one_gpu_that_ran_in_part_is_not_without_results_yet(tmp_path: Path) -> None:
+    study = Made()
+    study.trial(1, state="partial", epoch=2)
+    study.epochs(study.trial(2), 32)
+    text = words(study, tmp_path)
+    assert ("One GPU has no results here (stopped after 2 rows)." in text, "no results yet" in text) == (True, False)
+
+
+def test_no_text_announces_a_table_that_is_not_there(tmp_path: Path) -> None:
+    study = Made()
+    study.epochs(study.trial(2, mode="ddp"), 32)
+    text = words(study, tmp_path)
+    assert text.count("DataParallel has no results here.") == 3
+    assert "without the wait for data:" not in text

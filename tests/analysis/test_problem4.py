@@ -3,6 +3,7 @@ import pytest
 from analysis import problem4, style
 from analysis.load import load
 from analysis.options import Options
+from analysis.report import write_report
 
 
 @pytest.fixture
@@ -124,3 +125,37 @@ def test_bands_are_drawn_from_three_seeds_on(empty, tmp_path, seeds):
         export.add("cutout", 1, seed, 0.05 + 0.001 * seed)
     (axes,) = problem4.figures(load(export.write(tmp_path)))["validation-error"].drawing.axes
     assert len(axes.collections) == (1 if seeds == 3 else 0)
+
+
+def words(study_dir):
+    """The report's text on one line."""
+    return " ".join(write_report(study_dir, "4").markdown.read_text().replace("\N{NO-BREAK SPACE}", " ").split())
+
+
+def test_the_growth_of_the_wall_clock_is_a_ratio_that_has_evaluation_in_it(study_dir):
+    text = words(study_dir)
+    assert "the time of all epochs grew to 1.38 (" in text
+    assert "evaluation is part of it and does not grow with M" in text
+
+
+@pytest.mark.parametrize(("error", "expected"), [(0.0705, True), (0.05, False)])
+def test_94_percent_is_called_not_to_be_expected_only_where_it_was_not_reached(empty, tmp_path, error, expected):
+    export = empty()
+    export.add("standard", 1, 0, error)
+    text = words(export.write(tmp_path))
+    assert "He et al. report 7.17 %" in text
+    assert ("94 % is not to be expected" in text) == expected
+
+
+def test_the_protocol_states_the_configured_schedule_and_learning_rate(empty, tmp_path):
+    export = empty()
+    export.add("cutout", 1, 0, 0.05, schedule="budget")
+    export.tables["plan"][0]["config_learning_rate"] = 0.2
+    text = words(export.write(tmp_path))
+    assert "The schedule `budget` has the same drops" in text
+    assert "The learning rate (0.2) is **not** scaled" in text
+    assert ("81, 122 and 164" in text, "0.1" in text.split("How it was measured")[1].split("## ")[0]) == (False, False)
+
+
+def test_the_protocol_counts_the_drops_that_the_epochs_hold(study_dir):
+    assert "81, 122 and 164 counted from 0, of which 1 falls into 100 epochs." in words(study_dir)

@@ -1,3 +1,4 @@
+import base64
 import io
 import json
 import re
@@ -37,6 +38,17 @@ def test_every_file_that_the_report_names_is_there(written):
         names = re.findall(r'["(]((?:figures|tables)/[\w.-]+)[")]', text)
         assert names
         assert all((study / "report" / name).stat().st_size for name in names)
+
+
+def test_every_figure_and_table_has_its_csv_and_provenance(written):
+    study, paths = written
+    text, index = paths.markdown.read_text(), report.write_index(study.parent).html.read_text()
+    saved = sorted((study / "report").glob("*/*.csv"))
+    assert [p.stem for p in saved] == ["baseline", "validation-error", "to-target"]
+    assert all(f" [CSV]({p.parent.name}/{p.name})" in text for p in saved)
+    shown = re.findall(r'<span class="origin">(.*?)<a href="data:text/csv;base64,([^"]+)"', index)
+    assert [base64.b64decode(csv) for _, csv in shown] == [p.read_bytes() for p in saved[:2]]
+    assert all("device NVIDIA H200" in origin for origin, _ in shown)
 
 
 def test_the_tables_csv_is_the_tables_numbers(written):

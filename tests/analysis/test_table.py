@@ -45,6 +45,16 @@ def test_latex_cells_are_escaped():
     assert r"50 \% of a\_b \& \textbackslash{}c \\" in made
 
 
+def test_latex_says_below_what_its_marks_mean():
+    marks = ["† pieced together", "‡ not to be told from zero", "§ under 10 iterations"]
+    made = table.plain_table("t", pd.DataFrame({"x": ["1 †", "2 ‡", "3 §"]}), notes=marks).latex()
+    below = [line for line in made.split(r"\end{tabular}")[1].splitlines() if not line.startswith("%")]
+    assert made.isascii()
+    assert below[3:-1] == [
+        r"$^\dagger$ pieced together\par", r"$^\ddagger$ not to be told from zero\par", r"\S{} under 10 iterations\par",
+    ]  # fmt: skip
+
+
 def test_a_missing_cell_is_a_dash():
     made = table.plain_table("t", pd.DataFrame({"x": [1.5, float("nan")], "y": ["a", None]}))
     assert made.cells == [["1.5", "a"], ["–", "–"]]

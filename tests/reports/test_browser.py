@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from browser import CHROMIUM, Browser, browser
+from data_parallel import Made
 
 from analysis import report
 
@@ -62,11 +63,47 @@ def test_subscripts_stand_below_and_superscripts_above(chromium: Browser, pages:
     assert (below, above) == (True, True)
 
 
+WIDE = "[...document.querySelectorAll('table')].filter(t => t.scrollWidth > 705).map(t => t.innerText.slice(0, 60))"
+
+
 def test_on_paper_every_table_fits_and_nothing_is_hidden(chromium: Browser, pages: Path, tmp_path: Path) -> None:
-    wide = "[...document.querySelectorAll('table')].filter(t => t.scrollWidth > 705).map(t => t.innerText.slice(0, 60))"
     for name in PAGES:
         chromium.open(pages / name, 700)
         chromium.call("Emulation.setEmulatedMedia", media="print")
-        assert chromium.evaluate(wide) == []
+        assert chromium.evaluate(WIDE) == []
     assert chromium.evaluate("getComputedStyle(document.querySelector('.scroll')).overflowX") == "visible"
     assert chromium.pdf(tmp_path / "page.pdf").read_bytes().startswith(b"%PDF")
+
+
+@pytest.fixture(scope="module")
+def ladder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Problem 2's page with all that the sheet's ladder gives on four GPUs."""
+    study = Made()
+    kinds = ("communication", "broadcast", "reduce", "all_reduce", "peer_copy", "exposed", "waiting")
+    for mode in ("dataparallel", "ddp"):
+        for scaling, gpus in (("weak", 1), ("weak", 2), ("weak", 4), ("strong", 2), ("strong", 4)):
+            known = study.trial(gpus, mode, scaling)
+            for batch in (32, 128, 512, 2048, 8192):
+                study.epochs(known, batch, **{f"profiled_{kind}_seconds": 0.4567 for kind in kinds if gpus > 1})
+    return report.write_report(study.write(tmp_path_factory.mktemp("ladder")), "2").html
+
+
+def test_a_whole_ladder_fits_on_paper(chromium: Browser, ladder: Path) -> None:
+    visible = (
+        "[...document.querySelectorAll('#table-strong table')].filter(t => t.offsetWidth).map(t => t.rows[0].cells"
+    )
+    chromium.open(ladder, 700)
+    assert chromium.evaluate(f"{visible}.length)") == [16]
+    chromium.call("Emulation.setEmulatedMedia", media="print")
+    assert chromium.evaluate(WIDE) == []
+    assert chromium.evaluate(f"{visible}.length)") == [7, 7, 4]
+    assert chromium.evaluate(f"{visible}[1].innerText)") == [f"Batch {b} in all: Time (s)" for b in (32, 512, 8192)]
+
+
+def test_a_columns_heading_stands_over_its_numbers(chromium: Browser, ladder: Path) -> None:
+    chromium.open(ladder, DESKTOP)
+    crooked = (
+        "[...document.querySelectorAll('.table table')].filter(t => [...t.rows[0].cells].some((c, i) => "
+        "getComputedStyle(c).textAlign != getComputedStyle(t.rows[1].cells[i]).textAlign)).length"
+    )
+    assert chromium.evaluate(crooked) == 0

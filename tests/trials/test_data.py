@@ -176,6 +176,23 @@ def test_a_second_load_decodes_nothing(splits: Splits, tmp_path: Path, monkeypat
     assert isinstance(second.train_images, np.memmap)
 
 
+@pytest.mark.parametrize("layout", ["parquet", "pickled"])
+def test_the_first_images_are_the_files_first(
+    layout: str, splits: Splits, write_pickled: WritePickled, tmp_path: Path
+) -> None:
+    (write_pickled if layout == "pickled" else write_parquet)(tmp_path, splits)
+    assert np.array_equal(data.first_training_images(tmp_path, 2), splits["train"][0][:2])
+
+
+def test_first_images_of_a_damaged_shard_name_it(splits: Splits, tmp_path: Path) -> None:
+    write_parquet(tmp_path, splits)
+    content = bytearray((tmp_path / "train-00000-of-00002.parquet").read_bytes())
+    content[4 : len(content) // 2] = bytes(len(content) // 2 - 4)
+    (tmp_path / "train-00000-of-00002.parquet").write_bytes(content)
+    with pytest.raises(DataError, match=r"train-00000-of-00002\.parquet is truncated or damaged"):
+        data.first_training_images(tmp_path, 2)
+
+
 @pytest.mark.parametrize("damage", ["truncated", "missing", "no manifest"])
 def test_a_damaged_cache_is_made_anew(splits: Splits, tmp_path: Path, damage: str) -> None:
     write_parquet(tmp_path, splits)
