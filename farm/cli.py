@@ -103,6 +103,7 @@ def _run(options: argparse.Namespace) -> int:
         if there.is_wanted(config):
             return there.run_there(config, options.overrides)
     from farm import study
+    from farm.recall import place_words
 
     result = study.run(config, options.overrides)
     _print_failures(result.plan)
@@ -111,6 +112,9 @@ def _run(options: argparse.Namespace) -> int:
     for path in _main_results(config, result.plan):
         print(short_path(path))
     print(f"{short_path(config.ledger / 'export')}: {', '.join(p.name for p in result.tables.values())}")
+    if n := len(study.finished_outside(config)):
+        command = shlex.join(["farm", "report", *place_words(options.overrides)])
+        print(f"outside this grid: {n} finished trial{'' if n == 1 else 's'} of this study; {command} takes them in")
     return result.exit_code
 
 
@@ -199,6 +203,7 @@ def _status(options: argparse.Namespace) -> int:
 def _why(options: argparse.Namespace) -> int:
     from farm import study, why
     from farm.recall import last_grid, studies_with_results
+    from farm.slurm.submit import site_nodes
 
     words = options.overrides
     plain = [w for w in words if "=" not in w or " " in w]  # a label may hold a =
@@ -208,7 +213,7 @@ def _why(options: argparse.Namespace) -> int:
     rest = [w for w in words if w != wanted]
     if any(w.startswith(("problem=", "study=")) for w in rest):
         config = last_grid(rest)[0]
-        plan = study.make_plan(config)
+        plan = study.make_plan(config, site_nodes(config))
         trial = why.find(plan, wanted)
     else:
         config, plan, trial = why.plan_with([last_grid(one)[0] for one in studies_with_results(rest)], wanted)
@@ -256,13 +261,13 @@ def _down(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    config = configuration.load(options.overrides)
     from farm import study
-    from farm.ledger.export import export
+    from farm.recall import last_grid
 
+    config = last_grid(options.overrides)[0]
     if not config.ledger.is_dir():
         raise PreflightError(f"{config.ledger}: there is no ledger yet; farm run makes one")
-    result = export(config.ledger, study.make_plan(config, estimate=False), config.settings.module)
+    result = study.export(config)
     for path in result.tables.values():
         print(short_path(path))
     for trial in result.damaged:

@@ -48,6 +48,8 @@ class Config:
     extra: list[dict[str, Scalar]]
     results: Path
     tree: DictConfig
+    with_finished: bool = False
+    """The plan holds, beside the grid, what has finished and differs from it only in what is swept, and in seeds."""
 
     @property
     def ledger(self) -> Path:

@@ -21,9 +21,18 @@ from typing import Any
 
 from farm import study
 from farm.config import Config
-from farm.ledger.durable import read_json, read_manifest
-from farm.ledger.scan import attempt_directories, attempt_records, commit_epoch, commits, trial_directories, trial_id
+from farm.ledger.durable import MANIFEST, read_json, read_manifest
+from farm.ledger.scan import (
+    DONE,
+    attempt_directories,
+    attempt_records,
+    commit_epoch,
+    commits,
+    trial_directories,
+    trial_id,
+)  # fmt: skip
 from farm.plan import STATES, Plan, Trial
+from farm.slurm.submit import site_nodes
 
 SILENT_SECONDS = 60.0
 """A driver elsewhere whose heartbeat is this old is taken for dead (it beats every 5 s; clocks differ a little)."""
@@ -80,6 +89,8 @@ class Status:
     seconds_left: float | None
     gpus_held: float
     gpus_here: tuple[GpuUse, ...]
+    finished_outside: int = 0
+    """Finished trials in the ledger that the grid does not hold."""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -96,10 +107,10 @@ def status(config: Config, now: datetime | None = None) -> Status:
     """Look at a study's ledger."""
     now = now or datetime.now(UTC)
     driver = driver_at_work(config.ledger, now)
-    elsewhere = driver is not None and (driver.host != socket.gethostname() or bool(study.cluster_address(config)))
-    plan = study.make_plan(config, [] if elsewhere else None)
+    plan = study.make_plan(config, site_nodes(config))
     folders = {trial_id(p): p for p in trial_directories(config.ledger)}
     trials = tuple(_trial(t, folders.get(t.id), driver, now) for t in plan.trials)
+    known = {t.id for t in trials}
     held = sum(t.gpus for t in trials if t.state == "running")
     here = driver is not None and driver.host == socket.gethostname() and held
     open_trials = [t for t in trials if t.state in ("running", "partial", "new")]
@@ -114,6 +125,7 @@ def status(config: Config, now: datetime | None = None) -> Status:
         seconds_left=_wall_clock(open_trials),
         gpus_held=held,
         gpus_here=gpu_use() if here else (),
+        finished_outside=sum((p / DONE / MANIFEST).exists() for i, p in folders.items() if i not in known),
     )
 
 

@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import secrets
 import shlex
 import signal
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from farm import budget, provenance
 from farm import plan as planning
 from farm.attempt import Request
 from farm.config import Config
 from farm.errors import COMPLETE, FAILED, PreflightError, UsageError
-from farm.ledger.durable import read_json, write_file
+from farm.ledger.durable import MANIFEST, read_json, write_file
 from farm.ledger.lock import LedgerLock
-from farm.ledger.scan import scan, trial_directories
+from farm.ledger.scan import DONE, scan, trial_directories, trial_id
 from farm.ledger.store import drain_file, quarantine
 from farm.ledger.tidy import sweep_ledger
 from farm.plan import Node, Plan, Trial
 from farm.signals import Signals
 from farm.slurm.sizes import worker_nodes
 from farm.view import View, counts
+from trials.spec import Spec, parameter_defaults
+
+if TYPE_CHECKING:
+    from farm.ledger.export import Export
 
 UP = "up"
 """`ray_address=up`: the cluster of `farm up`."""
@@ -49,6 +56,8 @@ def make_plan(config: Config, nodes: list[Node] | None = None, estimate: bool = 
     from farm.history import estimated_seconds
 
     grid = planning.specs(config, _fingerprint(config), _hardware(config))
+    if config.with_finished:
+        grid += finished_outside(config, grid)
     if config.trial_id is not None:
         grid = [(s, b) for s, b in grid if s.id == config.trial_id]
         if not grid:
@@ -61,6 +70,28 @@ def make_plan(config: Config, nodes: list[Node] | None = None, estimate: bool = 
     epochs_done = {i: progress.epoch for i, progress in states.items()}
     seconds = estimated_seconds(config.ledger, missing, epochs_done) if estimate else {}
     return planning.make(config, grid, states, nodes, digest, seconds)
+
+
+def finished_outside(
+    config: Config, grid: Sequence[tuple[Spec, planning.Bundle]] | None = None
+) -> list[tuple[Spec, planning.Bundle]]:
+    """What of the study has finished outside the grid, but differs from it only in what is swept, and in seeds."""
+    fingerprint, hardware = _fingerprint(config), _hardware(config)
+    known = {s.id for s, _ in grid or planning.specs(config, fingerprint, hardware)}
+    paths = [p for p in trial_directories(config.ledger) if (p / DONE / MANIFEST).exists()]
+    others = (_recorded_spec(p, config.settings.module) for p in paths if trial_id(p) not in known)
+    return planning.kin(config, fingerprint, hardware, (s for s in others if s is not None))
+
+
+def _recorded_spec(trial: Path, module: str) -> Spec | None:
+    """The spec in a trial's directory, if it is of this trial module and whole: the directory's name ends in its id."""
+    content = read_json(trial / "spec.json") or {}
+    try:
+        parameters = parameter_defaults(module) | content["parameters"]
+        spec = Spec(**{f.name: content[f.name] for f in dataclasses.fields(Spec)} | {"parameters": parameters})
+        return spec if spec.module == module and spec.id == trial_id(trial) else None
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def local_nodes(config: Config) -> list[Node]:
@@ -112,13 +143,25 @@ def run(config: Config, arguments: list[str]) -> Result:
                 if lock.lost:
                     _say(f"{config.ledger}: another driver has taken this ledger over; this one leaves it alone")
                     break
-                exported, damaged = _export(config, plan)
+                exported, damaged = _export(config, plan if config.trial_id is None else _whole_plan(config))
                 if not damaged:
                     break
                 plan = make_plan(config)
             drain.unlink(missing_ok=True)
     comparison = budget.comparison(planned, config.ledger, run_id)
     return Result(_exit_code(plan, signals), plan, exported, comparison)
+
+
+def _whole_plan(config: Config) -> Plan:
+    """The plan to export: the grid without `trial=ID`, and no machine's size held against a trial."""
+    return make_plan(dataclasses.replace(config, trial_id=None), [], estimate=False)
+
+
+def export(config: Config) -> Export:
+    """Bring a ledger's export up to date with what has finished, without a run."""
+    from farm.ledger.export import export
+
+    return export(config.ledger, _whole_plan(config), config.settings.module)
 
 
 def _execute(config: Config, plan: Plan, run_id: str, signals: Signals) -> Plan:

@@ -14,6 +14,7 @@ from farm.errors import UsageError
 from farm.ledger.durable import MANIFEST, read_json
 from farm.ledger.scan import DONE, attempt_records, trial_directories, trial_id
 from farm.plan import Plan, Trial
+from farm.slurm.submit import site_nodes
 from trials.spec import parameter_defaults
 
 ABSENT = "(not there)"
@@ -132,7 +133,7 @@ def _history(ledger: Path, trial: Trial) -> Iterator[str]:
 def plan_with(configs: Sequence[Config], wanted: str) -> tuple[Config, Plan, Trial]:
     """The first of several studies whose plan has the trial."""
     for config in configs:
-        plan = study.make_plan(config)
+        plan = study.make_plan(config, site_nodes(config))
         try:
             return config, plan, find(plan, wanted)
         except UsageError:
