@@ -17,6 +17,7 @@ from farm import help as helping
 from farm.checks import short_path
 from farm.config import Config
 from farm.errors import COMPLETE, FAILED, INTERRUPTED, STORAGE_ERRORS, FarmError, PreflightError, UsageError
+from farm.ledger.scan import TRIALS
 from farm.plan import STATES, Plan
 
 PLACE_ERRORS = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
@@ -284,11 +285,14 @@ def _prune(options: argparse.Namespace) -> int:
 def _report(options: argparse.Namespace) -> int:
     if not any(o.startswith(("problem=", "study=")) for o in options.overrides):
         return _report_all(options)
-    config = configuration.load(options.overrides)
     from analysis.report import AnalysisError, is_stale, write_report
+    from farm.recall import last_grid
 
+    config = last_grid(options.overrides)[0]
+    if not options.check:
+        _export_first(config)
     if not (config.ledger / "export").is_dir():
-        raise PreflightError(f"{config.ledger}: nothing is exported yet; farm run or farm export comes first")
+        raise PreflightError(f"{config.ledger}: nothing has finished there yet; farm run comes first")
     if options.check:
         stale = is_stale(config.ledger)
         for reason in stale:
@@ -303,12 +307,31 @@ def _report(options: argparse.Namespace) -> int:
     return COMPLETE
 
 
+def _export_first(config: Config) -> None:
+    """Export what has finished since; a ledger that cannot be written, or an export without one, is shown as it is."""
+    from farm import study
+
+    if not (config.ledger / TRIALS).is_dir():
+        return
+    try:
+        damaged = study.export(config).damaged
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        print(f"farm: {error}; the report shows what was last exported", file=sys.stderr)
+        return
+    for trial in damaged:
+        print(f"farm: {trial.name}: its results are damaged; farm run redoes it", file=sys.stderr)
+
+
 def _report_all(options: argparse.Namespace) -> int:
     """Every study of the farm's own that has results, and an index over all reports there."""
     from farm.recall import studies_with_results
 
     found = [
-        c for c in map(configuration.load, studies_with_results(options.overrides)) if (c.ledger / "export").is_dir()
+        c
+        for c in map(configuration.load, studies_with_results(options.overrides))
+        if (c.ledger / "export").is_dir() or (c.ledger / TRIALS).is_dir()
     ]
     if not found:
         raise PreflightError("no study has results to report yet; problem=N or study=NAME says which is meant")
