@@ -93,7 +93,7 @@ def write_index(results: Path) -> ReportPaths:
     """Write `<results>/index.html` and index.md: one page for all studies that have a report."""
     from analysis import page
 
-    studies = [d for d in sorted(results.iterdir()) if d.is_dir() and manifest.read(d)]
+    studies = [d for d in sorted(results.glob("*")) if d.is_dir() and manifest.read(d)]
     if not studies:
         raise AnalysisError(f"{results}: no study there has a report; `farm report study=NAME` writes one")
     entries = [page.Entry(d.name, manifest.read(d), is_stale(d)) for d in studies]

@@ -119,6 +119,11 @@ def test_a_report_is_stale_when_one_of_its_files_is_gone(written):
     assert report.is_stale(written[0]) == [f"{written[1].html} is missing"]
 
 
+def test_an_index_over_results_that_are_not_there_says_so(tmp_path):
+    with pytest.raises(AnalysisError, match="no study there has a report"):
+        report.write_index(tmp_path / "nope")
+
+
 def test_no_report_is_stale(study_dir):
     assert "no report there yet" in report.is_stale(study_dir)[0]
 
