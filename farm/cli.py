@@ -15,6 +15,7 @@ from pathlib import Path
 from farm import config as configuration
 from farm import help as helping
 from farm.checks import short_path
+from farm.command_line import is_override
 from farm.config import Config
 from farm.errors import COMPLETE, FAILED, INTERRUPTED, STORAGE_ERRORS, FarmError, PreflightError, UsageError
 from farm.ledger.scan import TRIALS
@@ -202,22 +203,21 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _why(options: argparse.Namespace) -> int:
-    from farm import study, why
+    from farm import why
     from farm.recall import last_grid, studies_with_results
-    from farm.slurm.submit import site_nodes
 
     words = options.overrides
-    plain = [w for w in words if "=" not in w or " " in w]  # a label may hold a =
+    plain = [w for w in words if not is_override(w)]
     if not words or len(plain) > 1:
         raise UsageError("farm why TRIAL [problem=4]: one trial, by its id or its label as farm plan shows it")
     wanted = plain[0] if plain else words[0]
     rest = [w for w in words if w != wanted]
     if any(w.startswith(("problem=", "study=")) for w in rest):
-        config = last_grid(rest)[0]
-        plan = study.make_plan(config, site_nodes(config))
-        trial = why.find(plan, wanted)
+        studies = [rest]
     else:
-        config, plan, trial = why.plan_with([last_grid(one)[0] for one in studies_with_results(rest)], wanted)
+        studies = studies_with_results(rest)
+    grids = (grid for one in studies for grid in (last_grid(one)[0], configuration.load(one)))
+    config, plan, trial = why.plan_with(grids, wanted)
     for line in why.explain(config, plan, trial):
         print(line)
     return COMPLETE
