@@ -13,7 +13,7 @@ import shutil
 import socket
 import subprocess
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,6 +33,7 @@ from farm.ledger.scan import (
 )  # fmt: skip
 from farm.plan import STATES, Plan, Trial
 from farm.slurm.submit import site_nodes
+from trials.spec import steps_of
 
 SILENT_SECONDS = 60.0
 """A driver elsewhere whose heartbeat is this old is taken for dead (it beats every 5 s; clocks differ a little)."""
@@ -79,7 +80,7 @@ class GpuUse:
 
 @dataclass(frozen=True)
 class Status:
-    """A study now. `gpu_hours_spent` counts every attempt, also those that failed; `seconds_left` is wall-clock."""
+    """A study now. `gpu_hours_spent` is of all attempts in the ledger, failed too; `seconds_left` is wall-clock."""
 
     study: str
     driver: Driver | None
@@ -149,7 +150,7 @@ def _trial(trial: Trial, folder: Path | None, driver: Driver | None, now: dateti
         state=trial.state,
         status=trial.status,
         epoch=trial.epoch,
-        epochs=int(trial.spec.parameters.get("epochs") or 0),
+        epochs=trial.epoch if trial.status == "completed" else steps_of(trial.spec.module, trial.spec.parameters),
         gpus=trial.bundle.gpu,
         seconds_left=trial.seconds,
         error=trial.reason,
@@ -175,7 +176,7 @@ def _trial(trial: Trial, folder: Path | None, driver: Driver | None, now: dateti
 
 def _running_left(trial: Trial, attempts: Sequence[Path], elapsed: float) -> float | None:
     """By the pace of this attempt's own epochs where it has committed any, else by the estimate."""
-    epochs = int(trial.spec.parameters.get("epochs") or 0)
+    epochs = steps_of(trial.spec.module, trial.spec.parameters)
     newest = commits(attempts[-1])
     if newest and epochs:
         begun_at = max((commit_epoch(c) for a in attempts[:-1] for c in commits(a)), default=0)
@@ -187,20 +188,25 @@ def _running_left(trial: Trial, attempts: Sequence[Path], elapsed: float) -> flo
 
 
 def _spent(plan: Plan, folders: dict[str, Path], now: datetime, running: set[str]) -> float:
-    """GPU-hours of every attempt at the plan's trials. One whose end nobody saw counts up to its last commit."""
-    hours = 0.0
-    for trial in plan.trials:
-        if trial.id not in folders or not trial.bundle.gpu:
+    """GPU-hours of every attempt in the ledger. One whose end nobody saw counts up to its last commit."""
+    hours, planned = 0.0, {t.id: t.bundle.gpu for t in plan.trials}
+    for identity, folder in folders.items():
+        if planned.get(identity) == 0:
             continue
-        records = list(attempt_records(folders[trial.id].parent.parent, folders[trial.id]))
+        records = list(attempt_records(folder.parent.parent, folder))
         for record in records:
             seconds = float(record.get("seconds") or 0)
             if record["how"] == "lost":
-                attempt = folders[trial.id] / "attempts" / str(record["attempt"])
-                live = trial.id in running and record is records[-1]
+                attempt = folder / "attempts" / str(record["attempt"])
+                live = identity in running and record is records[-1]
                 seconds = _age(str(record.get("started_at", "")), now) if live else _last_commit_seconds(attempt)
-            hours += seconds * trial.bundle.gpu / 3600
+            hours += seconds * planned.get(identity, _gpus(record)) / 3600
     return hours
+
+
+def _gpus(record: Mapping[str, Any]) -> int:
+    """GPUs that an attempt saw."""
+    return len(str(record.get("visible_devices") or "").split(",")) if record.get("gpu_ids") else 0
 
 
 def _last_commit_seconds(attempt: Path) -> float:

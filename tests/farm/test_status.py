@@ -129,6 +129,19 @@ def test_what_an_earlier_command_finished_is_in_the_study_named_alone(tmp_path: 
     assert (found.counts, found.finished_outside) == ({"done": 2}, 0)
 
 
+def test_gpu_hours_of_all_attempts_in_the_ledger_are_spent(tmp_path: Path) -> None:
+    for factor in (1, 9):
+        wanted = request(tmp_path / "counting", factor=factor)
+        attempt(wanted)
+        first = directory(wanted) / "attempts" / "1"
+        for name, more in (("attempt", {"gpu_ids": "0,1", "visible_devices": "0,1"}), ("end", {"seconds": 1800.0})):
+            path = first / f"{name}.json"
+            path.write_text(json.dumps(json.loads(path.read_text()) | more))
+    found = look(tmp_path, "trial.epochs=3", "sweep.factor=[1]", "resources.gpu=2", "gpus=2")
+    assert (found.counts, found.gpu_hours_spent) == ({"done": 1}, 2.0)
+    assert (found.trials[0].epoch, found.trials[0].epochs) == (3, 3)
+
+
 def test_this_machines_size_is_held_against_no_trial(tmp_path: Path) -> None:
     assert look(tmp_path, "resources.gpu=64", "cpus=1", "gpus=0").counts == {"new": 2}
 
