@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,13 @@ def report_directory(study_dir: Path) -> Path:
     return study_dir / "report"
 
 
-def write(study_dir: Path, content: Mapping[str, Any]) -> Path:
-    """Record the export's digests beside what `content` says; written last, so half a report is stale."""
+def write(study_dir: Path, content: Mapping[str, Any], files: Iterable[str]) -> Path:
+    """Record the digests of the export and of the report's `files`, beside what `content` says.
+
+    It is written last, so half a report is stale.
+    """
     path = report_directory(study_dir) / NAME
+    content = {**content, "files": {name: _digest(path.parent / name) for name in files}}
     whole = {"export": _digests(study_dir), "shown": sorted(_planned(study_dir)), **content}
     path.write_text(json.dumps(whole, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return path
@@ -57,8 +62,18 @@ def is_stale(study_dir: Path) -> list[str]:
         reasons.append(f"{n} finished trial{'' if n == 1 else 's'} of the plan came after the report")
     if n := len(_unexported(study_dir)):
         reasons.append(f"{n} finished trial{'' if n == 1 else 's'} came after the export; `farm report` has both made")
-    files = [str(name) for name in manifest.get("files", [])]
-    return reasons + [f"{report / name} is missing" for name in files if not (report / name).is_file()]
+    files = manifest.get("files", {})
+    if not isinstance(files, dict):
+        return [*reasons, f"{report}: an older farm wrote it"]
+    return reasons + [
+        f"{report / name} {'was written anew by a run' if (report / name).is_file() else 'is missing'}"
+        for name, digest in files.items()
+        if _digest(report / name) != digest
+    ]
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
 
 
 def _digests(study_dir: Path) -> dict[str, str]:

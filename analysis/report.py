@@ -84,8 +84,9 @@ def write_report(study_dir: Path, problem: str, options: Options | None = None) 
         "datasets": sorted(data.plan["config_dataset"].dropna().unique()) if "config_dataset" in data.plan else [],
         "figures": _names(sections, "figures"),
     }
-    content |= {"files": sorted(str(p.relative_to(report)) for p in [*files, paths.markdown, paths.html])}
-    manifest.write(study_dir, content | {"questions": [q for s in sections for q in s.questions]})
+    content |= {"questions": [q for s in sections for q in s.questions]}
+    names = sorted(str(p.relative_to(report)) for p in [*files, paths.markdown, paths.html])
+    manifest.write(study_dir, content, names)
     return paths
 
 

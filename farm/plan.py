@@ -13,7 +13,7 @@ from typing import Any, Literal
 from farm.config import Config
 from farm.errors import UsageError
 from farm.ledger.scan import Progress
-from trials.spec import Scalar, Spec, revision_of, trial_module
+from trials.spec import Scalar, Spec, parameter_defaults, revision_of, trial_module
 
 State = Literal["done", "partial", "new", "failed", "unschedulable"]
 READABLE_LENGTH = 60
@@ -106,16 +106,16 @@ def specs(config: Config, fingerprint: str, hardware: str | None) -> list[tuple[
 
 
 def kin(config: Config, fingerprint: str, hardware: str | None, others: Iterable[Spec]) -> list[tuple[Spec, Bundle]]:
-    """Those of other specs that differ from the grid's points only in what is swept, and in seeds."""
+    """Those of other specs of its trial module that differ from the grid only in what is swept, and in seeds."""
     resolve = getattr(trial_module(config.settings.module), "resolve", dict)
     axes = {*config.sweep, *(k for group in config.zip for k in group), *(k for point in config.extra for k in point)}
     found = []
     for other in others:
-        if axes <= other.parameters.keys():
-            parameters = resolve({**config.parameters, **{k: other.parameters[k] for k in axes}})
-            spec = _spec(config, parameters, other.seed, fingerprint, hardware)
-            if spec.id == other.id:
-                found.append((spec, _bundle(config, parameters)))
+        values = {**parameter_defaults(other.module), **other.parameters}
+        parameters = resolve({**config.parameters, **{k: values[k] for k in axes}})
+        spec = _spec(config, parameters, other.seed, fingerprint, hardware)
+        if spec.id == other.id:
+            found.append((spec, _bundle(config, parameters)))
     return found
 
 

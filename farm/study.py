@@ -21,13 +21,13 @@ from farm.errors import COMPLETE, FAILED, PreflightError, UsageError
 from farm.ledger.durable import MANIFEST, read_json, write_file
 from farm.ledger.lock import LedgerLock
 from farm.ledger.scan import DONE, scan, trial_directories, trial_id
-from farm.ledger.store import drain_file, quarantine
+from farm.ledger.store import drain_file, quarantine, spec_of
 from farm.ledger.tidy import sweep_ledger
 from farm.plan import Node, Plan, Trial
 from farm.signals import Signals
 from farm.slurm.sizes import worker_nodes
 from farm.view import View, counts
-from trials.spec import Spec, parameter_defaults
+from trials.spec import Spec
 
 if TYPE_CHECKING:
     from farm.ledger.export import Export
@@ -78,20 +78,10 @@ def finished_outside(
     """What of the study has finished outside the grid, but differs from it only in what is swept, and in seeds."""
     fingerprint, hardware = _fingerprint(config), _hardware(config)
     known = {s.id for s, _ in grid or planning.specs(config, fingerprint, hardware)}
-    paths = [p for p in trial_directories(config.ledger) if (p / DONE / MANIFEST).exists()]
-    others = (_recorded_spec(p, config.settings.module) for p in paths if trial_id(p) not in known)
-    return planning.kin(config, fingerprint, hardware, (s for s in others if s is not None))
-
-
-def _recorded_spec(trial: Path, module: str) -> Spec | None:
-    """The spec in a trial's directory, if it is of this trial module and whole: the directory's name ends in its id."""
-    content = read_json(trial / "spec.json") or {}
-    try:
-        parameters = parameter_defaults(module) | content["parameters"]
-        spec = Spec(**{f.name: content[f.name] for f in dataclasses.fields(Spec)} | {"parameters": parameters})
-        return spec if spec.module == module and spec.id == trial_id(trial) else None
-    except (KeyError, TypeError, ValueError):
-        return None
+    paths = [p for p in trial_directories(config.ledger) if trial_id(p) not in known and (p / DONE / MANIFEST).exists()]
+    others = [(trial_id(p), spec) for p in paths if (spec := spec_of(p)) is not None]
+    whole = (spec for i, spec in others if spec.module == config.settings.module and spec.id == i)
+    return planning.kin(config, fingerprint, hardware, whole)
 
 
 def local_nodes(config: Config) -> list[Node]:

@@ -48,6 +48,15 @@ def test_a_narrower_plan_makes_a_report_no_older(words: list[str]) -> None:
     assert main(["report", *words, "--check"]) == 0
 
 
+def test_a_run_of_a_narrower_grid_leaves_figures_that_are_not_the_reports(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", *words, "executor=inline"]) == main(["report", *words, "--check"]) == 0
+    assert main(["run", *words, "executor=inline", "sweep.factor=[1]"]) == 0
+    assert main(["report", *words, "--check"]) == 1
+    assert "arms.csv was written anew by a run" in capsys.readouterr().err
+
+
 def test_a_wider_plan_with_results_makes_it_older(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", *words, "sweep.factor=[1]"]) == 0
     assert main(["export", *words]) == 0
