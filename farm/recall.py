@@ -21,12 +21,12 @@ def last_grid(overrides: list[str]) -> tuple[Config, list[str]]:
 
     A study that is named alone is taken `with_finished`.
     """
-    config = configuration.load(overrides)
+    config = dataclasses.replace(configuration.load(overrides), looking=True)
     if any(_key(o) not in PLACE for o in overrides):
         return config, overrides
     earlier = [o for o in recorded_command(config.ledger) if _key(o) not in (*PLACE, *ONCE)]
     words = [*overrides, *earlier]
-    return dataclasses.replace(configuration.load(words) if earlier else config, with_finished=True), words
+    return dataclasses.replace(configuration.load(words), looking=True, with_finished=True), words
 
 
 def place_words(overrides: list[str]) -> list[str]:

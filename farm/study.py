@@ -261,7 +261,7 @@ def _hardware(config: Config) -> str | None:
         raise UsageError(f"hardware={settings.hardware}: these trials run on the CPU (device, resources.gpu)")
     if on_cpu or settings.hardware:
         return settings.hardware or "cpu"
-    if config.with_finished and (model := _ledger_hardware(config)) != "none":
+    if config.looking and (model := _ledger_hardware(config)) != "none":
         return model  # what has been measured is looked at, and not on this machine
     models = sorted(set(provenance.gpu_models()))
     if len(models) == 1:
