@@ -9,6 +9,7 @@ from pathlib import Path
 
 from farm import config as configuration
 from farm.config import Config
+from farm.errors import UsageError
 
 PLACE = ("problem", "study", "site", "results")
 """Keys that say which ledger is meant, and nothing of the grid in it."""
@@ -19,14 +20,18 @@ ONCE = ("trial", "retry", "max_gpu_hours")
 def last_grid(overrides: list[str]) -> tuple[Config, list[str]]:
     """The configuration of these overrides, or, where they name a study alone, of its last command; and its words.
 
-    A study that is named alone is taken `with_finished`.
+    A study that is named alone is taken `with_finished`. Raises `UsageError` for a wrong word among the overrides.
     """
     config = dataclasses.replace(configuration.load(overrides), looking=True)
     if any(_key(o) not in PLACE for o in overrides):
         return config, overrides
     earlier = [o for o in recorded_command(config.ledger) if _key(o) not in (*PLACE, *ONCE)]
     words = [*overrides, *earlier]
-    return dataclasses.replace(configuration.load(words), looking=True, with_finished=True), words
+    try:
+        found = configuration.load(words)
+    except UsageError:  # a word of then that the study no longer knows
+        words, found = overrides, config
+    return dataclasses.replace(found, looking=True, with_finished=True), words
 
 
 def place_words(overrides: list[str]) -> list[str]:

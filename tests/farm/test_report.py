@@ -81,6 +81,12 @@ def test_a_ledger_that_cannot_be_written_is_reported_as_exported(
     assert "the report shows what was last exported" in capsys.readouterr().err
 
 
+def test_a_last_command_that_the_study_no_longer_understands_is_passed_over(words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "counting" / "study.yaml").write_text("# farm run study=counting trial.renamed=3\n")
+    assert main(["report", *words]) == 0
+    assert shown(tmp_path) == [1, 2]
+
+
 def test_timed_results_are_shown_on_a_machine_with_another_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = [f"study={COUNTING}", f"results={tmp_path}", "timed=true", "resources.gpu=1", "device=auto"]
     trial = tmp_path / "counting" / "trials" / "x-0123456789ab"
