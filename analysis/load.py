@@ -31,6 +31,7 @@ class Data:
     """One study's export. `plan` keeps the grid's order; the other tables hold only trials of the plan.
 
     `rows` is the row table named `table`, the main one where there are several; `tables` has each by its name.
+    `outside` names the finished trials of the ledger that the plan does not hold.
     `digests` maps each file of the export to its SHA-256.
     """
 
@@ -43,6 +44,7 @@ class Data:
     plan: pd.DataFrame
     digests: dict[str, str]
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    outside: tuple[str, ...] = ()
 
     @property
     def missing(self) -> pd.DataFrame:
@@ -111,6 +113,7 @@ def load(study_dir: Path) -> Data:
         plan=plan,
         digests=digests(study_dir),
         tables={name: kept[name] for name in row_tables},
+        outside=tuple(sorted(frames["trials"].loc[~frames["trials"]["trial_id"].isin(plan["trial_id"]), "name"])),
     )
     _check(data, done)
     return data

@@ -119,6 +119,13 @@ def notices(data: Data) -> list[str]:
     listed = "".join(f"\n- {words.escape(str(name))}: {words.escape(why)}" for name, why in rest[:20])
     more = f"\n- and {len(rest) - 20} more" if len(rest) > 20 else ""
     notes.append(count + (f". Without results:\n{listed}{more}" if rest else "."))
+    if n := len(data.outside):
+        shown = ", ".join(f"`{name}`" for name in data.outside[:10]) + (", …" if n > 10 else "")
+        notes.append(
+            f"Outside this grid, and not shown: {n} finished trial{'' if n == 1 else 's'} ({shown}). "
+            f"`farm report study={data.study}` without further words takes in those that differ only in what the study "
+            "sweeps; what is of other data, hardware, settings or an older revision does not compare."
+        )
     return notes
 
 

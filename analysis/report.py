@@ -85,8 +85,9 @@ def write_report(study_dir: Path, problem: str, options: Options | None = None) 
         "figures": [name for s in sections for name in s.figures],
         "origins": {n: provenance.sentence(data, f.source) for s in sections for n, f in s.figures.items()},
     }
-    content |= {"files": sorted(str(p.relative_to(report)) for p in [*files, paths.markdown, paths.html])}
-    manifest.write(study_dir, content | {"questions": [q for s in sections for q in s.questions]})
+    content |= {"questions": [q for s in sections for q in s.questions]}
+    names = sorted(str(p.relative_to(report)) for p in [*files, paths.markdown, paths.html])
+    manifest.write(study_dir, content, names)
     return paths
 
 
@@ -94,7 +95,7 @@ def write_index(results: Path) -> ReportPaths:
     """Write `<results>/index.html` and index.md: one page for all studies that have a report."""
     from analysis import page
 
-    studies = [d for d in sorted(results.iterdir()) if d.is_dir() and manifest.read(d)]
+    studies = [d for d in sorted(results.glob("*")) if d.is_dir() and manifest.read(d)]
     if not studies:
         raise AnalysisError(f"{results}: no study there has a report; `farm report study=NAME` writes one")
     entries = [page.Entry(d.name, manifest.read(d), is_stale(d)) for d in studies]

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING
 from farm import config as configuration
 from farm import help as helping
 from farm.checks import short_path
+from farm.command_line import is_override
 from farm.config import Config
 from farm.errors import COMPLETE, FAILED, INTERRUPTED, STORAGE_ERRORS, FarmError, PreflightError, UsageError
+from farm.ledger.scan import TRIALS
 from farm.plan import STATES, Plan
 
 if TYPE_CHECKING:
@@ -107,6 +109,7 @@ def _run(options: argparse.Namespace) -> int:
         if there.is_wanted(config):
             return there.run_there(config, options.overrides)
     from farm import study
+    from farm.recall import place_words
 
     result = study.run(config, options.overrides)
     _print_failures(result.plan)
@@ -115,6 +118,9 @@ def _run(options: argparse.Namespace) -> int:
     for path in _main_results(config, result.plan):
         print(short_path(path))
     print(f"{short_path(config.ledger / 'export')}: {', '.join(p.name for p in result.tables.values())}")
+    if n := len(study.finished_outside(config)):
+        command = shlex.join(["farm", "report", *place_words(options.overrides)])
+        print(f"outside this grid: {n} finished trial{'' if n == 1 else 's'} of this study; {command} takes them in")
     return result.exit_code
 
 
@@ -201,21 +207,21 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _why(options: argparse.Namespace) -> int:
-    from farm import study, why
+    from farm import why
     from farm.recall import last_grid, studies_with_results
 
     words = options.overrides
-    plain = [w for w in words if "=" not in w or " " in w]  # a label may hold a =
+    plain = [w for w in words if not is_override(w)]
     if not words or len(plain) > 1:
         raise UsageError("farm why TRIAL [problem=4]: one trial, by its id or its label as farm plan shows it")
     wanted = plain[0] if plain else words[0]
     rest = [w for w in words if w != wanted]
     if any(w.startswith(("problem=", "study=")) for w in rest):
-        config = last_grid(rest)[0]
-        plan = study.make_plan(config)
-        trial = why.find(plan, wanted)
+        studies = [rest]
     else:
-        config, plan, trial = why.plan_with([last_grid(one)[0] for one in studies_with_results(rest)], wanted)
+        studies = studies_with_results(rest)
+    grids = (grid for one in studies for grid in (last_grid(one)[0], configuration.load(one)))
+    config, plan, trial = why.plan_with(grids, wanted)
     for line in why.explain(config, plan, trial):
         print(line)
     return COMPLETE
@@ -260,13 +266,13 @@ def _down(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    config = configuration.load(options.overrides)
     from farm import study
-    from farm.ledger.export import export
+    from farm.recall import last_grid
 
+    config = last_grid(options.overrides)[0]
     if not config.ledger.is_dir():
         raise PreflightError(f"{config.ledger}: there is no ledger yet; farm run makes one")
-    result = export(config.ledger, study.make_plan(config, estimate=False), config.settings.module)
+    result = study.export(config)
     for path in result.tables.values():
         print(short_path(path))
     for trial in result.damaged:
@@ -283,11 +289,14 @@ def _prune(options: argparse.Namespace) -> int:
 def _report(options: argparse.Namespace) -> int:
     if not any(o.startswith(("problem=", "study=")) for o in options.overrides):
         return _report_all(options)
-    config = configuration.load(options.overrides)
     from analysis.report import AnalysisError, is_stale, write_report
+    from farm.recall import last_grid
 
+    config = last_grid(options.overrides)[0]
+    if not options.check:
+        _export_first(config)
     if not (config.ledger / "export").is_dir():
-        raise PreflightError(f"{config.ledger}: nothing is exported yet; farm run or farm export comes first")
+        raise PreflightError(f"{config.ledger}: nothing has finished there yet; farm run comes first")
     if options.check:
         stale = is_stale(config.ledger)
         for reason in stale:
@@ -317,12 +326,31 @@ def _report_options(config: Config) -> ReportOptions:
     return Options(images=images, images_source="the first two training images of CIFAR-10")
 
 
+def _export_first(config: Config) -> None:
+    """Export what has finished since; a ledger that cannot be written, or an export without one, is shown as it is."""
+    from farm import study
+
+    if not (config.ledger / TRIALS).is_dir():
+        return
+    try:
+        damaged = study.export(config).damaged
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        print(f"farm: {error}; the report shows what was last exported", file=sys.stderr)
+        return
+    for trial in damaged:
+        print(f"farm: {trial.name}: its results are damaged; farm run redoes it", file=sys.stderr)
+
+
 def _report_all(options: argparse.Namespace) -> int:
     """Every study of the farm's own that has results, and an index over all reports there."""
     from farm.recall import studies_with_results
 
     found = [
-        c for c in map(configuration.load, studies_with_results(options.overrides)) if (c.ledger / "export").is_dir()
+        c
+        for c in map(configuration.load, studies_with_results(options.overrides))
+        if (c.ledger / "export").is_dir() or (c.ledger / TRIALS).is_dir()
     ]
     if not found:
         raise PreflightError("no study has results to report yet; problem=N or study=NAME says which is meant")

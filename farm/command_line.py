@@ -52,6 +52,12 @@ def split(arguments: list[str]) -> tuple[dict[str, str], dict[str, Any]]:
         raise UsageError(f"{' '.join(rest)[:200]}: {str(error).splitlines()[0]}") from None
 
 
+def is_override(word: str) -> bool:
+    """Whether a word is key=value, and not a trial's label such as "ddp gpus=2" or "gpus=2 workers=1"."""
+    key, equals, value = word.partition("=")
+    return bool(equals) and " " not in key and (" " not in value or key in TEXTS or value[0] in "[{" + QUOTES)
+
+
 def _parses(argument: str) -> bool:
     try:
         OmegaConf.from_dotlist([argument])

@@ -48,6 +48,10 @@ class Config:
     extra: list[dict[str, Scalar]]
     results: Path
     tree: DictConfig
+    looking: bool = False
+    """Nothing is run by it: a timed study is of the GPU model that its ledger has, whatever this machine has."""
+    with_finished: bool = False
+    """The plan holds, beside the grid, what has finished and differs from it only in what is swept, and in seeds."""
 
     @property
     def ledger(self) -> Path:

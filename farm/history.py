@@ -10,7 +10,7 @@ import numpy as np
 
 from farm.ledger.durable import MANIFEST
 from farm.ledger.scan import DONE, trial_directories, trial_id
-from trials.spec import Spec
+from trials.spec import Spec, steps_of
 
 IGNORED = ("config_seed", "config_epochs")
 """Columns that make two trials no less related: seeds take equally long, and epochs are scaled."""
@@ -23,10 +23,11 @@ FIXED = ("config_module", "config_hardware", "config_dataset")
 def estimated_seconds(ledger: Path, specs: Sequence[Spec], epochs_done: Mapping[str, int]) -> dict[str, float]:
     """Seconds that each spec still needs, by id, from the finished trials that differ in the fewest parameters.
 
-    The median of what these took for an epoch, times the epochs that are left after `epochs_done` (where trials
-    have no parameter `epochs`, the median of their whole time). Relatives that differ in one number alone, at two
-    of its values or more, give a power law in that number: M=32 is foreseen from M=1 and M=2. Specs without any
-    finished relative (same trial module, hardware and dataset) are left out.
+    The median of what these took for an epoch, times the epochs that are left after `epochs_done`. Where trials
+    have no parameter `epochs`, the median of their whole time, less the share of their module's `steps` that is
+    done. Relatives that differ in one number alone, at two of its values or more, give a power law in that number:
+    M=32 is foreseen from M=1 and M=2. Specs without any finished relative (same trial module, hardware and dataset)
+    are left out.
     """
     done = _finished(ledger) if specs else {}
     if not done.get("seconds"):
@@ -41,9 +42,10 @@ def estimated_seconds(ledger: Path, specs: Sequence[Spec], epochs_done: Mapping[
         key = tuple(repr(values.get(c)) for c in relatives.columns)
         if key not in rates:
             rates[key] = relatives.rate(key)
-        rate, whole = rates[key], float(values.get("config_epochs") or 0)
+        rate, steps = rates[key], steps_of(spec.module, spec.parameters)
         if rate is not None:
-            found[spec.id] = rate * max(whole - epochs_done.get(spec.id, 0), 0) if whole else rate
+            left = max(1 - epochs_done.get(spec.id, 0) / steps, 0.0) if steps else 1.0
+            found[spec.id] = rate * float(values.get("config_epochs") or 1) * left
     return found
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from farm.config import Config
 from farm.errors import UsageError
 from farm.ledger.scan import Progress
-from trials.spec import Scalar, Spec, revision_of, trial_module
+from trials.spec import Scalar, Spec, parameter_defaults, revision_of, trial_module
 
 State = Literal["done", "partial", "new", "failed", "unschedulable"]
 READABLE_LENGTH = 60
@@ -100,19 +100,38 @@ def specs(config: Config, fingerprint: str, hardware: str | None) -> list[tuple[
             raise UsageError(f"{_point_text(point)}: {problem}")
         bundle = _bundle(config, parameters)
         for seed in config.settings.seeds:
-            spec = Spec(
-                module=config.settings.module,
-                parameters=parameters,
-                seed=seed,
-                threads=config.settings.threads,
-                dataset=config.settings.data,
-                fingerprint=fingerprint,
-                revision=revision_of(config.settings.module, parameters),
-                timed=config.settings.timed,
-                hardware=hardware if config.settings.timed else None,
-            )
+            spec = _spec(config, parameters, seed, fingerprint, hardware)
             found.setdefault(spec.id, (spec, bundle))
     return list(found.values())
+
+
+def kin(config: Config, fingerprint: str, hardware: str | None, others: Iterable[Spec]) -> list[tuple[Spec, Bundle]]:
+    """Those of other specs of its trial module that differ from the grid only in what is swept, and in seeds."""
+    resolve = getattr(trial_module(config.settings.module), "resolve", dict)
+    axes = {*config.sweep, *(k for group in config.zip for k in group), *(k for point in config.extra for k in point)}
+    found = []
+    for other in others:
+        values = {**parameter_defaults(other.module), **other.parameters}
+        parameters = resolve({**config.parameters, **{k: values[k] for k in axes}})
+        spec = _spec(config, parameters, other.seed, fingerprint, hardware)
+        if spec.id == other.id:
+            found.append((spec, _bundle(config, parameters)))
+    return found
+
+
+def _spec(config: Config, parameters: Mapping[str, Scalar], seed: int, fingerprint: str, hardware: str | None) -> Spec:
+    settings = config.settings
+    return Spec(
+        module=settings.module,
+        parameters=parameters,
+        seed=seed,
+        threads=settings.threads,
+        dataset=settings.data,
+        fingerprint=fingerprint,
+        revision=revision_of(settings.module, parameters),
+        timed=settings.timed,
+        hardware=hardware if settings.timed else None,
+    )
 
 
 def make(
@@ -208,16 +227,18 @@ def _state(progress: Progress, bundle: Bundle, nodes: Sequence[Node], retry: str
     if progress.state == "done":
         return "done", ""
     if nodes and not any(n.cpu >= bundle.cpu and n.gpu >= bundle.gpu for n in nodes):
-        return "unschedulable", _too_large(bundle, nodes)
+        return "unschedulable", _too_large(bundle, nodes, progress.epoch)
     if progress.state == "failed" and retry == "failed":
         return ("partial" if progress.epoch else "new"), ""
     return progress.state, progress.error
 
 
-def _too_large(bundle: Bundle, nodes: Sequence[Node]) -> str:
+def _too_large(bundle: Bundle, nodes: Sequence[Node], epoch: int) -> str:
     need = _count(bundle.cpu, "CPU") + (f" and {_count(bundle.gpu, 'GPU')}" if bundle.gpu else "")
     best = max(nodes, key=lambda n: (n.gpu, n.cpu))
     hint = "; device=cpu resources.gpu=0 runs without a GPU" if bundle.gpu and not best.gpu else ""
+    if epoch:  # a result of another device would not go on from it
+        hint = f"; it goes on after epoch {epoch} where a node holds it"
     return (
         f"needs {need} on one node; the largest node has {_count(best.cpu, 'CPU')} and {_count(best.gpu, 'GPU')}{hint}"
     )

@@ -1,12 +1,15 @@
-"""The grid of a study's last command: what `farm status` and `farm why` speak of when no other is named."""
+"""What `farm status`, `why`, `export` and `report` speak of when a study is named alone: the grid of its last command,
+and whatever of the study has finished besides."""
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from pathlib import Path
 
 from farm import config as configuration
 from farm.config import Config
+from farm.errors import UsageError
 
 PLACE = ("problem", "study", "site", "results")
 """Keys that say which ledger is meant, and nothing of the grid in it."""
@@ -15,15 +18,25 @@ ONCE = ("trial", "retry", "max_gpu_hours")
 
 
 def last_grid(overrides: list[str]) -> tuple[Config, list[str]]:
-    """The configuration of these overrides, or, where they name a study alone, of its last command; and its words."""
-    config = configuration.load(overrides)
+    """The configuration of these overrides, or, where they name a study alone, of its last command; and its words.
+
+    A study that is named alone is taken `with_finished`. Raises `UsageError` for a wrong word among the overrides.
+    """
+    config = dataclasses.replace(configuration.load(overrides), looking=True)
     if any(_key(o) not in PLACE for o in overrides):
         return config, overrides
     earlier = [o for o in recorded_command(config.ledger) if _key(o) not in (*PLACE, *ONCE)]
-    if not earlier:
-        return config, overrides
     words = [*overrides, *earlier]
-    return configuration.load(words), words
+    try:
+        found = configuration.load(words)
+    except UsageError:  # a word of then that the study no longer knows
+        words, found = overrides, config
+    return dataclasses.replace(found, looking=True, with_finished=True), words
+
+
+def place_words(overrides: list[str]) -> list[str]:
+    """Those of a command's words that name its study and ledger."""
+    return [o for o in overrides if _key(o) in PLACE]
 
 
 def studies_with_results(overrides: list[str]) -> list[list[str]]:

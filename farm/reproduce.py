@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import shlex
 import signal
 import subprocess
 import sys
@@ -33,9 +34,9 @@ PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True)
 class Part:
-    """One study of the whole: how its run ended, and its plan as it stands then."""
+    """One study of the whole: its command's words, how its run ended, and its plan as it stands then."""
 
-    selector: str
+    words: tuple[str, ...]
     config: Config
     exit_code: int
     plan: Plan
@@ -44,21 +45,26 @@ class Part:
 def reproduce(
     overrides: Sequence[str], report: Callable[[Config], None], studies: Sequence[str] = STUDIES
 ) -> tuple[int, list[Part]]:
-    """Run each study and `report` it; the exit code, as of a run, and the parts. A drain ends it at once."""
+    """Run each study and `report` it; the exit code, as of a run, and the parts. A drain ends it at once.
+
+    Where a run was refused (exit 3) and another had failed trials (1), it is 3: that is to be mended first.
+    """
     if wrong := [o for o in overrides if o.partition("=")[0] in ("problem", "study", "trial")]:
         raise UsageError(f"{wrong[0]}: farm reproduce runs every study; farm run {wrong[0]} runs one")
     configs = [configuration.load([s, *overrides]) for s in studies]  # a misspelt word ends it before anything runs
     parts: list[Part] = []
+    stopped = None
     for selector, config in zip(studies, configs, strict=True):
-        print(f"== {config.settings.title or config.study} ({selector}) ==", flush=True)
-        code = _run([selector, *overrides])
-        parts.append(Part(selector, config, code, study.make_plan(config)))
+        words = (selector, *overrides)
+        if stopped is None:
+            print(f"== {config.settings.title or config.study} ({selector}) ==", flush=True)
+        code = _run(words) if stopped is None else stopped
+        parts.append(Part(words, config, code, study.make_plan(config)))
         if code in (RESUMABLE, INTERRUPTED):
-            return code, parts
-        if (config.ledger / "export").is_dir():
+            stopped = code  # the rest is not begun, and missing
+        elif (config.ledger / "export").is_dir():
             report(config)
-    complete = all(part.exit_code == COMPLETE for part in parts)
-    return COMPLETE if complete else FAILED, parts
+    return stopped or max(part.exit_code if part.exit_code >= 0 else FAILED for part in parts), parts  # killed: below 0
 
 
 def _run(arguments: Sequence[str]) -> int:
@@ -83,7 +89,7 @@ def _die_with_parent() -> None:
 
 def lacking(parts: Sequence[Part], reference: Path = REFERENCE) -> Iterator[str]:
     """What is missing, study by study, and what it would take; one line where nothing is."""
-    if all(part.exit_code == COMPLETE for part in parts) and len(parts) == len(STUDIES):
+    if all(part.exit_code == COMPLETE for part in parts):
         yield "nothing is missing: every trial of every study is done"
         return
     for part in parts:
@@ -107,9 +113,11 @@ def _needs(part: Part, missing: Sequence[Trial], reference: Path) -> str:
     """ "it takes 4 GPUs on one node at most and about 3.10 GPU-hours (…): farm submit problem=4 site=…"."""
     gpus = max(t.bundle.gpu for t in missing)
     hardware = f"{gpus:g} GPU{'' if gpus == 1 else 's'} on one node" if gpus else f"{missing[0].bundle.cpu:g} CPU"
-    hint = f"python farm/run.py {part.selector}" + (f", or farm submit {part.selector} site=NAME" if gpus else "")
+    words = shlex.join(part.words)
+    site = "" if any(w.startswith("site=") for w in part.words) else " site=NAME"
+    hint = f"python farm/run.py {words}" + (f", or farm submit {words}{site}" if gpus else "")
     if any(t.state == "failed" for t in missing):
-        hint = f"python farm/run.py {part.selector} retry=failed"
+        hint = f"python farm/run.py {words} retry=failed"
     return f"it takes {hardware} and {_time(part, missing, reference)}: {hint}"
 
 

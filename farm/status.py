@@ -13,7 +13,7 @@ import shutil
 import socket
 import subprocess
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,9 +21,19 @@ from typing import Any
 
 from farm import study
 from farm.config import Config
-from farm.ledger.durable import read_json, read_manifest
-from farm.ledger.scan import attempt_directories, attempt_records, commit_epoch, commits, trial_directories, trial_id
+from farm.ledger.durable import MANIFEST, read_json, read_manifest
+from farm.ledger.scan import (
+    DONE,
+    attempt_directories,
+    attempt_records,
+    commit_epoch,
+    commits,
+    trial_directories,
+    trial_id,
+)  # fmt: skip
 from farm.plan import STATES, Plan, Trial
+from farm.slurm.submit import site_nodes
+from trials.spec import steps_of
 
 SILENT_SECONDS = 60.0
 """A driver elsewhere whose heartbeat is this old is taken for dead (it beats every 5 s; clocks differ a little)."""
@@ -70,7 +80,7 @@ class GpuUse:
 
 @dataclass(frozen=True)
 class Status:
-    """A study now. `gpu_hours_spent` counts every attempt, also those that failed; `seconds_left` is wall-clock."""
+    """A study now. `gpu_hours_spent` is of all attempts in the ledger, failed too; `seconds_left` is wall-clock."""
 
     study: str
     driver: Driver | None
@@ -80,6 +90,8 @@ class Status:
     seconds_left: float | None
     gpus_held: float
     gpus_here: tuple[GpuUse, ...]
+    finished_outside: int = 0
+    """Finished trials in the ledger that the grid does not hold."""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -96,10 +108,10 @@ def status(config: Config, now: datetime | None = None) -> Status:
     """Look at a study's ledger."""
     now = now or datetime.now(UTC)
     driver = driver_at_work(config.ledger, now)
-    elsewhere = driver is not None and (driver.host != socket.gethostname() or bool(study.cluster_address(config)))
-    plan = study.make_plan(config, [] if elsewhere else None)
+    plan = study.make_plan(config, site_nodes(config))
     folders = {trial_id(p): p for p in trial_directories(config.ledger)}
     trials = tuple(_trial(t, folders.get(t.id), driver, now) for t in plan.trials)
+    known = {t.id for t in trials}
     held = sum(t.gpus for t in trials if t.state == "running")
     here = driver is not None and driver.host == socket.gethostname() and held
     open_trials = [t for t in trials if t.state in ("running", "partial", "new")]
@@ -114,6 +126,7 @@ def status(config: Config, now: datetime | None = None) -> Status:
         seconds_left=_wall_clock(open_trials),
         gpus_held=held,
         gpus_here=gpu_use() if here else (),
+        finished_outside=sum((p / DONE / MANIFEST).exists() for i, p in folders.items() if i not in known),
     )
 
 
@@ -137,7 +150,7 @@ def _trial(trial: Trial, folder: Path | None, driver: Driver | None, now: dateti
         state=trial.state,
         status=trial.status,
         epoch=trial.epoch,
-        epochs=int(trial.spec.parameters.get("epochs") or 0),
+        epochs=trial.epoch if trial.status == "completed" else steps_of(trial.spec.module, trial.spec.parameters),
         gpus=trial.bundle.gpu,
         seconds_left=trial.seconds,
         error=trial.reason,
@@ -163,7 +176,7 @@ def _trial(trial: Trial, folder: Path | None, driver: Driver | None, now: dateti
 
 def _running_left(trial: Trial, attempts: Sequence[Path], elapsed: float) -> float | None:
     """By the pace of this attempt's own epochs where it has committed any, else by the estimate."""
-    epochs = int(trial.spec.parameters.get("epochs") or 0)
+    epochs = steps_of(trial.spec.module, trial.spec.parameters)
     newest = commits(attempts[-1])
     if newest and epochs:
         begun_at = max((commit_epoch(c) for a in attempts[:-1] for c in commits(a)), default=0)
@@ -175,20 +188,25 @@ def _running_left(trial: Trial, attempts: Sequence[Path], elapsed: float) -> flo
 
 
 def _spent(plan: Plan, folders: dict[str, Path], now: datetime, running: set[str]) -> float:
-    """GPU-hours of every attempt at the plan's trials. One whose end nobody saw counts up to its last commit."""
-    hours = 0.0
-    for trial in plan.trials:
-        if trial.id not in folders or not trial.bundle.gpu:
+    """GPU-hours of every attempt in the ledger. One whose end nobody saw counts up to its last commit."""
+    hours, planned = 0.0, {t.id: t.bundle.gpu for t in plan.trials}
+    for identity, folder in folders.items():
+        if planned.get(identity) == 0:
             continue
-        records = list(attempt_records(folders[trial.id].parent.parent, folders[trial.id]))
+        records = list(attempt_records(folder.parent.parent, folder))
         for record in records:
             seconds = float(record.get("seconds") or 0)
             if record["how"] == "lost":
-                attempt = folders[trial.id] / "attempts" / str(record["attempt"])
-                live = trial.id in running and record is records[-1]
+                attempt = folder / "attempts" / str(record["attempt"])
+                live = identity in running and record is records[-1]
                 seconds = _age(str(record.get("started_at", "")), now) if live else _last_commit_seconds(attempt)
-            hours += seconds * trial.bundle.gpu / 3600
+            hours += seconds * planned.get(identity, _gpus(record)) / 3600
     return hours
+
+
+def _gpus(record: Mapping[str, Any]) -> int:
+    """GPUs that an attempt saw."""
+    return len(str(record.get("visible_devices") or "").split(",")) if record.get("gpu_ids") else 0
 
 
 def _last_commit_seconds(attempt: Path) -> float:

@@ -51,6 +51,11 @@ def _whole(status: Status, command: str) -> Group:
     driver = status.driver
     who = f"pid {driver.pid} on {driver.host} since {driver.since[:19]}Z" if driver else "no driver at work"
     lines = [_headline(status), f"{command}  ({who})"]
+    if n := status.finished_outside:
+        lines.append(
+            f"outside this grid: {n} finished trial{'' if n == 1 else 's'}; farm status with the study's name alone "
+            "takes in what differs only in what is swept"
+        )
     return Group(*map(Text, lines), _table(status), *map(Text, [*_gpus(status), *_failures(status)]))
 
 

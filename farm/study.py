@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import secrets
 import shlex
 import signal
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from farm import budget, provenance
 from farm import plan as planning
 from farm.attempt import Request
 from farm.config import Config
 from farm.errors import COMPLETE, FAILED, PreflightError, UsageError
-from farm.ledger.durable import read_json, write_file
+from farm.ledger.durable import MANIFEST, read_json, write_file
 from farm.ledger.lock import LedgerLock
-from farm.ledger.scan import scan, trial_directories
-from farm.ledger.store import drain_file, quarantine
+from farm.ledger.scan import DONE, scan, trial_directories, trial_id
+from farm.ledger.store import drain_file, quarantine, spec_of
 from farm.ledger.tidy import sweep_ledger
 from farm.plan import Node, Plan, Trial
 from farm.signals import Signals
 from farm.slurm.cluster import FARM_UP, kinds_that_are_up
 from farm.view import View, counts
+from trials.spec import Spec
+
+if TYPE_CHECKING:
+    from farm.ledger.export import Export
 
 UP = "up"
 """`ray_address=up`: the cluster of `farm up`."""
@@ -49,6 +56,8 @@ def make_plan(config: Config, nodes: list[Node] | None = None, estimate: bool = 
     from farm.history import estimated_seconds
 
     grid = planning.specs(config, _fingerprint(config), _hardware(config))
+    if config.with_finished:
+        grid += finished_outside(config, grid)
     if config.trial_id is not None:
         grid = [(s, b) for s, b in grid if s.id == config.trial_id]
         if not grid:
@@ -61,6 +70,18 @@ def make_plan(config: Config, nodes: list[Node] | None = None, estimate: bool = 
     epochs_done = {i: progress.epoch for i, progress in states.items()}
     seconds = estimated_seconds(config.ledger, missing, epochs_done) if estimate else {}
     return planning.make(config, grid, states, nodes, digest, seconds)
+
+
+def finished_outside(
+    config: Config, grid: Sequence[tuple[Spec, planning.Bundle]] | None = None
+) -> list[tuple[Spec, planning.Bundle]]:
+    """What of the study has finished outside the grid, but differs from it only in what is swept, and in seeds."""
+    fingerprint, hardware = _fingerprint(config), _hardware(config)
+    known = {s.id for s, _ in grid or planning.specs(config, fingerprint, hardware)}
+    paths = [p for p in trial_directories(config.ledger) if trial_id(p) not in known and (p / DONE / MANIFEST).exists()]
+    others = [(trial_id(p), spec) for p in paths if (spec := spec_of(p)) is not None]
+    whole = (spec for i, spec in others if spec.module == config.settings.module and spec.id == i)
+    return planning.kin(config, fingerprint, hardware, whole)
 
 
 def local_nodes(config: Config) -> list[Node]:
@@ -112,13 +133,25 @@ def run(config: Config, arguments: list[str]) -> Result:
                 if lock.lost:
                     _say(f"{config.ledger}: another driver has taken this ledger over; this one leaves it alone")
                     break
-                exported, damaged = _export(config, plan)
+                exported, damaged = _export(config, plan if config.trial_id is None else _whole_plan(config))
                 if not damaged:
                     break
                 plan = make_plan(config)
             drain.unlink(missing_ok=True)
     comparison = budget.comparison(planned, config.ledger, run_id)
     return Result(_exit_code(plan, signals), plan, exported, comparison)
+
+
+def _whole_plan(config: Config) -> Plan:
+    """The plan to export: the grid without `trial=ID`, and no machine's size held against a trial."""
+    return make_plan(dataclasses.replace(config, trial_id=None), [], estimate=False)
+
+
+def export(config: Config) -> Export:
+    """Bring a ledger's export up to date with what has finished, without a run."""
+    from farm.ledger.export import export
+
+    return export(config.ledger, _whole_plan(config), config.settings.module)
 
 
 def _execute(config: Config, plan: Plan, run_id: str, signals: Signals) -> Plan:
@@ -228,6 +261,8 @@ def _hardware(config: Config) -> str | None:
         raise UsageError(f"hardware={settings.hardware}: these trials run on the CPU (device, resources.gpu)")
     if on_cpu or settings.hardware:
         return settings.hardware or "cpu"
+    if config.looking and (model := _ledger_hardware(config)) != "none":
+        return model  # what has been measured is looked at, and not on this machine
     models = sorted(set(provenance.gpu_models()))
     if len(models) == 1:
         return models[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from farm.errors import UsageError
 from farm.ledger.durable import MANIFEST, read_json
 from farm.ledger.scan import DONE, attempt_records, trial_directories, trial_id
 from farm.plan import Plan, Trial
+from farm.slurm.submit import site_nodes
 from trials.spec import parameter_defaults
 
 ABSENT = "(not there)"
@@ -129,13 +130,16 @@ def _history(ledger: Path, trial: Trial) -> Iterator[str]:
         yield f"  attempt {record['attempt']} {where}: {record['how']}{said}{log}"
 
 
-def plan_with(configs: Sequence[Config], wanted: str) -> tuple[Config, Plan, Trial]:
-    """The first of several studies whose plan has the trial."""
+def plan_with(configs: Iterable[Config], wanted: str) -> tuple[Config, Plan, Trial]:
+    """The first of several grids, of one study or more, whose plan has the trial. Raises `UsageError` if none has."""
+    errors: dict[str, UsageError] = {}
     for config in configs:
-        plan = study.make_plan(config)
+        plan = study.make_plan(config, site_nodes(config))
         try:
             return config, plan, find(plan, wanted)
-        except UsageError:
-            continue
-    names = ", ".join(c.study for c in configs) or "nothing"
+        except UsageError as error:
+            errors[config.study] = error
+    if len(errors) == 1:
+        raise errors.popitem()[1]
+    names = ", ".join(errors) or "nothing"
     raise UsageError(f"{wanted}: no such trial in {names}; farm why TRIAL problem=4 looks in that study")

@@ -23,21 +23,12 @@ SAME = (
 """Parameters that a repetition is told as they are."""
 
 
-def rungs(p: Parameters) -> list[int]:
-    """The ladder: 32, 128, 512, …"""
-    found, batch = [], p.first_batch
-    while batch <= p.last_batch:
-        found.append(batch)
-        batch *= p.batch_factor
-    return found
-
-
 class Climb:
     """The way up the ladder. Its state is how far it came: every repetition starts afresh, so nothing else is kept."""
 
     def __init__(self, p: Parameters, spec: Spec, context: Context, images: Images, common: Row) -> None:
         self.p, self.spec, self.context, self.images, self.common = p, spec, context, images, common
-        self.points = [(rung, repeat) for rung in rungs(p) for repeat in range(1, p.repeats + 1)]
+        self.points = [(rung, repeat) for rung in p.rungs() for repeat in range(1, p.repeats + 1)]
         before: State = context.state or {"at": 0, "rows": 0}
         self.at, self.number = int(before["at"]), int(before["rows"])
         self._measure: Callable[[Setup], list[Measured]]

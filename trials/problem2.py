@@ -21,9 +21,11 @@ from dataclasses import dataclass
 from trials.problem2_tables import TABLES
 from trials.spec import Context, Outcome, Scalar, Spec, TrialRun, parameter
 
-__all__ = ["TABLES", "Parameters", "check", "resolve", "revision", "run"]
+__all__ = ["TABLES", "Parameters", "check", "resolve", "revision", "run", "steps"]
 
 REVISION = 1
+TRAIN_IMAGES = 50_000
+"""CIFAR-10's."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,14 @@ class Parameters:
         0, "train on the first n images of the canonical order; 0: all", unit="images", minimum=0
     )
 
+    def rungs(self) -> list[int]:
+        """The ladder: 32, 128, 512, …"""
+        found, batch = [], self.first_batch
+        while batch <= self.last_batch:
+            found.append(batch)
+            batch *= self.batch_factor
+        return found
+
 
 def resolve(parameters: Mapping[str, Scalar]) -> dict[str, Scalar]:
     """One GPU scales nowhere: its weak and strong trials are one."""
@@ -67,6 +77,14 @@ def resolve(parameters: Mapping[str, Scalar]) -> dict[str, Scalar]:
 def revision(parameters: Mapping[str, Scalar]) -> int:
     """DDP's is 2: since then waiting for other ranks' batches is data wait. DataParallel has no ranks."""
     return 2 if parameters.get("mode") == "ddp" else REVISION
+
+
+def steps(parameters: Mapping[str, Scalar]) -> int:
+    """The links, each repetition of a rung that the data hold, and all other rungs; fewer where memory is full."""
+    p = Parameters(**parameters)  # type: ignore[arg-type]
+    largest = (p.train_examples or TRAIN_IMAGES) // (p.gpus if p.scaling == "weak" else 1)
+    held = [rung <= largest for rung in p.rungs()]
+    return 1 + p.repeats * sum(held) + (not all(held))
 
 
 def check(parameters: Mapping[str, Scalar]) -> str | None:

@@ -82,12 +82,13 @@ def _same(a: Scalar, b: Scalar) -> bool:
 def trial_module(name: str) -> Any:
     """Import a trial module, e.g. "trials.problem4". It imports torch only inside `run`.
 
-    A trial module has `REVISION: int` (raised when old results stop being comparable), a dataclass
-    `Parameters` whose fields are made by `parameter`, and `run(spec, context)`, a `TrialRun` generator.
-    It may have `resolve(parameters)`, which returns all parameters with those filled in that follow from others
-    (a default that depends on the method), so that a spec says everything; `check(parameters)`, which says what
-    is wrong with them together; `revision(parameters)`, where a change concerned some of its trials only and REVISION
-    is that of the others; `TABLE`, the name of its row table (else "epochs"); `COLUMNS`, columns of its own rows; and
+    A trial module has `REVISION: int` (raised when old results stop being comparable), a dataclass `Parameters` whose
+    fields are made by `parameter`, and `run(spec, context)`, a `TrialRun` generator. It may have
+    `resolve(parameters)`, which returns all parameters with those filled in that follow from others (a default that
+    depends on the method), so that a spec says everything; `check(parameters)`, which says what is wrong with them
+    together; `revision(parameters)`, where a change concerned some of its trials only and REVISION is that of the
+    others; `steps(parameters)`, how often a trial without a parameter `epochs` yields at most (for its progress and
+    time left only); `TABLE`, the name of its row table (else "epochs"); `COLUMNS`, columns of its own rows; and
     `SUMMARY`, columns of its trials' one row.
     """
     return importlib.import_module(name)
@@ -98,6 +99,14 @@ def revision_of(module: str, parameters: Mapping[str, Scalar]) -> int:
     source = trial_module(module)
     found: int = source.revision(parameters) if hasattr(source, "revision") else source.REVISION
     return found
+
+
+def steps_of(module: str, parameters: Mapping[str, Scalar]) -> int:
+    """How often a trial yields, at most: its `epochs`, else its module's `steps(parameters)`, else 0: not known."""
+    if isinstance(epochs := parameters.get("epochs"), int):
+        return epochs
+    steps: Callable[[Mapping[str, Scalar]], int] | None = getattr(trial_module(module), "steps", None)
+    return 0 if steps is None else steps(parameters)
 
 
 @functools.cache

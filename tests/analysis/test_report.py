@@ -77,6 +77,13 @@ def test_a_report_says_what_is_missing(written):
     assert "cutout-M16-seed1: missing (new)" in written[1].markdown.read_text().replace("\\", "")
 
 
+def test_finished_trials_outside_the_plan_are_named(made_up, tmp_path):
+    del made_up.tables["plan"][0]
+    text = report.write_report(made_up.write(tmp_path), "4").markdown.read_text()
+    name = made_up.tables["trials"][0]["name"]
+    assert f"Outside this grid, and not shown: 1 finished trial (`{name}`)." in text
+
+
 def test_drawn_images_are_not_passed_off_as_cifar(made_up, tmp_path):
     for row in made_up.tables["plan"]:
         row["config_dataset"] = "synthetic"
@@ -122,6 +129,11 @@ def test_a_report_is_stale_when_rows_change(written):
 def test_a_report_is_stale_when_one_of_its_files_is_gone(written):
     written[1].html.unlink()
     assert report.is_stale(written[0]) == [f"{written[1].html} is missing"]
+
+
+def test_an_index_over_results_that_are_not_there_says_so(tmp_path):
+    with pytest.raises(AnalysisError, match="no study there has a report"):
+        report.write_index(tmp_path / "nope")
 
 
 def test_no_report_is_stale(study_dir):

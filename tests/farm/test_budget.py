@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from attempts import attempt, directory, request
 from commands import COUNTING
@@ -15,9 +16,10 @@ from farm import config as configuration
 from farm.errors import PreflightError
 from farm.history import estimated_seconds
 from farm.ledger.export import export
+from farm.ledger.schema import config_columns
 from farm.plan import Bundle, Plan, Trial
 from farm.study import make_plan
-from trials.spec import Spec
+from trials.spec import Spec, parameter_defaults
 
 STUDY = [f"study={COUNTING}", "executor=inline"]
 
@@ -59,6 +61,19 @@ def test_an_estimate_is_scaled_by_the_epochs_that_are_left(timed: Path) -> None:
     wanted = spec(factor=1, epochs=12)
     assert estimated_seconds(timed, [wanted], {})[wanted.id] == pytest.approx(120)
     assert estimated_seconds(timed, [wanted], {wanted.id: 9})[wanted.id] == pytest.approx(30)
+
+
+def test_a_trial_without_epochs_has_less_to_go_by_the_steps_that_are_done(tmp_path: Path) -> None:
+    def problem2(gpus: int) -> Spec:
+        values = parameter_defaults("trials.problem2") | {"gpus": gpus}
+        return Spec("trials.problem2", values, 0, 1, "cifar10", "x", 1, True, "NVIDIA H200")
+
+    (tmp_path / "export").mkdir()
+    row = config_columns(problem2(2)) | {"trial_id": problem2(2).id, "seconds": 600.0}
+    pd.DataFrame([row]).to_parquet(tmp_path / "export" / "trials.parquet")
+    wanted = problem2(1)  # 20 steps: the links, 18 repetitions that the data hold, and a rung that they do not
+    assert estimated_seconds(tmp_path, [wanted], {})[wanted.id] == pytest.approx(600)
+    assert estimated_seconds(tmp_path, [wanted], {wanted.id: 15})[wanted.id] == pytest.approx(600 / 4)
 
 
 def test_relatives_along_one_number_give_a_power_law(timed: Path) -> None:

@@ -15,6 +15,7 @@ from attempts import attempt, directory, request
 from commands import COUNTING, exported
 
 from farm import config as configuration
+from farm.cli import main
 from farm.ledger import schema
 from farm.ledger.durable import write_directory
 from farm.ledger.export import export
@@ -104,6 +105,54 @@ def test_the_plan_holds_the_grid_that_was_asked_for(tmp_path: Path) -> None:
     export(config.ledger, make_plan(config), "counting")
     plan = exported(tmp_path, "counting", "plan")
     assert [(r["config_factor"], r["state"]) for r in plan] == [(5, "done"), (6, "new"), (7, "new")]
+
+
+def planned(results: Path) -> list[tuple[object, object]]:
+    return [(r["config_factor"], r["state"]) for r in exported(results, "counting", "plan")]
+
+
+@pytest.fixture
+def swept(tmp_path: Path) -> list[str]:
+    """Words for a study of which factor=5 and factor=6 were run, each by a command of its own."""
+    words = [f"study={COUNTING}", f"results={tmp_path}", "executor=inline", "trial.epochs=2"]
+    assert [main(["run", *words, f"sweep.factor=[{n}]"]) for n in (5, 6)] == [0, 0]
+    return words[:2]
+
+
+def test_a_run_says_what_of_its_study_lies_outside_its_grid(
+    swept: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert planned(tmp_path) == [(6, "done")]
+    assert main(["run", *swept, "executor=inline", "trial.epochs=2", "sweep.factor=[6]"]) == 0
+    command = f"farm report study={COUNTING} results={tmp_path}"
+    assert f"outside this grid: 1 finished trial of this study; {command} takes them in" in capsys.readouterr().out
+
+
+def test_a_study_named_alone_is_exported_with_all_that_has_finished(swept: list[str], tmp_path: Path) -> None:
+    assert main(["export", *swept]) == 0
+    assert planned(tmp_path) == [(6, "done"), (5, "done")]
+    assert main(["export", *swept, "trial.epochs=2", "sweep.factor=[5,7]"]) == 0
+    assert planned(tmp_path) == [(5, "done"), (7, "new")]
+
+
+def test_what_differs_in_more_than_the_sweep_stays_out(swept: list[str], tmp_path: Path) -> None:
+    assert main(["run", *swept, "executor=inline", "trial.epochs=3", "sweep.factor=[5]"]) == 0
+    assert main(["export", *swept]) == 0
+    assert planned(tmp_path) == [(5, "done")]
+
+
+def test_a_run_of_one_trial_exports_the_whole_grid(tmp_path: Path) -> None:
+    words = [f"study={COUNTING}", f"results={tmp_path}", "executor=inline"]
+    identity = make_plan(configuration.load(words)).trials[1].id
+    assert main(["run", *words, f"trial={identity}"]) == 0
+    assert planned(tmp_path) == [(1, "new"), (2, "done")]
+
+
+def test_the_size_of_the_machine_that_exports_is_not_in_the_plan(tmp_path: Path) -> None:
+    words = [f"study={COUNTING}", f"results={tmp_path}", "cpus=1", "gpus=0", "resources.gpu=4"]
+    (tmp_path / "counting").mkdir()
+    assert main(["export", *words]) == 0
+    assert planned(tmp_path) == [(1, "new"), (2, "new")]
 
 
 def test_pandas_reads_the_export(tmp_path: Path) -> None:

@@ -30,6 +30,15 @@ def factors(*overrides: str) -> list[tuple[object, object]]:
     return [(s.parameters["factor"], s.parameters["epochs"]) for s, _ in grid(*overrides)]
 
 
+def test_a_begun_trial_that_no_node_holds_names_its_epoch_and_no_other_device() -> None:
+    identity = grid("resources.gpu=2")[0][0].id
+    begun, new = plan("resources.gpu=2", ledger={identity: Progress("partial", epoch=15)}).trials
+    assert begun.state == new.state == "unschedulable"
+    assert "it goes on after epoch 15" in begun.reason
+    assert "device=cpu" not in begun.reason
+    assert "device=cpu" in new.reason
+
+
 def test_lists_are_axes_of_a_product() -> None:
     assert factors("sweep.factor=[1,2]", "sweep.epochs=[3,4]") == [(1, 3), (1, 4), (2, 3), (2, 4)]
 

@@ -70,7 +70,7 @@ def test_a_signal_drains_the_study_and_ends_it_all(tmp_path: Path) -> None:
     run.send_signal(signal.SIGTERM)
     out, _ = run.communicate(timeout=30)
     assert (run.returncode, out.count("==")) == (75, 2)  # the heading of the first study alone
-    assert "counting: 2 of 2 trials are missing (1 partial, 1 new)" in out
+    assert out.count("counting: 2 of 2 trials are missing (1 partial, 1 new)") == 2  # the one not begun too
 
 
 def test_a_study_named_there_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,9 +83,20 @@ def test_a_misspelt_word_ends_it_before_anything_runs(tmp_path: Path, capsys: py
     assert not list(tmp_path.iterdir())
 
 
+def test_results_that_cannot_be_made_are_exit_3_and_every_study_is_missing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code, parts = reproduce(["results=/proc/nope", "executor=inline"], lambda c: None, [f"study={COUNTING}"])
+    assert (code, "cannot be written" in capfd.readouterr().err) == (3, True)
+    lines = list(lacking(parts))
+    assert lines[0] == "counting: 2 of 2 trials are missing (2 new)"
+    assert lines[-1].endswith(f"python farm/run.py study={COUNTING} results=/proc/nope executor=inline")
+
+
 def part(results: Path, *overrides: str, code: int = 1) -> Part:
-    config: Config = configuration.load([f"study={COUNTING}", f"results={results}", *overrides])
-    return Part("study=counting.yaml", config, code, make_plan(config))
+    words = ("study=counting.yaml", f"results={results}", *overrides)
+    config: Config = configuration.load([f"study={COUNTING}", *words[1:]])
+    return Part(words, config, code, make_plan(config))
 
 
 def test_what_no_node_holds_is_said_with_what_it_takes(tmp_path: Path) -> None:
@@ -93,6 +104,8 @@ def test_what_no_node_holds_is_said_with_what_it_takes(tmp_path: Path) -> None:
     assert lines[0] == "counting: 2 of 2 trials are missing (2 unschedulable)"
     assert "needs 1 CPU and 4 GPUs on one node; the largest node has 2 CPUs and 1 GPU" in lines[1]
     assert lines[2].strip().startswith("it takes 4 GPUs on one node and a time that nothing here tells")
+    words = f"study=counting.yaml results={tmp_path} resources.gpu=4 gpus=1 cpus=2"
+    assert lines[2].endswith(f"python farm/run.py {words}, or farm submit {words} site=NAME")
 
 
 def test_what_a_missing_trial_took_elsewhere_is_the_estimate(tmp_path: Path) -> None:

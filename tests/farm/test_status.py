@@ -22,6 +22,7 @@ from farm.cli import main
 from farm.ledger.durable import OWN_DIGEST
 from farm.ledger.lock import LedgerLock
 from farm.ledger.store import now
+from farm.recall import last_grid
 
 STUDY = [f"study={COUNTING}", "executor=inline", "trial.epochs=10"]
 
@@ -114,7 +115,35 @@ def test_the_grid_is_that_of_the_last_command(ledger: Path, capsys: pytest.Captu
     assert (found["counts"], found["trials"][0]["label"]) == ({"done": 3}, "factor=5")
     assert "sweep.factor=[5,6,7]" in found["command"]
     main(["status", *place, "sweep.factor=[8]", "--json"])
-    assert json.loads(capsys.readouterr().out)["counts"] == {"new": 1}
+    other = json.loads(capsys.readouterr().out)
+    assert (other["counts"], other["finished_outside"]) == ({"new": 1}, 3)
+    main(["status", *place, "sweep.factor=[8]"])
+    assert "outside this grid: 3 finished trials" in capsys.readouterr().out
+
+
+def test_what_an_earlier_command_finished_is_in_the_study_named_alone(tmp_path: Path) -> None:
+    place = [f"study={COUNTING}", f"results={tmp_path}"]
+    for factor in (5, 6):
+        main(["run", *place, "executor=inline", f"sweep.factor=[{factor}]"])
+    found = looking.status(last_grid(place)[0])
+    assert (found.counts, found.finished_outside) == ({"done": 2}, 0)
+
+
+def test_gpu_hours_of_all_attempts_in_the_ledger_are_spent(tmp_path: Path) -> None:
+    for factor in (1, 9):
+        wanted = request(tmp_path / "counting", factor=factor)
+        attempt(wanted)
+        first = directory(wanted) / "attempts" / "1"
+        for name, more in (("attempt", {"gpu_ids": "0,1", "visible_devices": "0,1"}), ("end", {"seconds": 1800.0})):
+            path = first / f"{name}.json"
+            path.write_text(json.dumps(json.loads(path.read_text()) | more))
+    found = look(tmp_path, "trial.epochs=3", "sweep.factor=[1]", "resources.gpu=2", "gpus=2")
+    assert (found.counts, found.gpu_hours_spent) == ({"done": 1}, 2.0)
+    assert (found.trials[0].epoch, found.trials[0].epochs) == (3, 3)
+
+
+def test_this_machines_size_is_held_against_no_trial(tmp_path: Path) -> None:
+    assert look(tmp_path, "resources.gpu=64", "cpus=1", "gpus=0").counts == {"new": 2}
 
 
 def test_watching_goes_on_until_the_run_has_ended(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from attempts import attempt, directory, request
 from commands import COUNTING
 
 from farm.cli import main
+from farm.command_line import is_override
 
 
 @pytest.fixture
@@ -69,6 +70,37 @@ def test_a_failed_trial_says_how_to_go_on(tmp_path: Path, capsys: pytest.Capture
 def test_the_beginning_of_an_id_is_enough(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     identity = directory(request(results / "counting", factor=2, epochs=3)).name.rpartition("-")[2]
     assert identity in why(results, capsys, identity[:6])[0]
+
+
+def test_trials_of_the_whole_study_are_known_whatever_was_run_last(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = [f"study={COUNTING}", f"results={tmp_path}"]
+    assert main(["run", *place, "executor=inline", "sweep.factor=[7]"]) == 0
+    for factor, state in ((7, "done"), (2, "new")):
+        identity = directory(request(tmp_path / "counting", factor=factor)).name.rpartition("-")[2]
+        assert main(["why", identity, *place]) == 0
+        assert f"({identity}) of counting is {state}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("word", "override"),
+    [
+        ("hardware=NVIDIA H200", True),
+        ("sweep.factor=[1, 2]", True),
+        ("factor=2", True),
+        ("ddp weak gpus=2", False),
+        ("gpus=2 workers=1", False),
+        ("0f30d898364f", False),
+        ("gpus=", True),
+    ],
+)
+def test_a_label_is_told_from_an_override(word: str, override: bool) -> None:
+    assert is_override(word) is override
+
+
+def test_a_value_may_hold_a_space(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "is done" in why(results, capsys, "factor=1", "trial.epochs=3", "title=Two words")[0]
 
 
 def test_a_wrong_name_gives_the_nearest(results: Path, capsys: pytest.CaptureFixture[str]) -> None:

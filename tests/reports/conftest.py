@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from commands import ROOT, environment
-from pages import block
+from pages import write_own_study
 
 SIZES = {
     "problem=1": ("trial.epochs=2", "trial.train_examples=128", "trial.test_examples=64"),
@@ -37,8 +37,7 @@ for verb, words in json.loads(sys.argv[1]):
 def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A results directory with every study, run and reported in one process."""
     directory = tmp_path_factory.mktemp("smoke")
-    for language, name in (("yaml", "smoothing.yaml"), ("python", "smoothing.py")):
-        (directory / name).write_text(block("own-study.md", language))
+    write_own_study(directory)
     common = ["profile=smoke", f"results={directory / 'results'}"]
     small = [(study, [study, *common, *sizes]) for study, sizes in SIZES.items()]
     verbs = [("run", [*words, "executor=inline", "view=plain"]) for _, words in small]

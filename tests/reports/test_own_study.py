@@ -1,21 +1,35 @@
 """docs/own-study.md, copied and pasted."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
-from commands import exported
-from pages import block
+import pytest
+from commands import environment, exported
+from pages import block, write_own_study
 
 
 def test_the_module_has_under_40_lines() -> None:
     assert len(block("own-study.md", "python").splitlines()) < 40
 
 
-def test_the_commands_are_those_that_are_tested() -> None:
-    assert block("own-study.md", "console").splitlines() == [
-        "$ python farm/run.py study=smoothing.yaml profile=smoke",
-        "$ farm report study=smoothing.yaml profile=smoke",
-    ]
+@pytest.mark.ray
+def test_the_page_is_copied_and_its_commands_run(tmp_path: Path) -> None:
+    write_own_study(tmp_path)
+    commands = [line.removeprefix("$ ") for line in block("own-study.md", "console").splitlines()]
+    environment_here = environment() | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "-ec", "\n".join(commands)],
+        cwd=tmp_path,
+        env=environment_here,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "4 of 4 trials of the plan are done" in (tmp_path / "results/smoothing/report/report.md").read_text()
 
 
 def test_label_smoothing_changes_what_is_learned(smoke: Path) -> None:

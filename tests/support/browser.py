@@ -118,7 +118,7 @@ def browser() -> Iterator[Browser]:
     """A browser of our own for the length of a block, with an empty profile."""
     into, to = os.pipe()
     back, out = os.pipe()
-    ends = [fcntl.fcntl(fd, fcntl.F_DUPFD, 10) for fd in (into, out)]
+    ends = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in (into, out)]
 
     def hand_over() -> None:
         os.dup2(ends[0], 3)
@@ -130,7 +130,7 @@ def browser() -> Iterator[Browser]:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             preexec_fn=hand_over,
-            pass_fds=(3, 4),
+            close_fds=False,  # pass_fds wants 3 and 4 open here; all else that Python opens ends with exec anyway
         )
         for fd in (into, out, *ends):
             os.close(fd)

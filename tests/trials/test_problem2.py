@@ -139,6 +139,12 @@ def test_a_batch_larger_than_the_data_is_skipped(context: Any, scaling: str, run
     assert "more than the 70 there are" in str(rows[-1]["reason"])
 
 
+@pytest.mark.parametrize("gpus", [1, 2])
+def test_steps_are_how_often_a_ladder_yields(context: Any, gpus: int) -> None:
+    spec = spec_of(gpus=gpus, last_batch=256, train_examples=70)
+    assert problem2.steps(spec.parameters) == len(list(problem2.run(spec, context)))
+
+
 def test_strong_scaling_shares_the_batch(context: Any) -> None:
     rows, _ = run(context, gpus=2, scaling="strong", repeats=1)
     assert [(r["batch"], r["batch_per_gpu"], r["total_batch"], r["iterations"]) for r in rows] == [
