@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import errno
 import json
 import os
@@ -11,7 +10,6 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from farm import config as configuration
 from farm import help as helping
@@ -19,11 +17,7 @@ from farm.checks import short_path
 from farm.command_line import is_override
 from farm.config import Config
 from farm.errors import COMPLETE, FAILED, INTERRUPTED, STORAGE_ERRORS, FarmError, PreflightError, UsageError
-from farm.ledger.scan import TRIALS
 from farm.plan import STATES, Plan
-
-if TYPE_CHECKING:
-    from analysis.options import Options as ReportOptions
 
 PLACE_ERRORS = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
 """Something else stands where the ledger or the report is to be written."""
@@ -287,106 +281,15 @@ def _prune(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    if not any(o.startswith(("problem=", "study=")) for o in options.overrides):
-        return _report_all(options)
-    from analysis.report import AnalysisError, is_stale, write_report
-    from farm.recall import last_grid
+    from farm import reporting
 
-    config = last_grid(options.overrides)[0]
-    if not options.check:
-        _export_first(config)
-    if not (config.ledger / "export").is_dir():
-        raise PreflightError(f"{config.ledger}: nothing has finished there yet; farm run comes first")
-    if options.check:
-        stale = is_stale(config.ledger)
-        for reason in stale:
-            print(f"farm: {reason}", file=sys.stderr)
-        return FAILED if stale else COMPLETE
-    try:
-        paths = write_report(config.ledger, config.settings.problem, _report_options(config))
-    except AnalysisError as error:
-        raise PreflightError(str(error)) from None
-    for path in dataclasses.astuple(paths):
-        print(short_path(path))
-    return COMPLETE
-
-
-def _report_options(config: Config) -> ReportOptions:
-    """With two of CIFAR-10's images for problem 4's figure of cutout, where the data are at hand."""
-    from analysis.options import Options
-    from farm.recall import data_root
-    from trials import data
-
-    if config.settings.problem != "4":
-        return Options()
-    try:
-        images = data.first_training_images(data_root(config), 2)
-    except (data.DataError, OSError):
-        return Options()
-    return Options(images=images, images_source="the first two training images of CIFAR-10")
-
-
-def _export_first(config: Config) -> None:
-    """Export what has finished since; a ledger that cannot be written, or an export without one, is shown as it is."""
-    from farm import study
-
-    if not (config.ledger / TRIALS).is_dir():
-        return
-    try:
-        damaged = study.export(config).damaged
-    except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise
-        print(f"farm: {error}; the report shows what was last exported", file=sys.stderr)
-        return
-    for trial in damaged:
-        print(f"farm: {trial.name}: its results are damaged; farm run redoes it", file=sys.stderr)
-
-
-def _report_all(options: argparse.Namespace) -> int:
-    """Every study of the farm's own that has results, and an index over all reports there."""
-    from farm.recall import studies_with_results
-
-    found = [
-        c
-        for c in map(configuration.load, studies_with_results(options.overrides))
-        if (c.ledger / "export").is_dir() or (c.ledger / TRIALS).is_dir()
-    ]
-    if not found:
-        raise PreflightError("no study has results to report yet; problem=N or study=NAME says which is meant")
-    codes = [
-        _report(argparse.Namespace(check=options.check, overrides=[f"study={c.study}", *options.overrides]))
-        for c in found
-    ]
-    if not options.check:
-        _write_index(found[0].results)
-    return max(codes)
-
-
-def _write_index(results: Path) -> None:
-    from analysis.report import AnalysisError, write_index
-
-    try:
-        print(short_path(write_index(results).html))
-    except AnalysisError as error:
-        print(f"farm: {error}", file=sys.stderr)
+    return reporting.report(options.overrides, options.check)
 
 
 def _reproduce(options: argparse.Namespace) -> int:
-    from analysis.report import AnalysisError, write_report
-    from farm.reproduce import lacking, reproduce
+    from farm import reporting
 
-    def report(config: Config) -> None:
-        try:
-            print(short_path(write_report(config.ledger, config.settings.problem, _report_options(config)).html))
-        except AnalysisError as error:
-            print(f"farm: {error}", file=sys.stderr)
-
-    code, parts = reproduce(options.overrides, report)
-    _write_index(parts[0].config.results)
-    for line in lacking(parts):
-        print(line)
-    return code
+    return reporting.reproduce(options.overrides)
 
 
 def _data(options: argparse.Namespace) -> int:

@@ -44,8 +44,8 @@ def test_analysis_knows_only_the_ledgers_reading_side() -> None:
     assert {name for _, name in imported("analysis") if name.split(".")[0] in ("farm", "ray", "torch")} <= allowed
 
 
-def test_only_the_command_line_calls_the_analysis() -> None:
-    assert users("farm", "analysis") <= {"farm/cli.py"}
+def test_only_the_commands_call_the_analysis() -> None:
+    assert users("farm", "analysis") <= {"farm/cli.py", "farm/reporting.py"}
 
 
 def test_only_launch_imports_tune() -> None:

@@ -168,7 +168,7 @@ def test_a_slow_loader_of_one_rank_is_data_wait_and_not_communication() -> None:
     with Ranks(2, "cpu", 1) as ranks:
         found = ranks.run(rank_tasks.measured_with_a_slow_loader, setup, noise(24), wait)
     for rank in found:
-        assert min(rank.laps.data) >= wait
+        assert min(rank.laps.data) >= 0.8 * wait  # the other rank may have begun its wait before this one
         assert sorted(rank.laps.step)[1] < wait  # the median of three: the machine may be busy
 
 
