@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from farm import provenance
-from farm.failures import POLICIES, Infrastructure, kind_of
+from farm.failures import LONGEST_BACK_OFF_SECONDS, POLICIES, Infrastructure, kind_of
 from farm.ledger.scan import attempt_records, progress
 from farm.ledger.store import Attempt, drain_file, now
 from farm.ledger.tidy import tidy
@@ -83,9 +83,10 @@ def run_attempt(request: Request, stop: StopFlag, report: Report, on_claim: Call
     spec = Spec(**request.spec)
     try:
         attempt = Attempt.claim(Path(request.ledger), spec, _info(request))
-    except OSError as error:  # nowhere to write: not even a record of this attempt
+        log = str(on_claim(attempt) or "")
+    except OSError as error:  # nowhere to write: not even a record of this attempt, by which the next would wait
+        stop.event.wait(min(request.back_off_seconds, LONGEST_BACK_OFF_SECONDS))
         return End("interrupted", 0, type(error).__name__, str(error), failure="storage")
-    log = str(on_claim(attempt) or "")
     run = _Run(request, spec, attempt, stop, report)
     try:
         end = run.to_end()
@@ -222,7 +223,10 @@ def device_name(device: str) -> str:
         return "cpu"
     import torch
 
-    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
+    try:
+        return torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
+    except RuntimeError:  # a GPU that fails: the trial meets it too, and its attempt says so
+        return "unknown"
 
 
 def _prepare_torch(spec: Spec, device: str) -> None:

@@ -52,11 +52,12 @@ def run(config: Config, yes: bool) -> int:
     root, module = config.ledger, config.settings.module
     if not root.is_dir():
         raise PreflightError(f"{root}: there is no ledger")
-    with LedgerLock(root, say=lambda text: print(text, file=sys.stderr)):
+    with LedgerLock(root, say=lambda text: print(text, file=sys.stderr)) as lock:
         found = list(leftovers(root, module))
         print("\n".join(_lines(config.study, found)), flush=True)
         if not found or not (yes or _agreed()):
             return COMPLETE
+        lock.check()  # the question may have stood there for hours
         with alone(root):
             take_away(root, found)
         if (root / "export").is_dir():

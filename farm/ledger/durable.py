@@ -13,6 +13,7 @@ import json
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,12 @@ from typing import Any
 MANIFEST = "manifest.json"
 TEMPORARY = ".tmp-"
 OWN_DIGEST = "manifest_sha256"
-GONE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO)
-"""Errors of reading that mean the content is not to be had. Any other (a stale handle, too many open files) says
-nothing of the content, and must not pass for damage."""
+GONE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
+"""Errors of reading that mean the content is not to be had. Any other (a stale handle, too many open files, EIO of a
+network file system whose server is slow) says nothing of the content, and must not pass for damage."""
+PASSING = (errno.ESTALE, errno.EIO)
+"""Errors that a second try may not meet: another host has just replaced the file, or a server answers again."""
+TRIES, PAUSE_SECONDS = 3, 0.5
 
 
 class Damaged(Exception):
@@ -138,15 +142,16 @@ def _digest_of(manifest: Mapping[str, Any]) -> str:
 
 
 def _read(path: Path) -> bytes:
-    """A file's content. Raises `Damaged` where it is gone; asks twice where another host has just replaced it."""
-    for again in (True, False):
+    """A file's content. Raises `Damaged` where it is gone; asks again after errors that pass, and then raises them."""
+    for left in reversed(range(TRIES)):
         try:
             return path.read_bytes()
         except OSError as error:
             if error.errno in GONE:
                 raise Damaged(f"{path}: {error.strerror}") from None
-            if error.errno != errno.ESTALE or not again:
+            if error.errno not in PASSING or not left:
                 raise
+            time.sleep(0 if error.errno == errno.ESTALE else PAUSE_SECONDS)
     raise AssertionError("unreachable")
 
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import errno
 import fcntl
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from farm.ledger import schema
-from farm.ledger.durable import MANIFEST, TEMPORARY, sync_directory, write_file
+from farm.ledger.durable import MANIFEST, TEMPORARY, read_manifest, sync_directory, write_file
 from farm.ledger.gather import batches, rows_digest, trial_ids, with_defaults
 from farm.ledger.scan import DONE, attempt_records, trial_directories, trial_id
 from farm.ledger.store import parquet
@@ -50,7 +52,12 @@ def export(root: Path, plan: Plan | None, module: str) -> Export:
 def alone(root: Path) -> Iterator[None]:
     """Keep exports, and whoever else changes finished trials, out of each other's way."""
     with (root / ".export.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:  # NFS without its lock daemon, Lustre without `flock`
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise
+            print(f"{root}: this file system locks no files; run one export of it at a time", file=sys.stderr)
         yield
 
 
@@ -66,7 +73,7 @@ def _export(root: Path, directory: Path, plan: Plan | None, module: str) -> Expo
     for identity, trial in found.items():
         if identity in old.ids:
             sweep(trial)
-        else:
+        elif read_manifest(trial / DONE) is not None:  # a trial whose results are damaged may be running again
             tidy(trial)  # its last attempt may have died just before it did so itself
     if fresh or old.dropped or not all(p.exists() for p in (paths["trials"], *row_paths.values())):
         trials = [with_defaults(t, module) for t in old.trials]
@@ -127,7 +134,7 @@ def _old_trials(trials: Path, rows: dict[str, Path], found: dict[str, Path]) -> 
         exported = collections.Counter[str]()
         for trial, count in trial_ids(list(rows.values())):
             exported[trial] += count
-        known = {i: digest if exported.get(i, 0) == n else "" for i, digest, n in zip(*columns, strict=True)}
+        known = {i: digest if exported.get(i, 0) == n else None for i, digest, n in zip(*columns, strict=True)}
     except (OSError, pa.ArrowException, KeyError):
         return _Old([], set(), False)
     ids = {i for i, digest in known.items() if i in found and rows_digest(found[i]) == digest}

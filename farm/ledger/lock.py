@@ -62,6 +62,9 @@ class LedgerLock:
                     f"{holder.get('host')}, since {holder.get('since')}"
                 )
             self._path = self._create(number + 1)
+            if self._path is not None and not self._held():  # others came and went while this one looked
+                self._path.unlink(missing_ok=True)
+                self._path = None
         self._thread.start()
         return self
 
@@ -75,6 +78,11 @@ class LedgerLock:
                 self._write(released=True)
             except OSError as problem:  # the next driver finds a dead holder, which is as good
                 self._say(f"lock not released: {problem}")
+
+    def check(self) -> None:
+        """Raise `PreflightError` where another driver has taken the lock over, as while this one was suspended."""
+        if not self._held():
+            raise PreflightError(f"another driver has taken {self.directory.parent} over; nothing was changed")
 
     def _highest(self) -> tuple[int, dict[str, Any] | None]:
         return newest(self.directory)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import shutil
 import socket
@@ -17,7 +18,6 @@ import pyarrow.parquet as pq
 
 from farm.ledger import schema
 from farm.ledger.durable import (
-    MANIFEST,
     Damaged,
     create_directories,
     create_directory,
@@ -75,6 +75,7 @@ class Attempt:
         """Take the next number by mkdir, which one process alone can win, and record who runs it."""
         trial = trial_path(root, spec)
         create_directories(trial / ATTEMPTS)
+        set_damaged_aside(trial)
         content = {"id": spec.id, **spec.as_dict()}
         if read_json(trial / "spec.json") != content:
             write_json(trial / "spec.json", content)
@@ -100,9 +101,19 @@ class Attempt:
         """Make state and all rows so far durable together; of this attempt's commits the newest two stay."""
         files = {"state.pt": state, "rows.parquet": self._rows(rows)}
         write_directory(self.path / f"{COMMIT}{epoch}", files, {"epoch": epoch, "seconds": self.seconds})
-        finished = (self.trial / DONE / MANIFEST).exists()  # by another attempt: nobody needs this any more
-        for old in commits(self.path) if finished else commits(self.path)[:-KEPT_COMMITS]:
+        finished = read_manifest(self.trial / DONE) is not None  # by another attempt: nobody needs this any more
+        own = commits(self.path)
+        for old in own if finished else own[:-KEPT_COMMITS]:
             shutil.rmtree(old, ignore_errors=True)
+        if len(own) == KEPT_COMMITS:
+            self._drop_commits_before(commit_epoch(own[0]))
+
+    def _drop_commits_before(self, epoch: int) -> None:
+        """Remove what earlier attempts had committed up to an epoch, now that two commits of this one are durable."""
+        for attempt in attempt_directories(self.trial):
+            for old in commits(attempt) if int(attempt.name) < self.number else []:
+                if commit_epoch(old) <= epoch:
+                    shutil.rmtree(old, ignore_errors=True)
 
     def finish(self, status: str, epoch: int, rows: Sequence[Row], trial_row: Row, state: bytes | None) -> bool:
         """Write `done`; False when another attempt was first, whose results then stand (they are equal)."""
@@ -118,8 +129,7 @@ class Attempt:
             files["state.pt"] = state
         meta = {"status": status, "epoch": epoch, "source_digest": trial_row.get("source_digest")}
         won = write_directory(self.trial / DONE, files, meta)
-        if not won and read_manifest(self.trial / DONE) is None:  # damaged, so that nobody can read it
-            quarantine(self.trial)
+        if not won and set_damaged_aside(self.trial):
             won = write_directory(self.trial / DONE, files, meta)
         return won
 
@@ -152,6 +162,15 @@ def quarantine(trial: Path) -> Path:
         number += 1
     (trial / DONE).rename(aside)
     return aside
+
+
+def set_damaged_aside(trial: Path) -> bool:
+    """Set a `done` aside whose manifest is damaged, so that it passes for results nowhere; whether there was one."""
+    if not (trial / DONE).exists() or read_manifest(trial / DONE) is not None:
+        return False
+    with contextlib.suppress(FileNotFoundError):  # another attempt was first
+        quarantine(trial)
+    return True
 
 
 def parquet(table: pa.Table) -> bytes:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
+import fcntl
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from attempts import attempt, directory, request
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from farm.ledger import durable, scan, schema, store, tidy
+from farm.ledger.export import export
 from farm.ledger.store import Attempt
 from trials.spec import Row, Spec
 
@@ -260,3 +265,83 @@ def test_everything_is_synced_before_it_gets_its_name_and_the_name_after(
         *(("fsync", name) for name in ("a", "b", "manifest.json", ".tmp")), ("rename", "target"),
         ("fsync", tmp_path.name.split("-")[0]),
     ]  # fmt: skip
+
+
+def test_a_trial_whose_results_are_damaged_keeps_the_commits_of_its_next_attempt(tmp_path: Path) -> None:
+    wanted = request(tmp_path, epochs=10)
+    attempt(wanted)
+    (directory(wanted) / "done" / "manifest.json").write_text("{}")
+    attempt(wanted, stop_at=4)
+    assert scan.progress(directory(wanted)).epoch >= 4
+    assert (directory(wanted) / "damaged-1").is_dir()
+    assert attempt(wanted).how == "completed"
+    assert [r["from_epoch"] for r in scan.attempt_records(tmp_path)][-1] >= 4
+
+
+def test_an_export_beside_such_an_attempt_leaves_it_alone(tmp_path: Path) -> None:
+    wanted = request(tmp_path, epochs=10)
+    attempt(wanted)
+    running = Attempt.claim(tmp_path, Spec(**wanted.spec), {})
+    (directory(wanted) / "done" / "manifest.json").write_text("{}")  # rots after the claim
+    running.commit(5, b"five", ROWS)
+    assert export(tmp_path, None, "counting").damaged == [directory(wanted)]
+    assert scan.commits(running.path)
+
+
+def test_commits_of_many_attempts_do_not_pile_up(tmp_path: Path) -> None:
+    wanted = request(tmp_path, epochs=100)
+    for epoch in range(3, 30, 3):
+        attempt(wanted, stop_at=epoch)
+    left = [c for a in scan.attempt_directories(directory(wanted)) for c in scan.commits(a)]
+    assert len(left) <= 2 * store.KEPT_COMMITS
+    assert scan.progress(directory(wanted)).epoch >= 27
+
+
+def test_earlier_attempts_commits_stay_until_two_later_ones_are_durable(tmp_path: Path) -> None:
+    first, second = (Attempt.claim(tmp_path, spec(), {}) for _ in range(2))
+    first.commit(5, b"five", ROWS)
+    second.commit(6, b"six", ROWS)
+    assert scan.commits(first.path)
+    second.commit(7, b"seven", ROWS)
+    assert not scan.commits(first.path)
+
+
+def test_an_error_that_passes_sets_no_results_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(durable, "PAUSE_SECONDS", 0)
+    attempt(wanted := request(tmp_path))
+    real, left = Path.read_bytes, {"errors": 2}
+
+    def read_bytes(path: Path) -> bytes:
+        if path.name == "rows.parquet" and left["errors"]:
+            left["errors"] -= 1
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return real(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    assert export(tmp_path, None, "counting").damaged == []
+    left["errors"] = 100
+    shutil.rmtree(tmp_path / "export")
+    with pytest.raises(OSError, match="Input/output error"):
+        export(tmp_path, None, "counting")
+    assert scan.progress(directory(wanted)).state == "done"
+
+
+def test_a_file_system_without_locks_still_exports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    attempt(request(tmp_path))
+
+    def flock(file: Any, how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert export(tmp_path, None, "counting").tables
+    assert "locks no files" in capsys.readouterr().err
+
+
+def test_a_claim_that_fails_is_not_repeated_at_once(tmp_path: Path) -> None:
+    (tmp_path / "trials").write_text("no directory")
+    wanted = dataclasses.replace(request(tmp_path), back_off_seconds=0.5)
+    began = time.monotonic()
+    assert attempt(wanted).failure == "storage"
+    assert time.monotonic() - began >= 0.5

@@ -119,3 +119,31 @@ def test_a_damaged_lock_file_does_not_lock_for_ever(tmp_path: Path) -> None:
     hold(tmp_path).write_text("")
     with LedgerLock(tmp_path, heartbeat_seconds=0.05):
         pass
+
+
+def test_who_comes_late_with_a_lower_number_does_not_hold_the_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others took 2 and 3, and 2 is gone again, between this one's look (at 1) and its claim of 2."""
+    hold(tmp_path, released=True)
+    late = LedgerLock(tmp_path)
+    real = late._create
+
+    def create(number: int) -> Path | None:
+        monkeypatch.setattr(late, "_create", real)
+        (tmp_path / "lock" / "1.json").rename(tmp_path / "lock" / "3.json")
+        (tmp_path / "lock" / "3.json").write_text(json.dumps(identity() | {"released": False}))
+        return real(number)
+
+    monkeypatch.setattr(late, "_create", create)
+    with pytest.raises(PreflightError, match="another driver works"):
+        late.__enter__()
+    assert [p.name for p in (tmp_path / "lock").glob("*.json")] == ["3.json"]
+
+
+def test_a_holder_can_ask_whether_it_still_is_one(tmp_path: Path) -> None:
+    with LedgerLock(tmp_path) as lock:
+        lock.check()
+        (tmp_path / "lock" / "9.json").write_text(json.dumps(identity()))
+        with pytest.raises(PreflightError, match="has taken"):
+            lock.check()
