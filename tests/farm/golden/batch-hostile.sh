@@ -93,12 +93,9 @@ if [[ -z $signalled && -s $shared/address ]]; then
     ( inside "$python" "${run[@]}" ray_address="$(cat "$shared/address")" ) &
     driver=$!
     [[ -n $signalled ]] && kill -USR1 "$driver"
-    while true; do  # a signal that is trapped ends `wait` early
-        seen=$signalled
-        wait "$driver"
-        code_of_run=$?
-        [[ $signalled == "$seen" ]] && break
-    done
+    while kill -0 "$driver" 2> /dev/null; do wait "$driver"; done  # each signal that is trapped ends `wait` early
+    wait "$driver"  # bash remembers how it ended
+    code_of_run=$?
 fi
 head_lost=$(grep -qs '^head' "$shared/ended" && echo --head-lost)
 
