@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from farm.config import load
 from farm.errors import UsageError
-from farm.site import check_time, share
+from farm.site import NodeType, Slurm, check_time, share
 from farm.slurm.requeue import progress, verdict
 from farm.slurm.script import BatchJob, render
 from farm.slurm.submit import batch_job, site_nodes
@@ -167,6 +167,15 @@ def test_a_node_is_shared_out_by_gpus() -> None:
     assert (share(slurm, 1).cpus, share(slurm, 4).memory_gib) == (10, 320)
     with pytest.raises(UsageError, match="4 GPUs"):
         share(slurm, 5)
+
+
+def test_a_job_without_gpus_has_the_share_of_one_and_not_of_none(farm: Callable[..., Finished]) -> None:
+    words = ("problem=3", "site=torch", "slurm.account=a", "device=cpu", "resources.gpu=0")
+    done = farm(*words, "--dry-run", verb="submit", variables={"USER": "me"})
+    assert done.code == 0, done.err
+    assert all(f"#SBATCH {option}\n" in done.out for option in ("--cpus-per-task=12", "--mem=175G"))
+    assert "--gres" not in done.out
+    assert share(Slurm(node_types={"thin": NodeType(8, 0, 16), "gpu": NodeType(40, 4, 320)}), 0) == NodeType(8, 0, 16)
 
 
 @pytest.mark.parametrize("time", ["08:00:00", "8:00:00", "240", "30:00", "1-12", "2-00:30:00"])
