@@ -219,19 +219,20 @@ def _why(options: argparse.Namespace) -> int:
 
 def _submit(options: argparse.Namespace) -> int:
     config = configuration.load(options.overrides)
-    from farm import budget, study
+    from farm import budget
     from farm.slurm.script import render
-    from farm.slurm.submit import batch_job, site_nodes, submit
+    from farm.slurm.submit import allocation_plan, batch_job, submit
 
-    plan = study.make_plan(config, site_nodes(config))
+    plan = allocation_plan(config)
     budget.check(plan, config.settings.max_gpu_hours)
     script = render(batch_job(config, options.overrides, plan))
-    if options.dry_run:
-        print(script, end="")
-        return COMPLETE
     for trial in plan.trials:
         if trial.state == "unschedulable":
-            print(f"farm: {trial.label}: {trial.reason}", file=sys.stderr)
+            remedy = "gpus_per_node= or slurm.cpus_per_node= asks for more"
+            print(f"farm: {trial.label}: {trial.reason}; {remedy}", file=sys.stderr)
+    if options.dry_run:
+        print(script, end="")
+        return FAILED if plan.count("unschedulable") else COMPLETE
     if not plan.to_run:
         print(f"{config.study}: nothing to run; farm plan lists the trials")
         return FAILED if plan.count("failed") or plan.count("unschedulable") else COMPLETE

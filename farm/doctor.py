@@ -19,7 +19,8 @@ from farm import provenance
 from farm.config import Config, Place
 from farm.errors import FarmError
 from farm.site import image_path
-from farm.slurm.submit import doctor_script, placement_options, sbatch
+from farm.slurm.script import render
+from farm.slurm.submit import allocation_plan, batch_job, doctor_script, placement_options, sbatch
 
 LEAST_FREE_BYTES = 1 << 30
 LEAST_FREE_FILES = 10_000
@@ -52,7 +53,7 @@ def examine(place: Place, config: Config | None) -> Iterator[Finding]:
         yield dataset(config)
     if place.site != "local":
         yield _guarded("image", lambda: image(image_path(place.settings.slurm)))
-        yield from _slurm(place)
+        yield from _slurm(place, config)
 
 
 def _guarded(name: str, check: Callable[[], Finding]) -> Finding:
@@ -217,11 +218,11 @@ def dataset(config: Config) -> Finding:
     """The study's dataset is there, and is the published one."""
     from trials import data
 
-    name, root = config.settings.data, config.settings.data_root
+    name = config.settings.data
     if name == "none":
         return Finding("data", True, "none is needed")
     try:
-        found = data.load(name, root, config.cache)
+        found = data.load(name, config.data_root, config.cache)
     except (data.DataError, OSError) as error:
         return Finding("data", False, f"{name}: {error}")
     right = found.fingerprint == data.fingerprint_of(name)
@@ -247,17 +248,21 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(source, "sha256").hexdigest()
 
 
-def _slurm(place: Place) -> Iterator[Finding]:
+def _slurm(place: Place, config: Config | None) -> Iterator[Finding]:
     if shutil.which("sbatch") is None:
         yield Finding("Slurm", False, "sbatch is not here; run this on a login node")
         return
-    yield _guarded("Slurm's flags", lambda: slurm_flags(place))
+    yield _guarded("Slurm's flags", lambda: slurm_flags(place, config))
     yield _guarded("shared storage", lambda: shared_storage(place))
 
 
-def slurm_flags(place: Place) -> Finding:
-    """Slurm would take the job: account, partition, GPUs and walltime of the site file are accepted."""
-    answer = sbatch(doctor_script(place), "--test-only")
+def slurm_flags(place: Place, config: Config | None = None) -> Finding:
+    """Slurm would take the study's job, or one of the site's kind: account, partition, GPUs and walltime."""
+    if config is None:
+        script = doctor_script(place)
+    else:
+        script = render(batch_job(config, [], allocation_plan(config)))
+    answer = sbatch(script, "--test-only")
     said = " ".join((answer.stderr or answer.stdout).split()).removeprefix("sbatch: ")
     if answer.returncode:
         return Finding("Slurm's flags", False, f"{said}; slurm.account=, partition=, gres=, constraint= or time=")

@@ -12,7 +12,7 @@ import pytest
 from commands import Finished
 
 from farm import doctor
-from farm.config import load, load_place
+from farm.config import load, load_place, place_of
 from farm.slurm import node
 
 HOPPER, VOLTA, ADA = (9, 0), (7, 0), (8, 9)
@@ -136,6 +136,15 @@ def test_flags_that_slurm_refuses_are_told_in_its_own_words(tmp_path: Path, monk
     assert (found.ok, "Invalid account" in found.text, "slurm.account=" in found.text) == (False, True, True)
     script = (tmp_path / "script").read_text()
     assert all(w in script for w in ("--account=wrong", "--constraint=h200", "--gres=gpu:1", "--time=08:00:00"))
+
+
+def test_slurm_is_asked_about_the_job_that_the_study_would_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    config = load(["problem=2", "site=torch", "slurm.image=null", f"results={tmp_path}", "hardware=H"])
+    fake(tmp_path, "sbatch", 'cat > "${0%/*}/script"')
+    assert doctor.slurm_flags(place_of(config), config).ok
+    script = (tmp_path / "script").read_text()
+    assert all(w in script for w in ("--gres=gpu:4\n", "--cpus-per-task=48\n", "--exclusive\n", "--comment="))
 
 
 def test_storage_that_nodes_do_not_share_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

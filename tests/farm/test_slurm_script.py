@@ -17,12 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from farm.config import load
-from farm.errors import UsageError
+from farm.errors import PreflightError, UsageError
 from farm.site import NodeType, Slurm, check_time, share
 from farm.slurm.requeue import progress, verdict
 from farm.slurm.script import BatchJob, render
-from farm.slurm.submit import batch_job, site_nodes
-from farm.study import make_plan
+from farm.slurm.submit import allocation_plan, batch_job, submit
 
 GOLDEN = Path(__file__).with_name("golden")
 PLAIN = BatchJob(
@@ -136,11 +135,42 @@ def test_torch_asks_by_constraint_and_account(farm: Callable[..., Finished]) -> 
 def test_paths_of_a_study_of_ones_own_arrive_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(COUNTING.parent)
     words = ["study=counting.yaml", "trial.epochs=2", "results=here", "slurm.image=/i.sif"]
-    config = load(words)
-    job = batch_job(config, words, make_plan(config, site_nodes(config)))
+    job = job_of(words)
     here = COUNTING.parent / "here"
     assert job.arguments == ("trial.epochs=2", "slurm.image=/i.sif", f"study={COUNTING}", f"results={here}")
     assert (job.ledger, job.gpus, job.binds) == (f"{here / 'counting'}", 0, (str(COUNTING.parent),))
+
+
+def test_a_job_in_an_image_reads_the_data_that_the_login_node_has(tmp_path: Path) -> None:
+    words = ["problem=4", "site=greene", "results=/r", "slurm.image=/i.sif", "slurm.binds=[]"]
+    assert job_of(words).arguments[-2] == f"data_root={ROOT / 'data'}"
+    assert job_of(words).binds == ("/r", str(ROOT / "data"))
+    assert job_of([*words, f"data_root={tmp_path}"]).binds == ("/r", str(tmp_path))
+    assert job_of([*words, "profile=smoke"]).binds == ("/r",)
+    assert "data_root" not in " ".join(job_of([*words, "slurm.image=null"]).arguments)
+
+
+def job_of(words: list[str]) -> BatchJob:
+    """What `farm submit` with these words would submit."""
+    config = load(words)
+    return batch_job(config, words, allocation_plan(config))
+
+
+def test_data_that_is_not_there_is_told_before_anything_queues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sbatch").touch(mode=0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    (tmp_path / "i.sif").touch()
+    config = load(["problem=4", f"slurm.image={tmp_path / 'i.sif'}", f"data_root={tmp_path / 'no'}", "results=/r"])
+    with pytest.raises(PreflightError, match="farm data fetch"):
+        submit(config, "")
+
+
+def test_trials_that_the_allocation_cannot_hold_are_told_though_the_node_could(farm: Callable[..., Finished]) -> None:
+    words = ("problem=2", "site=greene", "hardware=H", "--dry-run")
+    one = farm(*words, "gpus_per_node=1", verb="submit", variables={"USER": "me"})
+    assert (one.code, one.err.count("the largest node has 10 CPUs and 1 GPU; gpus_per_node=")) == (1, 8), one.err
+    all_of_it = farm(*words, verb="submit", variables={"USER": "me"})
+    assert (all_of_it.code, all_of_it.err, "--gres=gpu:rtx8000:4\n" in all_of_it.out) == (0, "", True)
 
 
 def test_a_misspelt_site_key_is_told(tmp_path: Path) -> None:
