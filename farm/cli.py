@@ -370,8 +370,8 @@ def _doctor(options: argparse.Namespace) -> int:
     place = configuration.load_place(options.overrides) if config is None else configuration.place_of(config)
     problems = 0
     for finding in examine(place, config):
-        print(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.name}: {finding.text}", flush=True)
-        problems += not finding.ok
+        print(f"{finding.word}  {finding.name}: {finding.text}", flush=True)
+        problems += finding.ok is False
     return COMPLETE if not problems else PreflightError.exit_code
 
 

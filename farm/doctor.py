@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import importlib
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from farm import provenance
 from farm.config import Config, Place
-from farm.errors import FarmError
+from farm.errors import FarmError, PreflightError
 from farm.site import image_path
 from farm.slurm.script import render
 from farm.slurm.submit import allocation_plan, batch_job, doctor_script, placement_options, sbatch
@@ -26,17 +27,31 @@ LEAST_FREE_BYTES = 1 << 30
 LEAST_FREE_FILES = 10_000
 TRIAL_FILES, TRIAL_BYTES = 64, 16 << 20
 PACKAGES = ("torch", "torchvision", "ray", "pandas", "pyarrow", "matplotlib", "omegaconf", "rich")
-LOCAL_KINDS = ("ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs", "overlay", "zfs", "f2fs", "ramfs", "fuse-overlayfs")
+LOCAL_KINDS = ("ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs", "overlay", "zfs", "f2fs", "ramfs",
+               "fuse.fuse-overlayfs")  # fmt: skip
 SRUN_SECONDS = 60
+BUSY = (
+    "Unable to allocate resources: Requested nodes are busy",
+    "Unable to allocate resources: Connection timed out",
+    "Immediate execution impossible",
+    "Immediate allocation not granted",
+    "Job can not start immediately",
+)
+"""What srun says when --immediate is over and nothing is wrong but the wait (Slurm's slurm_errno.c)."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at. `text` ends with the remedy where it is not right."""
+    """One thing that was looked at. `text` ends with the remedy where it is not right; `ok` None: it was not tried."""
 
     name: str
-    ok: bool
+    ok: bool | None
     text: str
+
+    @property
+    def word(self) -> str:
+        """What stands before it on the screen."""
+        return {True: "ok  ", False: "FAIL", None: "----"}[self.ok]
 
 
 def examine(place: Place, config: Config | None) -> Iterator[Finding]:
@@ -236,10 +251,25 @@ def image(path: Path | None) -> Finding:
         return Finding("image", True, "none; the checkout's own Python runs on the nodes")
     if not path.is_file():
         return Finding("image", False, f"{path} is not there; `farm image` says how to get or build it")
-    digest, beside = file_digest(path), path.with_name(f"{path.name}.sha256")
-    if beside.exists() and beside.read_text().split()[0] != digest:
+    beside = path.with_name(f"{path.name}.sha256")
+    written, digest = written_digest(beside), file_digest(path)
+    if written is None:
+        return Finding("image", None, f"{path} is held against no digest; sha256sum {path} > {beside}")
+    if written != digest:
         return Finding("image", False, f"{path} is not what {beside.name} says; copy or build it again")
-    return Finding("image", True, f"{path}, sha256 {digest[:16]}{'' if beside.exists() else ' (no .sha256 beside it)'}")
+    return Finding("image", True, f"{path}, sha256 {digest[:16]}")
+
+
+def written_digest(file: Path) -> str | None:
+    """What sha256sum wrote into a file; None without the file. Raises `PreflightError` where it holds no digest."""
+    try:
+        words = file.read_text(errors="replace").split()
+    except FileNotFoundError:
+        return None
+    if not words or not re.fullmatch("[0-9a-f]{64}", words[0]):
+        image = file.with_suffix("")
+        raise PreflightError(f"{file} holds no SHA-256: an interrupted sha256sum? sha256sum {image} > {file}")
+    return words[0]
 
 
 def file_digest(path: Path) -> str:
@@ -294,12 +324,16 @@ def shared_storage(place: Place) -> Finding:
                 cwd="/",
             )
         except subprocess.TimeoutExpired:
-            return Finding(name, True, f"{kind}; not tried: no node was free within {SRUN_SECONDS} s")
-        if "Unable to allocate" in answer.stderr or "immediate" in answer.stderr.lower():
-            return Finding(name, True, f"{kind}; not tried: no node was free within {SRUN_SECONDS} s")
+            return Finding(name, None, f"{kind}; not tried: srun gave no answer within {2 * SRUN_SECONDS} s")
+        said = " ".join(answer.stderr.split())
+        if any(words in said for words in BUSY):
+            return Finding(name, None, f"{kind}; not tried: no node was free within {SRUN_SECONDS} s")
+        if "Unable to allocate" in said:
+            return Finding(name, False, f"not tried: {said}; slurm.account=, partition=, constraint= or options=")
         there = scratch / "there"
         if not answer.stdout.startswith(word) or not there.exists():
-            return Finding(name, False, f"{place.results} is not the same on a node; results=… on shared storage")
+            text = f"{place.results} is not the same on a node ({said}); results=… on shared storage"
+            return Finding(name, False, text)
         host = there.read_text().strip()
         return Finding(name, True, f"{kind}; written on {socket.gethostname()}, read on {host}, and back")
 
