@@ -19,7 +19,7 @@ from pathlib import Path
 from farm import provenance
 from farm.config import Config, Place
 from farm.errors import FarmError, PreflightError
-from farm.site import image_path
+from farm.site import expand, image_path
 from farm.slurm.script import render
 from farm.slurm.submit import allocation_plan, batch_job, doctor_script, placement_options, sbatch
 
@@ -59,8 +59,8 @@ def examine(place: Place, config: Config | None) -> Iterator[Finding]:
     yield from _packages()
     yield gpus()
     yield shared_memory(shutil.disk_usage("/dev/shm").total)
-    yield socket_path(place.settings.slurm.temporary)
-    yield temporary(Path(place.settings.slurm.temporary))
+    yield _guarded("socket path", lambda: socket_path(expand(place.settings.slurm.temporary)))
+    yield _guarded("temporary", lambda: temporary(Path(expand(place.settings.slurm.temporary))))
     yield ports()
     yield token()
     yield results(place.results)

@@ -1,6 +1,6 @@
 """What a site is: its Slurm, its node types, its image. farm/conf/site/*.yaml fills these keys in.
 
-Values may hold $USER and other variables of the submitting user's environment. Imports neither torch nor Ray.
+Paths may hold $USER and other variables of the submitting user's environment. Imports neither torch nor Ray.
 """
 
 from __future__ import annotations

@@ -68,13 +68,13 @@ def site_words(settings: Settings, node: NodeType, seen: Sequence[str]) -> dict[
     code = expand(slurm.code) if image is not None else str(ROOT)
     return {
         "code": code,
-        "python": slurm.python if image is not None else sys.executable,
+        "python": expand(slurm.python) if image is not None else sys.executable,
         "gpus": node.gpus,
         "cpus": node.cpus,
         "memory_gib": node.memory_gib,
         "time": settings.time,
         "commit": farm_commit(),
-        "temporary": slurm.temporary,
+        "temporary": expand(slurm.temporary),
         "signal_seconds": slurm.signal_seconds,
         "logical_gpus": slurm.logical_gpus,
         "account": slurm.account,
@@ -174,8 +174,15 @@ def _data_there(config: Config) -> list[Path]:
 
 
 def _binds(slurm: Slurm, code: str, seen: Sequence[str]) -> list[str]:
-    """Directories that the image must see at their own paths, each once and no child of another."""
-    wanted = [*seen, *([code] if not code.startswith(IMAGE_CODE) else []), *map(expand, slurm.binds)]
+    """Directories that the image must see at their own paths, each once and no child of another.
+
+    `slurm.binds` may say SOURCE:DESTINATION, as the container's own --bind does, which no path can quote.
+    """
+    own = [*seen, *([code] if not code.startswith(IMAGE_CODE) else [])]
+    for path in own:
+        if ":" in path:
+            raise UsageError(f"{path}: a colon separates what --bind is told; use a path without one")
+    wanted = [*own, *map(expand, slurm.binds)]
     plain = [Path(w) for w in wanted if ":" not in w]
     kept = [p for p in dict.fromkeys(plain) if not any(p != q and p.is_relative_to(q) for q in plain)]
     return [*map(str, kept), *(w for w in wanted if ":" in w)]

@@ -60,6 +60,12 @@ def test_a_shared_temporary_directory_is_told(tmp_path: Path, monkeypatch: pytes
     assert not doctor.temporary(tmp_path / "missing").ok
 
 
+def test_the_temporary_directory_may_name_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("USER", tmp_path.name)
+    place = load_place([f"slurm.temporary={tmp_path.parent}/$USER", f"results={tmp_path}"])
+    assert f"temporary {tmp_path}" in [f.name for f in doctor.examine(place, None)]
+
+
 def test_the_kind_of_a_file_system_is_that_of_the_nearest_mount() -> None:
     assert doctor.file_system(Path("/proc/self")) == "proc"
     assert doctor.file_system(Path("/dev/shm")) == "tmpfs"

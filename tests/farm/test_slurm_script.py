@@ -156,6 +156,26 @@ def job_of(words: list[str]) -> BatchJob:
     return batch_job(config, words, allocation_plan(config))
 
 
+@pytest.mark.parametrize("key", ["results", "data_root", "slurm.code"])
+def test_a_colon_in_a_path_that_the_image_must_see_is_refused(key: str) -> None:
+    words = ["problem=4", f"{key}=/scratch/me/run:1"]
+    assert job_of(words)
+    with pytest.raises(UsageError, match="a colon separates"):
+        job_of([*words, "slurm.image=/i.sif"])
+
+
+def test_a_bind_of_ones_own_may_have_a_destination() -> None:
+    words = ["problem=4", "profile=smoke", "slurm.image=/i.sif", "results=/r", "slurm.binds=['/a:/b']"]
+    assert job_of(words).binds == ("/r", "/a:/b")
+
+
+def test_a_sites_paths_may_name_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("USER", "me")
+    words = ["slurm.temporary=/tmp/$USER", "slurm.image=/i/$USER.sif", "slurm.python=/v/$USER/bin/python"]
+    job = job_of(["problem=4", *words])
+    assert (job.temporary, job.image, job.python) == ("/tmp/me", "/i/me.sif", "/v/me/bin/python")
+
+
 def test_data_that_is_not_there_is_told_before_anything_queues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "sbatch").touch(mode=0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
