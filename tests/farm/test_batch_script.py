@@ -97,8 +97,23 @@ def test_a_second_signal_does_not_end_a_drain(start: Start, tmp_path: Path, numb
     assert job.returncode == 75
 
 
-@pytest.mark.parametrize("code", [0, 1, 2])
+@pytest.mark.parametrize("code", [0, 1, 2, 3])
 def test_the_job_ends_as_its_driver_does(start: Start, tmp_path: Path, code: int) -> None:
     job = start(f"exit {code}")
     job.communicate(timeout=60)
     assert (job.returncode, (tmp_path / "requeued").exists()) == (code, False)
+
+
+def test_a_head_that_dies_as_the_driver_connects_requeues_the_job(start: Start, tmp_path: Path) -> None:
+    job = start('touch "$FAKE/head-dies"; exit 3')
+    said, _ = job.communicate(timeout=60)
+    assert (job.returncode, (tmp_path / "requeued").read_text()) == (75, "requeue 7\n"), said
+    assert "goes back into the queue" in said
+    assert "did NOT" not in said
+
+
+def test_a_job_that_slurm_does_not_take_back_says_so(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "slurm-refuses").touch()
+    job = start("exit 75")
+    said, _ = job.communicate(timeout=60)
+    assert (job.returncode, "Slurm did NOT take it back" in said) == (75, True), said
