@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 from commands import Finished
 
+from farm import config as configuration
 from farm import doctor
 from farm.cli import main
 from farm.config import load, load_place, place_of
@@ -135,6 +136,12 @@ def test_a_missing_dataset_is_told(tmp_path: Path) -> None:
     found = doctor.dataset(load(["problem=4", *words]))
     assert (found.ok, "cifar10" in found.text) == (False, True)
     assert doctor.dataset(load(["problem=4", "profile=smoke", *words])).ok
+
+
+def test_the_dataset_is_looked_for_where_a_run_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(configuration, "ROOT", tmp_path)
+    found = doctor.dataset(load(["problem=4", f"results={tmp_path}"]))
+    assert (found.ok, f"there is no folder {tmp_path / 'data'}:" in found.text) == (False, True)
 
 
 def test_an_image_that_is_not_what_its_digest_says_is_told(tmp_path: Path) -> None:
