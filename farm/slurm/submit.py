@@ -140,8 +140,8 @@ def submit(config: Config, script: str) -> int:
     if image is not None and not image.is_file():
         raise PreflightError(f"slurm.image: {image} is not there; `farm image site={config.site}` says how to get it")
     for path in _data_there(config):
-        if not path.is_dir():
-            raise PreflightError(f"data_root: {path} is not there; farm data fetch data_root={path} downloads CIFAR-10")
+        if not config.settings.data_root and not path.is_dir():  # one that is given may be there on the nodes alone
+            raise PreflightError(f"data: {path} is not there; farm data fetch, or data_root= names another place")
     directory = config.ledger / "slurm"
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -16,6 +16,7 @@ from commands import COUNTING, ROOT, Finished, run_farm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from farm import config as configuration
 from farm.config import load
 from farm.errors import PreflightError, UsageError
 from farm.site import NodeType, Slurm, check_time, share
@@ -180,7 +181,8 @@ def test_data_that_is_not_there_is_told_before_anything_queues(tmp_path: Path, m
     (tmp_path / "sbatch").touch(mode=0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     (tmp_path / "i.sif").touch()
-    config = load(["problem=4", f"slurm.image={tmp_path / 'i.sif'}", f"data_root={tmp_path / 'no'}", "results=/r"])
+    monkeypatch.setattr(configuration, "ROOT", tmp_path)
+    config = load(["problem=4", f"slurm.image={tmp_path / 'i.sif'}", f"results={tmp_path / 'results'}"])
     with pytest.raises(PreflightError, match="farm data fetch"):
         submit(config, "")
 
