@@ -223,19 +223,20 @@ def _why(options: argparse.Namespace) -> int:
 
 def _submit(options: argparse.Namespace) -> int:
     config = configuration.load(options.overrides)
-    from farm import budget, study
+    from farm import budget
     from farm.slurm.script import render
-    from farm.slurm.submit import batch_job, site_nodes, submit
+    from farm.slurm.submit import allocation_plan, batch_job, submit
 
-    plan = study.make_plan(config, site_nodes(config))
+    plan = allocation_plan(config)
     budget.check(plan, config.settings.max_gpu_hours)
     script = render(batch_job(config, options.overrides, plan))
-    if options.dry_run:
-        print(script, end="")
-        return COMPLETE
     for trial in plan.trials:
         if trial.state == "unschedulable":
-            print(f"farm: {trial.label}: {trial.reason}", file=sys.stderr)
+            remedy = "gpus_per_node= or slurm.cpus_per_node= asks for more"
+            print(f"farm: {trial.label}: {trial.reason}; {remedy}", file=sys.stderr)
+    if options.dry_run:
+        print(script, end="")
+        return FAILED if plan.count("unschedulable") else COMPLETE
     if not plan.to_run:
         print(f"{config.study}: nothing to run; farm plan lists the trials")
         return FAILED if plan.count("failed") or plan.count("unschedulable") else COMPLETE
@@ -319,8 +320,8 @@ def _doctor(options: argparse.Namespace) -> int:
     place = configuration.load_place(options.overrides) if config is None else configuration.place_of(config)
     problems = 0
     for finding in examine(place, config):
-        print(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.name}: {finding.text}", flush=True)
-        problems += not finding.ok
+        print(f"{finding.word}  {finding.name}: {finding.text}", flush=True)
+        problems += finding.ok is False
     return COMPLETE if not problems else PreflightError.exit_code
 
 

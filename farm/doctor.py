@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import importlib
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -17,25 +18,40 @@ from pathlib import Path
 
 from farm import provenance
 from farm.config import Config, Place
-from farm.errors import FarmError
-from farm.site import image_path
-from farm.slurm.submit import doctor_script, placement_options, sbatch
+from farm.errors import FarmError, PreflightError
+from farm.site import expand, image_path
+from farm.slurm.script import render
+from farm.slurm.submit import allocation_plan, batch_job, doctor_script, placement_options, sbatch
 
 LEAST_FREE_BYTES = 1 << 30
 LEAST_FREE_FILES = 10_000
 TRIAL_FILES, TRIAL_BYTES = 64, 16 << 20
 PACKAGES = ("torch", "torchvision", "ray", "pandas", "pyarrow", "matplotlib", "omegaconf", "rich")
-LOCAL_KINDS = ("ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs", "overlay", "zfs", "f2fs", "ramfs", "fuse-overlayfs")
+LOCAL_KINDS = ("ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs", "overlay", "zfs", "f2fs", "ramfs",
+               "fuse.fuse-overlayfs")  # fmt: skip
 SRUN_SECONDS = 60
+BUSY = (
+    "Unable to allocate resources: Requested nodes are busy",
+    "Unable to allocate resources: Connection timed out",
+    "Immediate execution impossible",
+    "Immediate allocation not granted",
+    "Job can not start immediately",
+)
+"""What srun says when --immediate is over and nothing is wrong but the wait (Slurm's slurm_errno.c)."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at. `text` ends with the remedy where it is not right."""
+    """One thing that was looked at. `text` ends with the remedy where it is not right; `ok` None: it was not tried."""
 
     name: str
-    ok: bool
+    ok: bool | None
     text: str
+
+    @property
+    def word(self) -> str:
+        """What stands before it on the screen."""
+        return {True: "ok  ", False: "FAIL", None: "----"}[self.ok]
 
 
 def examine(place: Place, config: Config | None) -> Iterator[Finding]:
@@ -43,8 +59,8 @@ def examine(place: Place, config: Config | None) -> Iterator[Finding]:
     yield from _packages()
     yield gpus()
     yield shared_memory(shutil.disk_usage("/dev/shm").total)
-    yield socket_path(place.settings.slurm.temporary)
-    yield temporary(Path(place.settings.slurm.temporary))
+    yield _guarded("socket path", lambda: socket_path(expand(place.settings.slurm.temporary)))
+    yield _guarded("temporary", lambda: temporary(Path(expand(place.settings.slurm.temporary))))
     yield ports()
     yield token()
     yield results(place.results)
@@ -52,7 +68,7 @@ def examine(place: Place, config: Config | None) -> Iterator[Finding]:
         yield dataset(config)
     if place.site != "local":
         yield _guarded("image", lambda: image(image_path(place.settings.slurm)))
-        yield from _slurm(place)
+        yield from _slurm(place, config)
 
 
 def _guarded(name: str, check: Callable[[], Finding]) -> Finding:
@@ -217,11 +233,11 @@ def dataset(config: Config) -> Finding:
     """The study's dataset is there, and is the published one."""
     from trials import data
 
-    name, root = config.settings.data, config.settings.data_root
+    name = config.settings.data
     if name == "none":
         return Finding("data", True, "none is needed")
     try:
-        found = data.load(name, root, config.cache)
+        found = data.load(name, config.data_root, config.cache)
     except (data.DataError, OSError) as error:
         return Finding("data", False, f"{name}: {error}")
     right = found.fingerprint == data.fingerprint_of(name)
@@ -235,10 +251,25 @@ def image(path: Path | None) -> Finding:
         return Finding("image", True, "none; the checkout's own Python runs on the nodes")
     if not path.is_file():
         return Finding("image", False, f"{path} is not there; `farm image` says how to get or build it")
-    digest, beside = file_digest(path), path.with_name(f"{path.name}.sha256")
-    if beside.exists() and beside.read_text().split()[0] != digest:
+    beside = path.with_name(f"{path.name}.sha256")
+    written, digest = written_digest(beside), file_digest(path)
+    if written is None:
+        return Finding("image", None, f"{path} is held against no digest; sha256sum {path} > {beside}")
+    if written != digest:
         return Finding("image", False, f"{path} is not what {beside.name} says; copy or build it again")
-    return Finding("image", True, f"{path}, sha256 {digest[:16]}{'' if beside.exists() else ' (no .sha256 beside it)'}")
+    return Finding("image", True, f"{path}, sha256 {digest[:16]}")
+
+
+def written_digest(file: Path) -> str | None:
+    """What sha256sum wrote into a file; None without the file. Raises `PreflightError` where it holds no digest."""
+    try:
+        words = file.read_text(errors="replace").split()
+    except FileNotFoundError:
+        return None
+    if not words or not re.fullmatch("[0-9a-f]{64}", words[0]):
+        image = file.with_suffix("")
+        raise PreflightError(f"{file} holds no SHA-256: an interrupted sha256sum? sha256sum {image} > {file}")
+    return words[0]
 
 
 def file_digest(path: Path) -> str:
@@ -247,17 +278,21 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(source, "sha256").hexdigest()
 
 
-def _slurm(place: Place) -> Iterator[Finding]:
+def _slurm(place: Place, config: Config | None) -> Iterator[Finding]:
     if shutil.which("sbatch") is None:
         yield Finding("Slurm", False, "sbatch is not here; run this on a login node")
         return
-    yield _guarded("Slurm's flags", lambda: slurm_flags(place))
+    yield _guarded("Slurm's flags", lambda: slurm_flags(place, config))
     yield _guarded("shared storage", lambda: shared_storage(place))
 
 
-def slurm_flags(place: Place) -> Finding:
-    """Slurm would take the job: account, partition, GPUs and walltime of the site file are accepted."""
-    answer = sbatch(doctor_script(place), "--test-only")
+def slurm_flags(place: Place, config: Config | None = None) -> Finding:
+    """Slurm would take the study's job, or one of the site's kind: account, partition, GPUs and walltime."""
+    if config is None:
+        script = doctor_script(place)
+    else:
+        script = render(batch_job(config, [], allocation_plan(config)))
+    answer = sbatch(script, "--test-only")
     said = " ".join((answer.stderr or answer.stdout).split()).removeprefix("sbatch: ")
     if answer.returncode:
         return Finding("Slurm's flags", False, f"{said}; slurm.account=, partition=, gres=, constraint= or time=")
@@ -289,12 +324,16 @@ def shared_storage(place: Place) -> Finding:
                 cwd="/",
             )
         except subprocess.TimeoutExpired:
-            return Finding(name, True, f"{kind}; not tried: no node was free within {SRUN_SECONDS} s")
-        if "Unable to allocate" in answer.stderr or "immediate" in answer.stderr.lower():
-            return Finding(name, True, f"{kind}; not tried: no node was free within {SRUN_SECONDS} s")
+            return Finding(name, None, f"{kind}; not tried: srun gave no answer within {2 * SRUN_SECONDS} s")
+        said = " ".join(answer.stderr.split())
+        if any(words in said for words in BUSY):
+            return Finding(name, None, f"{kind}; not tried: no node was free within {SRUN_SECONDS} s")
+        if "Unable to allocate" in said:
+            return Finding(name, False, f"not tried: {said}; slurm.account=, partition=, constraint= or options=")
         there = scratch / "there"
         if not answer.stdout.startswith(word) or not there.exists():
-            return Finding(name, False, f"{place.results} is not the same on a node; results=… on shared storage")
+            text = f"{place.results} is not the same on a node ({said}); results=… on shared storage"
+            return Finding(name, False, text)
         host = there.read_text().strip()
         return Finding(name, True, f"{kind}; written on {socket.gethostname()}, read on {host}, and back")
 

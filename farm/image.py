@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from farm.config import Place
-from farm.doctor import file_digest
+from farm.doctor import file_digest, written_digest
 from farm.provenance import farm_commit
 from farm.site import image_path
 
@@ -21,11 +21,12 @@ def describe(place: Place) -> tuple[bool, list[str]]:
         return True, [said, *_recipe(place, None)]
     if not path.is_file():
         return False, [f"{path} is not there", *_recipe(place, path)]
-    digest, beside = file_digest(path), path.with_name(f"{path.name}.sha256")
+    beside = path.with_name(f"{path.name}.sha256")
+    written, digest = written_digest(beside), file_digest(path)
     lines = [f"{path}: {path.stat().st_size / 2**30:.1f} GiB", f"sha256 {digest}"]
-    if not beside.exists():
+    if written is None:
         return True, [*lines, f"no digest beside it; sha256sum {path} > {beside}"]
-    if beside.read_text().split()[0] == digest:
+    if written == digest:
         return True, [*lines, f"as {beside.name} says"]
     return False, [*lines, f"NOT what {beside.name} says", *_recipe(place, path)]
 

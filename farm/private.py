@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
+import errno
 import functools
 import os
 import secrets
+import stat
 from pathlib import Path
+
+PARENT = Path("/tmp")
+"""Not $TMPDIR: a socket path holds 107 bytes."""
 
 
 def private_directory() -> Path:
-    """A directory of this node that only this user can enter. Raises PermissionError where it is another's."""
-    directory = Path(f"/tmp/farm-{os.getuid()}")  # not $TMPDIR: a socket path holds 107 bytes
-    directory.mkdir(mode=0o700, exist_ok=True)
-    if directory.stat().st_uid != os.getuid():
-        raise PermissionError(f"{directory} belongs to another user")
-    directory.chmod(0o700)
+    """A directory of this node that only this user can enter. Raises PermissionError where it is another's, or a link.
+
+    Anybody may have made that name in /tmp before, also as a link to a directory of this user's.
+    """
+    directory = PARENT / f"farm-{os.getuid()}"
+    with contextlib.suppress(FileExistsError):
+        directory.mkdir(mode=0o700)
+    found = directory.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise PermissionError(errno.EPERM, "is no directory of yours; it must be removed", str(directory))
+    directory.chmod(0o700)  # what is this user's own, nobody else can replace in a sticky /tmp
     return directory
 
 

@@ -1,6 +1,6 @@
 """What a site is: its Slurm, its node types, its image. farm/conf/site/*.yaml fills these keys in.
 
-Values may hold $USER and other variables of the submitting user's environment. Imports neither torch nor Ray.
+Paths may hold $USER and other variables of the submitting user's environment. Imports neither torch nor Ray.
 """
 
 from __future__ import annotations
@@ -65,6 +65,7 @@ def expand(text: str) -> str:
 def share(slurm: Slurm, gpus: int) -> NodeType:
     """CPUs and memory that belong to `gpus` GPUs of a node: the part of the smallest type that has them.
 
+    Without GPUs it is all of a node that has none, or what belongs to one GPU of a node that has some.
     Raises `UsageError` where no node type has so many.
     """
     types = sorted(slurm.node_types.values(), key=lambda t: (t.gpus, t.cpus))
@@ -72,7 +73,7 @@ def share(slurm: Slurm, gpus: int) -> NodeType:
     if types and not fitting:
         raise UsageError(f"gpus_per_node={gpus}: the largest node of this site has {types[-1].gpus} GPUs")
     whole = fitting[0] if fitting else NodeType(cpus=max(gpus, 1), gpus=gpus, memory_gib=8 * max(gpus, 1))
-    part = gpus / whole.gpus if whole.gpus else 1.0
+    part = max(gpus, 1) / whole.gpus if whole.gpus else 1.0
     return NodeType(
         cpus=slurm.cpus_per_node or max(int(whole.cpus * part), 1),
         gpus=gpus,

@@ -12,7 +12,9 @@ from pathlib import Path
 from farm.errors import COMPLETE, FAILED, INTERRUPTED, PREFLIGHT, RESUMABLE, USAGE
 from farm.ledger.scan import scan
 
-FINAL = (COMPLETE, USAGE, PREFLIGHT, INTERRUPTED)
+FINAL = (COMPLETE, USAGE, INTERRUPTED)
+FINAL_WITH_A_HEAD = (FAILED, PREFLIGHT)
+"""What a driver also ends with when Ray's head dies under it, or as it connects."""
 
 
 def progress(ledger: Path) -> int:
@@ -26,7 +28,7 @@ def verdict(code: int, restarts: int, before: int, after: int, head_lost: bool =
     A run goes on in the queue when it was drained, when Ray's head died under it, or when it was killed. A run
     that had been requeued already and has added nothing to the ledger would go round for ever: it ends with 1.
     """
-    if code in FINAL or (code == FAILED and not head_lost):
+    if code in FINAL or (code in FINAL_WITH_A_HEAD and not head_lost):
         return "end", code
     if restarts > 0 and after <= before:
         return "end", FAILED

@@ -17,10 +17,9 @@ def worker_types(slurm: Slurm) -> dict[str, NodeType]:
     largest = max((t.gpus for t in slurm.node_types.values()), default=None)
     if largest is None:
         raise UsageError("slurm.node_types: this site has none; elastic workers need a Slurm site, e.g. site=greene")
-    part = share(slurm, min(largest, 1))
     counts = sorted({largest, *(2**i for i in range(largest.bit_length()) if 2**i <= largest)} - {0})
     kinds = {f"gpu{n}": share(slurm, n) for n in counts}
-    return {CPU_KIND: NodeType(part.cpus, 0, part.memory_gib)} | kinds
+    return {CPU_KIND: share(slurm, 0)} | kinds
 
 
 def worker_nodes(slurm: Slurm) -> dict[str, Node]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import shutil
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from farm import study
 from farm.config import CONF, ROOT, Config, Place, Settings
 from farm.errors import PreflightError, UsageError
 from farm.plan import Node, Plan
@@ -27,12 +29,26 @@ def site_nodes(config: Config) -> list[Node]:
     return [Node(t.cpus, t.gpus) for t in config.settings.slurm.node_types.values()]
 
 
+def allocation_plan(config: Config) -> Plan:
+    """The plan against what one allocation has of each node, which may be less than the node.
+
+    Raises `UsageError` where no node type has the GPUs of the largest trial, or those of `gpus_per_node=`.
+    """
+    node = allocation_share(config, study.make_plan(config, [], estimate=False))
+    return study.make_plan(config, [Node(node.cpus, node.gpus)])
+
+
+def allocation_share(config: Config, plan: Plan) -> NodeType:
+    """What an allocation asks of each node: the share of `gpus_per_node=`, else of the largest trial's GPUs."""
+    largest = max((t.bundle.gpu for t in plan.trials), default=0)
+    chosen = config.settings.gpus_per_node
+    return share(config.settings.slurm, math.ceil(largest) if chosen is None else chosen)
+
+
 def batch_job(config: Config, arguments: Sequence[str], plan: Plan) -> BatchJob:
     """The job that runs what the plan lacks. Raises `UsageError` where the site cannot hold it."""
     settings, slurm = config.settings, config.settings.slurm
-    largest = max((t.bundle.gpu for t in plan.trials), default=0)
-    gpus = settings.gpus_per_node if settings.gpus_per_node is not None else int(-(-largest // 1))
-    seen = [str(config.results), *([str(_data_root(config))] if settings.data_root else [])]
+    seen = [str(config.results), *map(str, _data_there(config))]
     seen += [str(config.study_file.parent)] if _own_study(config) else []
     seen += [str(Path(config.site).expanduser().absolute().parent)] if config.site.endswith((".yaml", ".yml")) else []
     return BatchJob(
@@ -41,7 +57,7 @@ def batch_job(config: Config, arguments: Sequence[str], plan: Plan) -> BatchJob:
         ledger=str(config.ledger),
         nodes=settings.nodes,
         extra=(*slurm.options, *(["--exclusive"] if any(t.bundle.exclusive for t in plan.trials) else [])),
-        **site_words(settings, share(slurm, gpus), seen),
+        **site_words(settings, allocation_share(config, plan), seen),
     )
 
 
@@ -52,13 +68,13 @@ def site_words(settings: Settings, node: NodeType, seen: Sequence[str]) -> dict[
     code = expand(slurm.code) if image is not None else str(ROOT)
     return {
         "code": code,
-        "python": slurm.python if image is not None else sys.executable,
+        "python": expand(slurm.python) if image is not None else sys.executable,
         "gpus": node.gpus,
         "cpus": node.cpus,
         "memory_gib": node.memory_gib,
         "time": settings.time,
         "commit": farm_commit(),
-        "temporary": slurm.temporary,
+        "temporary": expand(slurm.temporary),
         "signal_seconds": slurm.signal_seconds,
         "logical_gpus": slurm.logical_gpus,
         "account": slurm.account,
@@ -75,7 +91,7 @@ def site_words(settings: Settings, node: NodeType, seen: Sequence[str]) -> dict[
 
 
 def doctor_script(place: Place) -> str:
-    """A job of the site's kind that does nothing, for `sbatch --test-only`."""
+    """A job of the site's kind that does nothing, for `sbatch --test-only` where no study is named."""
     slurm, gpus = place.settings.slurm, place.settings.gpus_per_node
     if gpus is None:
         gpus = min(1, max((t.gpus for t in slurm.node_types.values()), default=0))
@@ -112,8 +128,7 @@ def absolute_arguments(config: Config, arguments: Sequence[str]) -> list[str]:
         words = [w for w in words if not w.startswith("problem=")]
     elif not any(w.startswith("problem=") for w in words):
         words.insert(0, f"study={config.study_file.stem}")
-    if config.settings.data_root:
-        words.append(f"data_root={_data_root(config)}")
+    words += [f"data_root={path}" for path in _data_there(config)]
     return [*words, f"results={config.results}"]
 
 
@@ -124,6 +139,9 @@ def submit(config: Config, script: str) -> int:
     image = image_path(config.settings.slurm)
     if image is not None and not image.is_file():
         raise PreflightError(f"slurm.image: {image} is not there; `farm image site={config.site}` says how to get it")
+    for path in _data_there(config):
+        if not config.settings.data_root and not path.is_dir():  # one that is given may be there on the nodes alone
+            raise PreflightError(f"data: {path} is not there; farm data fetch, or data_root= names another place")
     directory = config.ledger / "slurm"
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -149,13 +167,22 @@ def _own_study(config: Config) -> bool:
     return not config.study_file.is_relative_to(CONF)
 
 
-def _data_root(config: Config) -> Path:
-    return Path(str(config.settings.data_root)).expanduser().absolute()
+def _data_there(config: Config) -> list[Path]:
+    """Where jobs read CIFAR-10, if they have to be told: the default is in the checkout, and an image has another."""
+    needed = config.settings.slurm.image is not None and config.settings.data == "cifar10"
+    return [config.data_root] if config.settings.data_root or needed else []
 
 
 def _binds(slurm: Slurm, code: str, seen: Sequence[str]) -> list[str]:
-    """Directories that the image must see at their own paths, each once and no child of another."""
-    wanted = [*seen, *([code] if not code.startswith(IMAGE_CODE) else []), *map(expand, slurm.binds)]
+    """Directories that the image must see at their own paths, each once and no child of another.
+
+    `slurm.binds` may say SOURCE:DESTINATION, as the container's own --bind does, which no path can quote.
+    """
+    own = [*seen, *([code] if not code.startswith(IMAGE_CODE) else [])]
+    for path in own:
+        if ":" in path:
+            raise UsageError(f"{path}: a colon separates what --bind is told; use a path without one")
+    wanted = [*own, *map(expand, slurm.binds)]
     plain = [Path(w) for w in wanted if ":" not in w]
     kept = [p for p in dict.fromkeys(plain) if not any(p != q and p.is_relative_to(q) for q in plain)]
     return [*map(str, kept), *(w for w in wanted if ":" in w)]

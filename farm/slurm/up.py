@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from farm.config import Place
+from farm.config import Place, data_directory
 from farm.errors import PreflightError
 from farm.site import NodeType, image_path
 from farm.slurm.cluster import Cluster, autoscaling, cluster_at, prepare
@@ -36,10 +36,8 @@ def scripts(place: Place, cluster: Cluster) -> dict[str, str]:
     settings = place.settings
     types = worker_types(settings.slurm)
     own = place.site.endswith((".yaml", ".yml"))
-    seen = [
-        str(place.results),
-        *([str(Path(settings.data_root).expanduser().absolute())] if settings.data_root else []),
-    ]
+    data = data_directory(settings.data_root)  # the checkout's own is bound where it is: a bind of nothing fails
+    seen = [str(place.results), *([str(data)] if settings.data_root or data.is_dir() else [])]
     seen += [str(Path(place.site).expanduser().absolute().parent)] if own else []
 
     def job(kind: str, role: str, node: NodeType, **more: Any) -> str:

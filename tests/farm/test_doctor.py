@@ -7,12 +7,17 @@ import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from commands import Finished
 
+from farm import config as configuration
 from farm import doctor
-from farm.config import load, load_place
+from farm.cli import main
+from farm.config import load, load_place, place_of
+from farm.errors import PreflightError
+from farm.image import describe
 from farm.slurm import node
 
 HOPPER, VOLTA, ADA = (9, 0), (7, 0), (8, 9)
@@ -49,9 +54,17 @@ def test_a_directory_too_deep_for_sockets_is_told() -> None:
 
 def test_a_shared_temporary_directory_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert doctor.temporary(tmp_path).ok
+    monkeypatch.setattr(doctor, "file_system", lambda path: "fuse.fuse-overlayfs")  # as /proc/mounts has it
+    assert doctor.temporary(tmp_path).ok
     monkeypatch.setattr(doctor, "file_system", lambda path: "lustre")
     assert not doctor.temporary(tmp_path).ok
     assert not doctor.temporary(tmp_path / "missing").ok
+
+
+def test_the_temporary_directory_may_name_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("USER", tmp_path.name)
+    place = load_place([f"slurm.temporary={tmp_path.parent}/$USER", f"results={tmp_path}"])
+    assert f"temporary {tmp_path}" in [f.name for f in doctor.examine(place, None)]
 
 
 def test_the_kind_of_a_file_system_is_that_of_the_nearest_mount() -> None:
@@ -90,13 +103,28 @@ def test_a_token_that_others_can_read_is_told(tmp_path: Path, monkeypatch: pytes
 def test_a_full_results_directory_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert doctor.results(tmp_path / "not" / "yet").ok
     assert list(tmp_path.iterdir()) == []
-    monkeypatch.setattr(doctor, "_fill", _over_quota)
-    assert "quota" in doctor.results(tmp_path).text
-    monkeypatch.setattr(doctor, "LEAST_FREE_FILES", 1 << 62)
-    room = os.statvfs(tmp_path)
-    assert doctor.results(tmp_path).ok == (room.f_files == 0)
-    monkeypatch.setattr(doctor, "LEAST_FREE_BYTES", 1 << 62)
-    assert not doctor.results(tmp_path).ok
+    with monkeypatch.context() as patched:
+        patched.setattr(doctor, "_fill", _over_quota)
+        found = doctor.results(tmp_path)
+        assert (found.ok, "quota" in found.text) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("lacking", "ok", "said"),
+    [
+        ({}, True, "5000000 files)"),
+        ({"f_bavail": 1}, False, "0 GiB free); free some, or results=… elsewhere"),
+        ({"f_favail": 17}, False, "17 files left); remove some, or results=… elsewhere"),
+        ({"f_files": 0, "f_favail": 0}, True, "GiB free)"),  # btrfs: it counts no files
+    ],
+)
+def test_no_room_for_bytes_or_files_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacking: dict[str, int], ok: bool, said: str
+) -> None:
+    room = {"f_bavail": 1 << 30, "f_frsize": 4096, "f_files": 6_000_000, "f_favail": 5_000_000} | lacking
+    monkeypatch.setattr(doctor.os, "statvfs", lambda path: SimpleNamespace(**room))
+    found = doctor.results(tmp_path)
+    assert (found.ok, found.text.endswith(said)) == (ok, True), found.text
 
 
 def _over_quota(place: Path) -> None:
@@ -110,15 +138,34 @@ def test_a_missing_dataset_is_told(tmp_path: Path) -> None:
     assert doctor.dataset(load(["problem=4", "profile=smoke", *words])).ok
 
 
+def test_the_dataset_is_looked_for_where_a_run_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(configuration, "ROOT", tmp_path)
+    found = doctor.dataset(load(["problem=4", f"results={tmp_path}"]))
+    assert (found.ok, f"there is no folder {tmp_path / 'data'}:" in found.text) == (False, True)
+
+
 def test_an_image_that_is_not_what_its_digest_says_is_told(tmp_path: Path) -> None:
     image = tmp_path / "farm.sif"
     assert not doctor.image(image).ok
     image.write_bytes(b"an image")
-    assert doctor.image(image).ok
+    found = doctor.image(image)
+    assert (found.ok, found.word, "sha256sum" in found.text) == (None, "----", True)
     image.with_name("farm.sif.sha256").write_text(f"{hashlib.sha256(b'an image').hexdigest()}  farm.sif\n")
     assert doctor.image(image).ok
     image.write_bytes(b"another")
     assert not doctor.image(image).ok
+
+
+@pytest.mark.parametrize("text", ["", "\n", "sha256sum: farm.sif: Input/output error"])
+def test_a_digest_that_was_not_finished_is_told(tmp_path: Path, text: str) -> None:
+    image = tmp_path / "farm.sif"
+    image.write_bytes(b"an image")
+    image.with_name("farm.sif.sha256").write_text(text)
+    place = load_place(["site=torch", f"slurm.image={image}", f"results={tmp_path}"])
+    (found,) = [f for f in doctor.examine(place, None) if f.name == "image"]
+    assert (found.ok, f"sha256sum {image} > {image}.sha256" in found.text) == (False, True)
+    with pytest.raises(PreflightError, match="holds no SHA-256"):
+        describe(place)
 
 
 def fake(directory: Path, name: str, body: str) -> None:
@@ -138,6 +185,15 @@ def test_flags_that_slurm_refuses_are_told_in_its_own_words(tmp_path: Path, monk
     assert all(w in script for w in ("--account=wrong", "--constraint=h200", "--gres=gpu:1", "--time=08:00:00"))
 
 
+def test_slurm_is_asked_about_the_job_that_the_study_would_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    config = load(["problem=2", "site=torch", "slurm.image=null", f"results={tmp_path}", "hardware=H"])
+    fake(tmp_path, "sbatch", 'cat > "${0%/*}/script"')
+    assert doctor.slurm_flags(place_of(config), config).ok
+    script = (tmp_path / "script").read_text()
+    assert all(w in script for w in ("--gres=gpu:4\n", "--cpus-per-task=48\n", "--exclusive\n", "--comment="))
+
+
 def test_storage_that_nodes_do_not_share_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     place = load_place(["site=torch", "slurm.image=null", f"results={tmp_path / 'results'}"])
@@ -146,6 +202,39 @@ def test_storage_that_nodes_do_not_share_is_told(tmp_path: Path, monkeypatch: py
     fake(tmp_path, "srun", 'while [ "$1" != sh ]; do shift; done; exec "$@"')
     found = doctor.shared_storage(place)
     assert (found.ok, socket.gethostname() in found.text) == (True, True)
+
+
+REFUSED = "srun: error: Unable to allocate resources: "
+
+
+@pytest.mark.parametrize(
+    ("srun", "ok", "said"),
+    [
+        (f"{REFUSED}Requested nodes are busy", None, "no node was free"),
+        (f"srun: job 7 queued and waiting for resources\n{REFUSED}Connection timed out", None, "no node was free"),
+        (f"{REFUSED}Immediate execution impossible, insufficient priority", None, "no node was free"),
+        (f"{REFUSED}Invalid account or account/partition combination specified", False, "Invalid account"),
+        (f"{REFUSED}Socket timed out on send/recv operation", False, "Socket timed out"),
+        ("srun: error: gr001: task 0: Exited with exit code 1", False, "not the same on a node (srun: error: gr001"),
+    ],
+)
+def test_storage_that_could_not_be_tried_is_neither_ok_nor_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, srun: str, ok: bool | None, said: str
+) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    place = load_place(["site=torch", "slurm.image=null", f"results={tmp_path / 'results'}"])
+    fake(tmp_path, "srun", f"echo '{srun}' >&2; exit 1")
+    found = doctor.shared_storage(place)
+    assert (found.ok, said in found.text) == (ok, True), found.text
+
+
+@pytest.mark.parametrize(("ok", "word", "code"), [(None, "----", 0), (True, "ok  ", 0), (False, "FAIL", 3)])
+def test_what_was_not_tried_does_not_fail(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], ok: bool | None, word: str, code: int
+) -> None:
+    monkeypatch.setattr(doctor, "examine", lambda place, config: [doctor.Finding("it", ok, "said")])
+    assert main(["doctor"]) == code
+    assert capsys.readouterr().out == f"{word}  it: said\n"
 
 
 def test_one_failure_makes_the_exit_code_3(farm: Callable[..., Finished], tmp_path: Path) -> None:

@@ -411,6 +411,17 @@ def test_constraints_that_name_gpus_are_not_for_workers_without(monkeypatch: pyt
     assert found == {"head": False, "cpu": False, "gpu1": True, "gpu2": True, "gpu4": True, "gpu8": True}
 
 
+def test_workers_in_an_image_see_the_checkouts_own_data_where_there_is_some(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(up, "data_directory", lambda value: tmp_path / "data")
+    place = load_place(["site=greene", "results=/x", "slurm.image=/i.sif", "slurm.binds=[]"])
+    cluster = Cluster(Path("/x/.up/greene"))
+    assert not any("/data " in script for script in up.scripts(place, cluster).values())
+    (tmp_path / "data").mkdir()
+    assert all(f"--bind {tmp_path / 'data'} " in script for script in up.scripts(place, cluster).values())
+
+
 @pytest.mark.parametrize(
     ("said", "known"), [("Invalid job id specified", True), ("Unable to contact slurm controller", False)]
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from commands import COUNTING, ROOT, command, environment
 
+from farm import private
 from farm.private import private_directory
 
 
@@ -27,6 +29,29 @@ def test_a_token_is_new_for_each_process_closed_to_others_and_gone_with_it() -> 
     assert [words[1:] for words in said] == [["0o600", "64", "0o700"]] * 2
     assert said[0][0] != said[1][0]
     assert not Path(said[0][0]).exists()
+
+
+def test_a_link_or_a_file_in_the_directorys_place_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(private, "PARENT", tmp_path)
+    home, planted = tmp_path / "home", tmp_path / f"farm-{os.getuid()}"
+    home.mkdir(mode=0o755)
+    home.chmod(0o755)
+    for target in (home, tmp_path / "nowhere"):
+        planted.symlink_to(target)
+        with pytest.raises(PermissionError, match="must be removed"):
+            private_directory()
+        planted.unlink()
+    assert (home.stat().st_mode & 0o777, list(home.iterdir())) == (0o755, [])
+    planted.touch()
+    with pytest.raises(PermissionError, match="must be removed"):
+        private_directory()
+
+
+def test_a_directory_that_was_open_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(private, "PARENT", tmp_path)
+    assert private_directory().stat().st_mode & 0o777 == 0o700
+    (tmp_path / f"farm-{os.getuid()}").chmod(0o755)
+    assert private_directory().stat().st_mode & 0o777 == 0o700
 
 
 @pytest.mark.ray

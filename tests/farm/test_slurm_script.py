@@ -16,13 +16,13 @@ from commands import COUNTING, ROOT, Finished, run_farm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from farm import config as configuration
 from farm.config import load
-from farm.errors import UsageError
-from farm.site import check_time, share
+from farm.errors import PreflightError, UsageError
+from farm.site import NodeType, Slurm, check_time, share
 from farm.slurm.requeue import progress, verdict
 from farm.slurm.script import BatchJob, render
-from farm.slurm.submit import batch_job, site_nodes
-from farm.study import make_plan
+from farm.slurm.submit import allocation_plan, batch_job, submit
 
 GOLDEN = Path(__file__).with_name("golden")
 PLAIN = BatchJob(
@@ -136,11 +136,63 @@ def test_torch_asks_by_constraint_and_account(farm: Callable[..., Finished]) -> 
 def test_paths_of_a_study_of_ones_own_arrive_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(COUNTING.parent)
     words = ["study=counting.yaml", "trial.epochs=2", "results=here", "slurm.image=/i.sif"]
-    config = load(words)
-    job = batch_job(config, words, make_plan(config, site_nodes(config)))
+    job = job_of(words)
     here = COUNTING.parent / "here"
     assert job.arguments == ("trial.epochs=2", "slurm.image=/i.sif", f"study={COUNTING}", f"results={here}")
     assert (job.ledger, job.gpus, job.binds) == (f"{here / 'counting'}", 0, (str(COUNTING.parent),))
+
+
+def test_a_job_in_an_image_reads_the_data_that_the_login_node_has(tmp_path: Path) -> None:
+    words = ["problem=4", "site=greene", "results=/r", "slurm.image=/i.sif", "slurm.binds=[]"]
+    assert job_of(words).arguments[-2] == f"data_root={ROOT / 'data'}"
+    assert job_of(words).binds == ("/r", str(ROOT / "data"))
+    assert job_of([*words, f"data_root={tmp_path}"]).binds == ("/r", str(tmp_path))
+    assert job_of([*words, "profile=smoke"]).binds == ("/r",)
+    assert "data_root" not in " ".join(job_of([*words, "slurm.image=null"]).arguments)
+
+
+def job_of(words: list[str]) -> BatchJob:
+    """What `farm submit` with these words would submit."""
+    config = load(words)
+    return batch_job(config, words, allocation_plan(config))
+
+
+@pytest.mark.parametrize("key", ["results", "data_root", "slurm.code"])
+def test_a_colon_in_a_path_that_the_image_must_see_is_refused(key: str) -> None:
+    words = ["problem=4", f"{key}=/scratch/me/run:1"]
+    assert job_of(words)
+    with pytest.raises(UsageError, match="a colon separates"):
+        job_of([*words, "slurm.image=/i.sif"])
+
+
+def test_a_bind_of_ones_own_may_have_a_destination() -> None:
+    words = ["problem=4", "profile=smoke", "slurm.image=/i.sif", "results=/r", "slurm.binds=['/a:/b']"]
+    assert job_of(words).binds == ("/r", "/a:/b")
+
+
+def test_a_sites_paths_may_name_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("USER", "me")
+    words = ["slurm.temporary=/tmp/$USER", "slurm.image=/i/$USER.sif", "slurm.python=/v/$USER/bin/python"]
+    job = job_of(["problem=4", *words])
+    assert (job.temporary, job.image, job.python) == ("/tmp/me", "/i/me.sif", "/v/me/bin/python")
+
+
+def test_data_that_is_not_there_is_told_before_anything_queues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sbatch").touch(mode=0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    (tmp_path / "i.sif").touch()
+    monkeypatch.setattr(configuration, "ROOT", tmp_path)
+    config = load(["problem=4", f"slurm.image={tmp_path / 'i.sif'}", f"results={tmp_path / 'results'}"])
+    with pytest.raises(PreflightError, match="farm data fetch"):
+        submit(config, "")
+
+
+def test_trials_that_the_allocation_cannot_hold_are_told_though_the_node_could(farm: Callable[..., Finished]) -> None:
+    words = ("problem=2", "site=greene", "hardware=H", "--dry-run")
+    one = farm(*words, "gpus_per_node=1", verb="submit", variables={"USER": "me"})
+    assert (one.code, one.err.count("the largest node has 10 CPUs and 1 GPU; gpus_per_node=")) == (1, 8), one.err
+    all_of_it = farm(*words, verb="submit", variables={"USER": "me"})
+    assert (all_of_it.code, all_of_it.err, "--gres=gpu:rtx8000:4\n" in all_of_it.out) == (0, "", True)
 
 
 def test_a_misspelt_site_key_is_told(tmp_path: Path) -> None:
@@ -169,6 +221,15 @@ def test_a_node_is_shared_out_by_gpus() -> None:
         share(slurm, 5)
 
 
+def test_a_job_without_gpus_has_the_share_of_one_and_not_of_none(farm: Callable[..., Finished]) -> None:
+    words = ("problem=3", "site=torch", "slurm.account=a", "device=cpu", "resources.gpu=0")
+    done = farm(*words, "--dry-run", verb="submit", variables={"USER": "me"})
+    assert done.code == 0, done.err
+    assert all(f"#SBATCH {option}\n" in done.out for option in ("--cpus-per-task=12", "--mem=175G"))
+    assert "--gres" not in done.out
+    assert share(Slurm(node_types={"thin": NodeType(8, 0, 16), "gpu": NodeType(40, 4, 320)}), 0) == NodeType(8, 0, 16)
+
+
 @pytest.mark.parametrize("time", ["08:00:00", "8:00:00", "240", "30:00", "1-12", "2-00:30:00"])
 def test_slurms_walltimes_are_taken(time: str) -> None:
     check_time(time, 180)
@@ -188,6 +249,9 @@ def test_other_walltimes_are_refused(time: str) -> None:
         (1, 0, 0, 9, False, ("end", 1)),
         (1, 0, 0, 9, True, ("requeue", 75)),
         (3, 0, 0, 0, False, ("end", 3)),
+        (3, 0, 0, 0, True, ("requeue", 75)),
+        (3, 1, 0, 0, True, ("end", 1)),
+        (2, 0, 0, 0, True, ("end", 2)),
         (75, 0, 0, 0, False, ("requeue", 75)),
         (75, 1, 4, 5, False, ("requeue", 75)),
         (75, 1, 5, 5, False, ("end", 1)),

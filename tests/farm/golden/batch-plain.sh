@@ -82,14 +82,16 @@ if [[ -z $signalled && -s $shared/address ]]; then
     ( inside "$python" "${run[@]}" ray_address="$(cat "$shared/address")" ) &
     driver=$!
     [[ -n $signalled ]] && kill -USR1 "$driver"
-    while true; do  # a signal that is trapped ends `wait` early
-        seen=$signalled
-        wait "$driver"
-        code_of_run=$?
-        [[ $signalled == "$seen" ]] && break
-    done
+    while kill -0 "$driver" 2> /dev/null; do wait "$driver"; done  # each signal that is trapped ends `wait` early
+    wait "$driver"  # bash remembers how it ended
+    code_of_run=$?
 fi
-head_lost=$(grep -qs '^head' "$shared/ended" && echo --head-lost)
+head_lost=''
+for _ in {1..30}; do
+    grep -qs '^head' "$shared/ended" && head_lost=--head-lost && break
+    ((code_of_run == 3)) || break  # a driver that cannot connect may end before the head's step does
+    sleep 0.5
+done
 
 touch "$shared/stop"  # the nodes' Ray ends now, by process id
 for _ in {1..60}; do
@@ -102,6 +104,6 @@ read -r action code_of_job < <(requeue --code "$code_of_run" --before "${before:
 echo "farm: the run ended with $code_of_run, the job with ${code_of_job:-$code_of_run}"
 if [[ ${action-} == requeue && $signalled != TERM ]]; then  # TERM: cancelled, or Slurm requeues by itself
     echo "farm: the study is not complete; the job goes back into the queue"
-    scontrol requeue "$SLURM_JOB_ID"
+    scontrol requeue "$SLURM_JOB_ID" || echo "farm: Slurm did NOT take it back; the same farm submit goes on from here"
 fi
 exit "${code_of_job:-$code_of_run}"

@@ -95,7 +95,7 @@ if [[ $signalled == USR1 ]]; then
     cancel running
     rm -f "$shared/address"
     echo "farm: the head goes back into the queue"
-    scontrol requeue "$SLURM_JOB_ID"
+    scontrol requeue "$SLURM_JOB_ID" || echo "farm: Slurm did NOT take it back; the same farm up goes on from here"
     exit 75
 fi
 touch "$shared/stop"

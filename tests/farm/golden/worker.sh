@@ -38,9 +38,6 @@ done
 node=$!
 trap 'kill -USR1 $node' USR1  # the walltime is near: the trial moves elsewhere
 trap 'kill -TERM $node' TERM
-while true; do  # a signal that is trapped ends `wait` early
-    wait "$node"
-    code_of_node=$?
-    kill -0 "$node" 2> /dev/null || break
-done
-exit "$code_of_node"
+while kill -0 "$node" 2> /dev/null; do wait "$node"; done  # each signal that is trapped ends `wait` early
+wait "$node"  # bash remembers how it ended
+exit
