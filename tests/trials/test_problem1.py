@@ -132,8 +132,9 @@ def test_weights_that_overflow_in_the_second_epoch_diverge_there(context: Any, m
     assert (rows, outcome.status, outcome.summary["diverged_epoch"]) == ([], "diverged", 2)
 
 
-def test_dropout_inverted_is_weight_scaling(context: Any) -> None:
-    _, _, outcome = run(context, method="adam", dropout=True, learning_rate=1e-3)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_dropout_inverted_is_weight_scaling(context: Any, precision: str) -> None:
+    _, _, outcome = run(context, method="adam", dropout=True, learning_rate=1e-3, precision=precision)
     summary = outcome.summary
     assert 0 < summary["weight_scaling_difference"] < 1e-5 * summary["weight_scaling_largest_logit"]
     assert summary["weight_scaling_train_difference"] < 1e-4 * summary["weight_scaling_largest_logit"]
