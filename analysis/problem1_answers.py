@@ -105,8 +105,8 @@ def study_arms(data: Data) -> list[Arm]:
 
     The learning rate names an arm only where one method has several: else it belongs to the method.
     """
-    keys = ["config_method", "config_dropout", "config_learning_rate"]
-    several = bool(data.plan[keys].drop_duplicates().duplicated(keys[:2]).any())
+    rates = data.plan[["config_method", "config_learning_rate"]].drop_duplicates()
+    several = bool(rates["config_method"].duplicated().any())
     named = ("method", "dropout") if several else ("method", "dropout", "learning_rate")
     found = arms(data.plan, lambda v: f"{METHODS[str(v['method'])].title}, {KINDS[bool(v['dropout'])]}", named)
     order = list(METHODS)

@@ -231,6 +231,34 @@ def test_learning_rates_name_arms_only_where_a_method_has_several(export: Export
     assert "Adam, learning_rate=0.5" in {r.title for r in second}
 
 
+def test_a_method_whose_arms_differ_in_rate_is_no_pair(export: Export, tmp_path: Path) -> None:
+    export.add("adam", False, rate=0.5)
+    export.add("adam", True)
+    data = export.write(tmp_path)
+    found = answers(data, results(data, Options()), Options())
+    assert [p.title for p in found.pairs] == ["Adam, learning_rate=0.5", "Adam, learning_rate=0.0001"]
+    assert not any(p.plain and p.dropout for p in found.pairs)
+
+
+def test_the_report_says_the_rates_that_were_run_and_what_is_a_default(export: Export, tmp_path: Path) -> None:
+    for dropout in (False, True):
+        export.add("adam", dropout, rate=0.5)
+        export.add("adagrad", dropout)
+        export.add("adadelta", dropout, rate=0.7, status="new")
+    data = export.write(tmp_path)
+    (section,) = (s for s in problem1.sections(data) if "hyperparameters" in s.tables)
+    table = cells(section.tables["hyperparameters"], "Method")
+    run = {method: (row["Learning rate η, as run"], row["Default"]) for method, row in table.items()}
+    assert run["Adam"] == ("0.5", "0.0001")
+    assert run["AdaGrad"] == ("0.003", "0.003")
+    assert run["AdaDelta"] == ("none yet", "0.1")
+    text = write_report(tmp_path / "problem1", "1").markdown.read_text()
+    assert r"Hyperparameters: $\eta = 0.5$ (the default is $10^{-4}$), $\beta_1 = 0.9$" in text
+    assert r"Hyperparameters: $\eta = 0.003$ (the default), " in text
+    assert r"Adam was run at $\eta = 0.5$ (the default is $10^{-4}$)." in text
+    assert "AdaGrad was run at" not in text
+
+
 def test_the_report_answers_the_sheets_questions_in_typeset_equations(whole: Data, tmp_path: Path) -> None:
     paths = write_report(tmp_path / "problem1", "1")
     html = paths.html.read_text()
@@ -259,13 +287,13 @@ def test_every_symbol_of_an_equation_is_explained() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_equations_are_the_lines_of_the_reference(method: str) -> None:
-    (shown,) = (w for w in problem1_methods.written() if w.name == method)
+def test_the_equations_are_the_lines_of_the_reference(whole: Data, method: str) -> None:
+    (shown,) = (w for w in problem1_methods.written(whole) if w.name == method)
     assert shown.equations[-1 if method != "rmsprop_nesterov" else 1].startswith(
         r"\theta \leftarrow \theta" if method != "rmsprop_nesterov" else r"g \leftarrow \nabla J\left(\tilde{\theta}"
     )
     assert all("<math" in to_html(f"$${e}$$") for e in shown.equations + shown.one_pass)
-    assert all(f"{v:g}".split("e")[0] in shown.hyperparameters for v in METHODS[method].constants.values() if v > 1e-4)
+    assert all(f"{v:g}".split("e")[0] in shown.constants for v in METHODS[method].constants.values() if v > 1e-4)
 
 
 def test_arithmetic_is_bracketed_where_it_has_to_be() -> None:
