@@ -333,18 +333,38 @@ def grid(export: Export, tmp_path: Path, **last: Any) -> Data:
 def test_the_grid_chooses_the_rate_with_the_lowest_validation_error(export: Export, tmp_path: Path) -> None:
     data = grid(export, tmp_path, status="diverged")
     (choice,) = problem1_learning_rates.choices(problem1_learning_rates.points(data, Options()))
-    assert (choice.chosen.rate, choice.edge) == (0.01, False)
+    assert (choice.chosen.rate, choice.edges) == (0.01, ())
     assert choice.chosen.mean == pytest.approx(0.4 + 0.2 / EPOCHS - 0.025)
     table = cells(problem1.main(data)[1]["learning-rates"], "Method", "Learning rate")
     assert table["Adam", "0.01"]["Remarks"] == "chosen"
-    assert table["Adam", "1"]["Remarks"] == "1 diverged at epoch 3"
+    assert table["Adam", "1"]["Remarks"] == "L2: no trial; L2 + dropout: 1 diverged at epoch 3"
+
+
+def test_a_rate_that_one_arm_alone_ran_is_not_chosen(export: Export, tmp_path: Path) -> None:
+    data = grid(export, tmp_path)
+    tables = problem1.main(data)[1]
+    chosen = cells(tables["chosen-rates"], "Method")["Adam"]
+    assert (chosen["Chosen here"], chosen["Best for L2 + dropout"]) == ("0.01", "1")
+    assert chosen["Remarks"].startswith("at an end of the ladder: the best for L2 + dropout;")
+    alone = cells(tables["learning-rates"], "Method", "Learning rate")["Adam", "1"]
+    assert (alone["Mean (%)"], alone["Remarks"]) == ("–", "L2: no trial")
+
+
+def test_a_rate_at_which_one_arm_diverged_may_be_the_others_best(export: Export, tmp_path: Path) -> None:
+    export.add("adam", False, rate=1.0, error=0.1, holdout=500, status="diverged")
+    data = grid(export, tmp_path)
+    (choice,) = problem1_learning_rates.choices(problem1_learning_rates.points(data, Options()))
+    assert (choice.chosen.rate, choice.best) == (0.01, {False: 0.01, True: 1.0})
 
 
 def test_a_choice_at_the_end_of_the_ladder_is_marked(export: Export, tmp_path: Path) -> None:
+    export.add("adam", False, rate=1.0, error=0.1, holdout=500)
     data = grid(export, tmp_path)
+    (choice,) = problem1_learning_rates.choices(problem1_learning_rates.points(data, Options()))
+    assert choice.edges == ("the chosen rate", "the best for L2", "the best for L2 + dropout")
     table = cells(problem1.main(data)[1]["chosen-rates"], "Method")
     assert table["Adam"]["Chosen here"] == "1"
-    assert "end of the ladder" in table["Adam"]["Remarks"]
+    assert "the chosen rate, the best for L2," in table["Adam"]["Remarks"]
 
 
 def test_a_grid_in_which_more_varies_is_not_averaged_over(export: Export, tmp_path: Path) -> None:
