@@ -9,7 +9,7 @@ from analysis import equations, problem1, problem1_learning_rates, problem1_meth
 from analysis.load import Data, load
 from analysis.markup import to_html
 from analysis.options import Options
-from analysis.problem1_answers import answers, results
+from analysis.problem1_answers import Best, answers, results
 from analysis.report import write_main_results, write_report
 from trials.methods import METHODS
 
@@ -193,6 +193,33 @@ def test_a_lead_of_single_seeds_excludes_nothing(export: Export, tmp_path: Path)
     assert not best.excluded
 
 
+def first_by_accuracy(export: Export, tmp_path: Path, errors: dict[str, tuple[float, float, float]]) -> Best:
+    """The best of arms whose three seeds have these test errors."""
+    for method, values in errors.items():
+        for seed, error in enumerate(values):
+            export.add(method, False, seed, error=error)
+    data = export.write(tmp_path)
+    found = answers(data, results(data, Options()), Options()).best_accuracy
+    assert found is not None
+    assert (found.first.method, found.second and found.second.method) == ("adam", "rmsprop")
+    return found
+
+
+CLOSE = {"adam": (0.30, 0.31, 0.32), "rmsprop": (0.33, 0.34, 0.35)}
+"""A lead of 3.7 standard errors: the 95 % interval of one comparison, of 2.8, excludes zero."""
+
+
+def test_the_best_of_five_is_picked_so_its_lead_has_to_be_larger(export: Export, tmp_path: Path) -> None:
+    assert first_by_accuracy(export, tmp_path / "two", CLOSE).excluded
+    far = dict.fromkeys(("adagrad", "rmsprop_nesterov", "adadelta"), (0.6, 0.61, 0.62))
+    assert not first_by_accuracy(Export(), tmp_path / "five", CLOSE | far).excluded
+
+
+def test_an_arm_that_scatters_may_be_the_best_though_the_runner_up_is_not(export: Export, tmp_path: Path) -> None:
+    clear = {"adam": (0.10, 0.11, 0.12), "rmsprop": (0.50, 0.51, 0.52), "adagrad": (0.2, 0.6, 1.0)}
+    assert not first_by_accuracy(export, tmp_path, clear).excluded
+
+
 def test_the_check_of_weight_scaling_shows_the_worst_seed(whole: Data) -> None:
     (section,) = (s for s in problem1.sections(whole) if "weight-scaling" in s.tables)
     table = cells(section.tables["weight-scaling"], "Method")
@@ -266,6 +293,8 @@ def test_the_report_answers_the_sheets_questions_in_typeset_equations(whole: Dat
     assert "$" not in html.split("<body", 1)[1].replace("${", "")
     text = paths.markdown.read_text()
     assert "The lowest training loss after 5 epochs is that of **Adam**" in text
+    assert "; chance is excluded." in text
+    assert "at a level of 95 % for all these comparisons together" in text
     assert [q for s in problem1.sections(whole) for q in s.questions] == ["1.1", "1.2", "1.3", "1.4"]
 
 
