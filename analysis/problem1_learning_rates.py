@@ -69,6 +69,11 @@ class Choice:
     default: float
     edges: tuple[str, ...]
 
+    @property
+    def remark(self) -> str:
+        """What to know before the rate is trusted, or "–"."""
+        return f"at an end of the ladder: {', '.join(self.edges)}; a better one may lie beyond" if self.edges else "–"
+
 
 def is_grid(data: Data) -> bool:
     """Whether a study of problem 1 has held-out training images, and so judges learning rates."""
@@ -169,7 +174,7 @@ def choice_table(data: Data, made: Sequence[Choice]) -> Table:
             "best_plain": f"{c.best[False]:g}",
             "best_dropout": f"{c.best[True]:g}",
             "default": f"{c.default:g}",
-            "remark": f"at an end of the ladder: {', '.join(c.edges)}; a better one may lie beyond" if c.edges else "–",
+            "remark": c.remark,
         }
         for c in made
     ]

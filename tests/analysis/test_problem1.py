@@ -11,6 +11,7 @@ from analysis.markup import to_html
 from analysis.options import Options
 from analysis.problem1_answers import Best, answers, results
 from analysis.report import write_main_results, write_report
+from analysis.stats import mean
 from trials.methods import METHODS
 
 GPU = "NVIDIA H200"
@@ -410,3 +411,29 @@ def test_the_grid_has_a_report_that_compares_with_the_code(export: Export, tmp_p
     text = write_report(study, "1").markdown.read_text()
     assert f"chooses 0.01, the default in the code is {METHODS['adam'].learning_rate:g}" in text
     assert "500 training images that were held out" in text.replace("\n", " ")
+
+
+def test_the_page_on_learning_rates_chooses_as_the_code_does() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "problem1-learning-rates.md").read_text()
+    chosen, grid = (rows_of_methods(part) for part in page.split("**Validation error in the last epoch**"))
+    names = {method.title: name for name, method in METHODS.items()}
+    found = [
+        problem1_learning_rates.Point(
+            names[title],
+            float(rate),
+            {False: mean([float(plain)]), True: mean([float(dropout)])},
+            {False: "", True: ""},
+        )
+        for title, rate, plain, dropout, *_ in grid
+    ]
+    assert chosen == [
+        [c.title, f"{c.chosen.rate:g}", f"{c.chosen.mean:.2f}", f"{c.best[False]:g}", f"{c.best[True]:g}", c.remark]
+        for c in problem1_learning_rates.choices(found)
+    ]
+    assert f"| run | {2 * len(grid)} trials," in page
+
+
+def rows_of_methods(page: str) -> list[list[str]]:
+    """The cells of the lines of Markdown tables that begin with a method."""
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("|")]
+    return [row for row in rows if row[0] in {method.title for method in METHODS.values()}]
