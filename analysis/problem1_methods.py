@@ -115,7 +115,7 @@ def learning_rate(method: Method, run: Sequence[float]) -> str:
     """The rates that were run, and the default named as such, in Markdown with equations."""
     default = latex_number(method.learning_rate)
     if not run:
-        return rf"$\eta = {default}$ by default, of which no trial has ended"
+        return rf"$\eta = {default}$ (the default; no trial has ended yet)"
     shown = " and ".join(rf"$\eta = {latex_number(rate)}$" for rate in run)
     return f"{shown} (the default)" if list(run) == [method.learning_rate] else f"{shown} (the default is ${default}$)"
 

@@ -284,6 +284,7 @@ def test_the_report_says_the_rates_that_were_run_and_what_is_a_default(export: E
     assert r"Hyperparameters: $\eta = 0.5$ (the default is $10^{-4}$), $\beta_1 = 0.9$" in text
     assert r"Hyperparameters: $\eta = 0.003$ (the default), " in text
     assert r"Adam was run at $\eta = 0.5$ (the default is $10^{-4}$)." in text
+    assert r"Hyperparameters: $\eta = 0.1$ (the default; no trial has ended yet), " in text
     assert "AdaGrad was run at" not in text
 
 
