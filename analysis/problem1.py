@@ -80,7 +80,7 @@ def sections(data: Data, options: Options | None = None) -> Sequence[Section]:
     numbers = answers(data, found, options)
     context: dict[str, Any] = {
         "a": numbers,
-        "methods": problem1_methods.written(),
+        "methods": problem1_methods.written(data),
         "symbols": problem1_methods.explanations(),
     }
     times = {name: t for name, t in listed.items() if name.startswith("training-time")}
@@ -88,7 +88,7 @@ def sections(data: Data, options: Options | None = None) -> Sequence[Section]:
     accuracy = {"test-accuracy": listed["test-accuracy"]}
     if numbers.scaling:
         accuracy["weight-scaling"] = scaling_table(data, found, numbers.scaling)
-    hyperparameters = {"hyperparameters": problem1_methods.defaults_table()}
+    hyperparameters = {"hyperparameters": problem1_methods.hyperparameters_table(data)}
     return [
         Section("The update equations", "problem1-methods.md", ("1.1",), context, {}, hyperparameters),
         Section("How it was measured", "problem1-protocol.md", (), context),

@@ -77,13 +77,12 @@ class Pair:
 
 @dataclass(frozen=True)
 class Best:
-    """The arm that stands first of several, the runner-up, and by how much it is ahead (positive is better)."""
+    """The arm that stands first of several, and the runner-up."""
 
     first: Result
     second: Result | None
-    ahead: Estimate
     excluded: bool
-    """Whether chance is excluded: the interval is known and does not contain zero."""
+    """Whether chance is excluded: the interval of its lead over each of the others is known and above zero."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +97,7 @@ class Answers:
     scaling: list[dict[str, Any]]
     seeds: int
     varied: bool
+    confidence: float
 
 
 def study_arms(data: Data) -> list[Arm]:
@@ -105,8 +105,8 @@ def study_arms(data: Data) -> list[Arm]:
 
     The learning rate names an arm only where one method has several: else it belongs to the method.
     """
-    keys = ["config_method", "config_dropout", "config_learning_rate"]
-    several = bool(data.plan[keys].drop_duplicates().duplicated(keys[:2]).any())
+    rates = data.plan[["config_method", "config_learning_rate"]].drop_duplicates()
+    several = bool(rates["config_method"].duplicated().any())
     named = ("method", "dropout") if several else ("method", "dropout", "learning_rate")
     found = arms(data.plan, lambda v: f"{METHODS[str(v['method'])].title}, {KINDS[bool(v['dropout'])]}", named)
     order = list(METHODS)
@@ -197,19 +197,25 @@ def answers(data: Data, found: Sequence[Result], options: Options) -> Answers:
         scaling=scaling(data, shown),
         seeds=min((r.n for r in shown), default=0),
         varied=any(r.arm.variation for r in found),
+        confidence=options.confidence,
     )
 
 
 def best(data: Data, found: Sequence[Result], column: str, options: Options) -> Best | None:
-    """The arm with the lowest mean of a column in the last epoch."""
+    """The arm with the lowest mean of a column in the last epoch.
+
+    It is picked after looking, so the intervals of its leads hold together (Bonferroni over the k − 1 other arms): for
+    a wrong answer, one of the k − 1 arms that are not the best has to beat the one that is.
+    """
     ranked = sorted(((_last(data, r, column), r) for r in found), key=lambda pair: float(np.mean(pair[0])))
     if not ranked:
         return None
     (values, first), *others = ranked
     if not others:
-        return Best(first, None, stats.NOTHING, False)
-    ahead = stats.difference(others[0][0], values, options.confidence)
-    return Best(first, others[0][1], ahead, ahead.has_interval and ahead.low > 0)
+        return Best(first, None, False)
+    together = 1 - (1 - options.confidence) / len(others)
+    leads = [stats.difference(theirs, values, together) for theirs, _ in others]
+    return Best(first, others[0][1], all(lead.has_interval and lead.low > 0 for lead in leads))
 
 
 def _last(data: Data, result: Result, column: str) -> list[float]:

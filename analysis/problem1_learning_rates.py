@@ -1,7 +1,7 @@
 """Where problem 1's default learning rates come from: a grid judged on held-out training images.
 
-The rule stands before the grid is run: of the rates whose trials all completed, the one with the lowest
-validation error in the last epoch, in the mean over both arms (L2, L2 + dropout) and seeds; of equals the lower.
+The rule stands before the grid is run: of the rates that both arms (L2, L2 + dropout) completed in all their trials,
+the one with the lowest validation error in the last epoch, in the mean over both arms and seeds; of equals the lower.
 One rate a method, so that dropout is all that differs between a method's arms.
 """
 
@@ -30,33 +30,49 @@ from trials.methods import METHODS
 
 TITLE = "Problem 1: learning rates"
 ERROR = "validation_error"
+NO_TRIAL = "no trial"
+"""What an arm lacks at a rate that it was not given."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """One method at one rate: the validation error (fraction) of each arm and in the mean, and what is missing."""
+    """One method at one rate: the validation error (fraction) of each arm, and what each arm lacks ("": nothing)."""
 
     method: str
     rate: float
     errors: dict[bool, Estimate]
-    mean: float
-    remark: str
+    missing: dict[bool, str]
+
+    @property
+    def mean(self) -> float:
+        """The mean over both arms; NaN where one of them has no completed trial."""
+        return float(np.mean([e.value for e in self.errors.values()]))
 
     @property
     def whole(self) -> bool:
-        """Whether every trial that was planned has completed, so that the point can be chosen."""
-        return not self.remark
+        """Whether there are both arms and each of their trials has completed, so that the point can be chosen."""
+        return not any(self.missing.values())
+
+    @property
+    def remark(self) -> str:
+        """What is missing, in words."""
+        return "; ".join(f"{KINDS[kind]}: {text}" for kind, text in self.missing.items() if text)
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The rate chosen for a method, and the best of each arm by itself. `edge`: it is at an end of the ladder."""
+    """The rate chosen for a method, and the best of each arm by itself. `edges` names those at an end of the ladder."""
 
     title: str
     chosen: Point
     best: dict[bool, float]
     default: float
-    edge: bool
+    edges: tuple[str, ...]
+
+    @property
+    def remark(self) -> str:
+        """What to know before the rate is trusted, or "–"."""
+        return f"at an end of the ladder: {', '.join(self.edges)}; a better one may lie beyond" if self.edges else "–"
 
 
 def is_grid(data: Data) -> bool:
@@ -83,14 +99,17 @@ def points(data: Data, options: Options) -> list[Point]:
 
 def _point(data: Data, method: str, rate: float, trials: dict[bool, tuple[str, ...]], options: Options) -> Point:
     completed = set(data.ended("completed")) & set(data.rows["trial_id"])
+    planned = {kind: trials.get(kind, ()) for kind in KINDS}
     errors = {
-        kind: stats.mean([_last_error(data, i) for i in trials.get(kind, ()) if i in completed], options.confidence)
-        for kind in KINDS
+        kind: stats.mean([_last_error(data, i) for i in ids if i in completed], options.confidence)
+        for kind, ids in planned.items()
     }
-    lacking = Counter(fate(data, i) for ids in trials.values() for i in ids if i not in completed)
-    known = [e.value for e in errors.values() if e.n]
-    mean = float(np.mean(known)) if known else float("nan")
-    return Point(method, rate, errors, mean, "; ".join(f"{n} {text}" for text, n in lacking.items()))
+    return Point(method, rate, errors, {kind: _missing(data, ids, completed) for kind, ids in planned.items()})
+
+
+def _missing(data: Data, trials: Sequence[str], completed: set[str]) -> str:
+    lacking = Counter(fate(data, i) for i in trials if i not in completed)
+    return "; ".join(f"{n} {text}" for text, n in lacking.items()) if trials else NO_TRIAL
 
 
 def _last_error(data: Data, trial_id: str) -> float:
@@ -106,14 +125,22 @@ def choices(found: Sequence[Point]) -> list[Choice]:
         if not whole:
             continue
         chosen = min(whole, key=lambda p: (p.mean, p.rate))
-        best = {
-            kind: min((p for p in whole if p.errors[kind].n), key=lambda p: (p.errors[kind].value, p.rate)).rate
-            for kind in KINDS
-            if any(p.errors[kind].n for p in whole)
-        }
-        edge = len(ladder) > 1 and chosen.rate in (ladder[0].rate, ladder[-1].rate)
-        made.append(Choice(METHODS[method].title, chosen, best, METHODS[method].learning_rate, edge))
+        best = {kind: _best_of_arm(ladder, kind) for kind in KINDS}
+        edges = [f"the best for {KINDS[kind]}" for kind in KINDS if _at_an_end(best[kind], ladder, [kind])]
+        if _at_an_end(chosen.rate, ladder, list(KINDS)):
+            edges.insert(0, "the chosen rate")
+        made.append(Choice(METHODS[method].title, chosen, best, METHODS[method].learning_rate, tuple(edges)))
     return made
+
+
+def _best_of_arm(ladder: Sequence[Point], kind: bool) -> float:
+    return min((p for p in ladder if not p.missing[kind]), key=lambda p: (p.errors[kind].value, p.rate)).rate
+
+
+def _at_an_end(rate: float, ladder: Sequence[Point], kinds: Sequence[bool]) -> bool:
+    """Whether no lower rate, or no higher one, was given to all of these arms. Of a single rate that says nothing."""
+    rates = [p.rate for p in ladder if all(p.missing[kind] != NO_TRIAL for kind in kinds)]
+    return len(rates) > 1 and rate in (rates[0], rates[-1])
 
 
 def main(data: Data, options: Options | None = None) -> tuple[dict[str, Figure], dict[str, Table]]:
@@ -144,10 +171,10 @@ def choice_table(data: Data, made: Sequence[Choice]) -> Table:
             "method": c.title,
             "chosen": f"{c.chosen.rate:g}",
             "error": c.chosen.mean,
-            "best_plain": f"{c.best[False]:g}" if False in c.best else "–",
-            "best_dropout": f"{c.best[True]:g}" if True in c.best else "–",
+            "best_plain": f"{c.best[False]:g}",
+            "best_dropout": f"{c.best[True]:g}",
             "default": f"{c.default:g}",
-            "remark": "at an end of the ladder: a better one may lie beyond" if c.edge else "–",
+            "remark": c.remark,
         }
         for c in made
     ]

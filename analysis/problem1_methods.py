@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 
 from analysis import equations
-from analysis.provenance import Source
+from analysis.load import Data
+from analysis.provenance import source
 from analysis.table import Table, plain_table
 from trials.methods import METHODS, Method
 
@@ -66,27 +67,41 @@ LATEX = {name: latex for name, (latex, _) in SYMBOLS.items()}
 
 @dataclass(frozen=True)
 class Written:
-    """One method as a report shows it: its equations and those it is computed by, hyperparameters with values."""
+    """One method as a report shows it: its equations and those it is computed by, hyperparameters with values.
+
+    `learning_rate` says what was run and what the default is, which are not the same where it `departs`.
+    """
 
     name: str
     title: str
     equations: list[str]
     one_pass: list[str]
-    hyperparameters: str
+    learning_rate: str
+    departs: bool
+    constants: str
 
 
-def written() -> list[Written]:
+def written(data: Data) -> list[Written]:
     """All methods, in the sheet's order."""
+    run = rates_run(data)
     return [
         Written(
             name=name,
             title=method.title,
             equations=_equations(method.update),
             one_pass=_equations(method.one_pass) if method.one_pass else [],
-            hyperparameters=hyperparameters(method),
+            learning_rate=learning_rate(method, run[name]),
+            departs=run[name] not in ((), (method.learning_rate,)),
+            constants=", ".join(f"${LATEX[c]} = {latex_number(value)}$" for c, value in method.constants.items()),
         )
         for name, method in METHODS.items()
     ]
+
+
+def rates_run(data: Data) -> dict[str, tuple[float, ...]]:
+    """The learning rates of each method's finished trials, lowest first."""
+    done = data.plan[data.plan["state"] == "done"]
+    return {m: tuple(sorted(set(done.loc[done["config_method"] == m, "config_learning_rate"]))) for m in METHODS}
 
 
 def explanations() -> list[tuple[str, str]]:
@@ -96,10 +111,13 @@ def explanations() -> list[tuple[str, str]]:
     return [meaning for name, meaning in SYMBOLS.items() if name in used]
 
 
-def hyperparameters(method: Method) -> str:
-    """Learning rate and constants with their values, in Markdown with equations."""
-    values = {"eta": method.learning_rate, **method.constants}
-    return ", ".join(f"${LATEX[name]} = {latex_number(value)}$" for name, value in values.items())
+def learning_rate(method: Method, run: Sequence[float]) -> str:
+    """The rates that were run, and the default named as such, in Markdown with equations."""
+    default = latex_number(method.learning_rate)
+    if not run:
+        return rf"$\eta = {default}$ (the default; no trial has ended yet)"
+    shown = " and ".join(rf"$\eta = {latex_number(rate)}$" for rate in run)
+    return f"{shown} (the default)" if list(run) == [method.learning_rate] else f"{shown} (the default is ${default}$)"
 
 
 def latex_number(value: float) -> str:
@@ -111,27 +129,31 @@ def latex_number(value: float) -> str:
     return power if float(digits) == 1 else rf"{float(digits):g} \cdot {power}"
 
 
-def defaults_table() -> Table:
-    """Each method's hyperparameters, this project's and torch's learning rate."""
+def hyperparameters_table(data: Data) -> Table:
+    """Each method's hyperparameters: the learning rates that were run, this project's default and torch's."""
     names = {"epsilon": "ε", "rho": "ρ", "alpha": "α", "delta": "δ", "beta_1": "β₁", "beta_2": "β₂"}
+    run = rates_run(data)
     records: list[dict[str, Any]] = [
         {
             "method": m.title,
-            "learning_rate": f"{m.learning_rate:g}",
+            "learning_rate": ", ".join(f"{rate:g}" for rate in run[name]) or "none yet",
+            "default_learning_rate": f"{m.learning_rate:g}",
             "torch_learning_rate": f"{m.torch_learning_rate:g}" if m.torch_learning_rate else "not in torch",
             "constants": ", ".join(f"{names[k]} = {v:g}" for k, v in m.constants.items()),
         }
-        for m in METHODS.values()
+        for name, m in METHODS.items()
     ]
     headings = {
         "method": "Method",
-        "learning_rate": "Default learning rate η",
-        "torch_learning_rate": "torch's own",
+        "learning_rate": "Learning rate η, as run",
+        "default_learning_rate": "Default",
+        "torch_learning_rate": "torch's default",
         "constants": "Constants",
     }
     notes = ("The default learning rates were chosen on held-out training images, not taken from torch.",)
     shown = plain_table("Hyperparameters of each method", pd.DataFrame(records), headings, notes)
-    return replace(shown, source=Source(note="Set in trials/methods.py, not measured."))
+    done = data.plan.loc[data.plan["state"] == "done", "trial_id"]
+    return replace(shown, source=source(data, list(done), "defaults and constants are those of trials/methods.py"))
 
 
 def _equations(function: Callable[..., Any]) -> list[str]:

@@ -56,7 +56,9 @@ class Capturable(Optimizer):
 class CapturableAdagrad(Capturable):
     """AdaGrad as torch.optim.Adagrad has it (Duchi et al. 2011): r ← r + g², θ ← θ − lr · g / (√r + ε).
 
-    For GPUs: torch's own has a fused kernel for CPUs alone, and its other forms count steps on the host.
+    For GPUs: torch's own has a fused kernel for CPUs alone, and its other forms count steps on the host. Their states
+    are interchangeable, so that a trial goes on on another device: torch's needs the count of steps, which changes
+    nothing where the rate does not decay.
     """
 
     def __init__(
@@ -66,12 +68,20 @@ class CapturableAdagrad(Capturable):
 
     def _step(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
         gradients, sums = self._gradients(group, parameters), self._tensors("sum", parameters)
+        torch._foreach_add_(self._counts(parameters), 1)
         torch._foreach_addcmul_(sums, gradients, gradients, 1.0)
         roots = torch._foreach_sqrt(sums)
         torch._foreach_add_(roots, group["eps"])
         steps = torch._foreach_div(gradients, roots)
         torch._foreach_mul_(steps, group["lr"])
         torch._foreach_sub_(parameters, steps)
+
+    def _counts(self, parameters: list[Tensor]) -> list[Tensor]:
+        """How many steps each parameter has had, as torch's fused optimizers keep it."""
+        for p in parameters:
+            if "step" not in self.state[p]:
+                self.state[p]["step"] = torch.zeros((), dtype=torch.float32, device=p.device)
+        return [self.state[p]["step"] for p in parameters]
 
 
 class RMSPropNesterov(Capturable):

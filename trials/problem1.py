@@ -126,9 +126,9 @@ def run(spec: Spec, context: Context) -> TrialRun:
 
 
 def unseen_batches(trainer: Trainer) -> Iterator[Tensor]:
-    """The test images, normalised, batch by batch; the last batch is filled up with its last image."""
+    """The test images, normalised, in fp32 whatever the trial's precision, batch by batch."""
     test = trainer.evaluations["test"]
     test.reset()
     for _ in range(test.steps):
         index, real = test.next_indices()
-        yield trainer.images_of(test.images, index[None])[real]
+        yield trainer.images_of(test.images, index[None])[real].float()

@@ -9,8 +9,9 @@ from analysis import equations, problem1, problem1_learning_rates, problem1_meth
 from analysis.load import Data, load
 from analysis.markup import to_html
 from analysis.options import Options
-from analysis.problem1_answers import answers, results
+from analysis.problem1_answers import Best, answers, results
 from analysis.report import write_main_results, write_report
+from analysis.stats import mean
 from trials.methods import METHODS
 
 GPU = "NVIDIA H200"
@@ -193,6 +194,33 @@ def test_a_lead_of_single_seeds_excludes_nothing(export: Export, tmp_path: Path)
     assert not best.excluded
 
 
+def first_by_accuracy(export: Export, tmp_path: Path, errors: dict[str, tuple[float, float, float]]) -> Best:
+    """The best of arms whose three seeds have these test errors."""
+    for method, values in errors.items():
+        for seed, error in enumerate(values):
+            export.add(method, False, seed, error=error)
+    data = export.write(tmp_path)
+    found = answers(data, results(data, Options()), Options()).best_accuracy
+    assert found is not None
+    assert (found.first.method, found.second and found.second.method) == ("adam", "rmsprop")
+    return found
+
+
+CLOSE = {"adam": (0.30, 0.31, 0.32), "rmsprop": (0.33, 0.34, 0.35)}
+"""A lead of 3.7 standard errors: the 95 % interval of one comparison, of 2.8, excludes zero."""
+
+
+def test_the_best_of_five_is_picked_so_its_lead_has_to_be_larger(export: Export, tmp_path: Path) -> None:
+    assert first_by_accuracy(export, tmp_path / "two", CLOSE).excluded
+    far = dict.fromkeys(("adagrad", "rmsprop_nesterov", "adadelta"), (0.6, 0.61, 0.62))
+    assert not first_by_accuracy(Export(), tmp_path / "five", CLOSE | far).excluded
+
+
+def test_an_arm_that_scatters_may_be_the_best_though_the_runner_up_is_not(export: Export, tmp_path: Path) -> None:
+    clear = {"adam": (0.10, 0.11, 0.12), "rmsprop": (0.50, 0.51, 0.52), "adagrad": (0.2, 0.6, 1.0)}
+    assert not first_by_accuracy(export, tmp_path, clear).excluded
+
+
 def test_the_check_of_weight_scaling_shows_the_worst_seed(whole: Data) -> None:
     (section,) = (s for s in problem1.sections(whole) if "weight-scaling" in s.tables)
     table = cells(section.tables["weight-scaling"], "Method")
@@ -231,6 +259,35 @@ def test_learning_rates_name_arms_only_where_a_method_has_several(export: Export
     assert "Adam, learning_rate=0.5" in {r.title for r in second}
 
 
+def test_a_method_whose_arms_differ_in_rate_is_no_pair(export: Export, tmp_path: Path) -> None:
+    export.add("adam", False, rate=0.5)
+    export.add("adam", True)
+    data = export.write(tmp_path)
+    found = answers(data, results(data, Options()), Options())
+    assert [p.title for p in found.pairs] == ["Adam, learning_rate=0.5", "Adam, learning_rate=0.0001"]
+    assert not any(p.plain and p.dropout for p in found.pairs)
+
+
+def test_the_report_says_the_rates_that_were_run_and_what_is_a_default(export: Export, tmp_path: Path) -> None:
+    for dropout in (False, True):
+        export.add("adam", dropout, rate=0.5)
+        export.add("adagrad", dropout)
+        export.add("adadelta", dropout, rate=0.7, status="new")
+    data = export.write(tmp_path)
+    (section,) = (s for s in problem1.sections(data) if "hyperparameters" in s.tables)
+    table = cells(section.tables["hyperparameters"], "Method")
+    run = {method: (row["Learning rate η, as run"], row["Default"]) for method, row in table.items()}
+    assert run["Adam"] == ("0.5", "0.0001")
+    assert run["AdaGrad"] == ("0.003", "0.003")
+    assert run["AdaDelta"] == ("none yet", "0.1")
+    text = write_report(tmp_path / "problem1", "1").markdown.read_text()
+    assert r"Hyperparameters: $\eta = 0.5$ (the default is $10^{-4}$), $\beta_1 = 0.9$" in text
+    assert r"Hyperparameters: $\eta = 0.003$ (the default), " in text
+    assert r"Adam was run at $\eta = 0.5$ (the default is $10^{-4}$)." in text
+    assert r"Hyperparameters: $\eta = 0.1$ (the default; no trial has ended yet), " in text
+    assert "AdaGrad was run at" not in text
+
+
 def test_the_report_answers_the_sheets_questions_in_typeset_equations(whole: Data, tmp_path: Path) -> None:
     paths = write_report(tmp_path / "problem1", "1")
     html = paths.html.read_text()
@@ -238,6 +295,8 @@ def test_the_report_answers_the_sheets_questions_in_typeset_equations(whole: Dat
     assert "$" not in html.split("<body", 1)[1].replace("${", "")
     text = paths.markdown.read_text()
     assert "The lowest training loss after 5 epochs is that of **Adam**" in text
+    assert "; chance is excluded." in text
+    assert "at a level of 95 % for all these comparisons together" in text
     assert [q for s in problem1.sections(whole) for q in s.questions] == ["1.1", "1.2", "1.3", "1.4"]
 
 
@@ -259,13 +318,13 @@ def test_every_symbol_of_an_equation_is_explained() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_equations_are_the_lines_of_the_reference(method: str) -> None:
-    (shown,) = (w for w in problem1_methods.written() if w.name == method)
+def test_the_equations_are_the_lines_of_the_reference(whole: Data, method: str) -> None:
+    (shown,) = (w for w in problem1_methods.written(whole) if w.name == method)
     assert shown.equations[-1 if method != "rmsprop_nesterov" else 1].startswith(
         r"\theta \leftarrow \theta" if method != "rmsprop_nesterov" else r"g \leftarrow \nabla J\left(\tilde{\theta}"
     )
     assert all("<math" in to_html(f"$${e}$$") for e in shown.equations + shown.one_pass)
-    assert all(f"{v:g}".split("e")[0] in shown.hyperparameters for v in METHODS[method].constants.values() if v > 1e-4)
+    assert all(f"{v:g}".split("e")[0] in shown.constants for v in METHODS[method].constants.values() if v > 1e-4)
 
 
 def test_arithmetic_is_bracketed_where_it_has_to_be() -> None:
@@ -305,18 +364,38 @@ def grid(export: Export, tmp_path: Path, **last: Any) -> Data:
 def test_the_grid_chooses_the_rate_with_the_lowest_validation_error(export: Export, tmp_path: Path) -> None:
     data = grid(export, tmp_path, status="diverged")
     (choice,) = problem1_learning_rates.choices(problem1_learning_rates.points(data, Options()))
-    assert (choice.chosen.rate, choice.edge) == (0.01, False)
+    assert (choice.chosen.rate, choice.edges) == (0.01, ())
     assert choice.chosen.mean == pytest.approx(0.4 + 0.2 / EPOCHS - 0.025)
     table = cells(problem1.main(data)[1]["learning-rates"], "Method", "Learning rate")
     assert table["Adam", "0.01"]["Remarks"] == "chosen"
-    assert table["Adam", "1"]["Remarks"] == "1 diverged at epoch 3"
+    assert table["Adam", "1"]["Remarks"] == "L2: no trial; L2 + dropout: 1 diverged at epoch 3"
+
+
+def test_a_rate_that_one_arm_alone_ran_is_not_chosen(export: Export, tmp_path: Path) -> None:
+    data = grid(export, tmp_path)
+    tables = problem1.main(data)[1]
+    chosen = cells(tables["chosen-rates"], "Method")["Adam"]
+    assert (chosen["Chosen here"], chosen["Best for L2 + dropout"]) == ("0.01", "1")
+    assert chosen["Remarks"].startswith("at an end of the ladder: the best for L2 + dropout;")
+    alone = cells(tables["learning-rates"], "Method", "Learning rate")["Adam", "1"]
+    assert (alone["Mean (%)"], alone["Remarks"]) == ("–", "L2: no trial")
+
+
+def test_a_rate_at_which_one_arm_diverged_may_be_the_others_best(export: Export, tmp_path: Path) -> None:
+    export.add("adam", False, rate=1.0, error=0.1, holdout=500, status="diverged")
+    data = grid(export, tmp_path)
+    (choice,) = problem1_learning_rates.choices(problem1_learning_rates.points(data, Options()))
+    assert (choice.chosen.rate, choice.best) == (0.01, {False: 0.01, True: 1.0})
 
 
 def test_a_choice_at_the_end_of_the_ladder_is_marked(export: Export, tmp_path: Path) -> None:
+    export.add("adam", False, rate=1.0, error=0.1, holdout=500)
     data = grid(export, tmp_path)
+    (choice,) = problem1_learning_rates.choices(problem1_learning_rates.points(data, Options()))
+    assert choice.edges == ("the chosen rate", "the best for L2", "the best for L2 + dropout")
     table = cells(problem1.main(data)[1]["chosen-rates"], "Method")
     assert table["Adam"]["Chosen here"] == "1"
-    assert "end of the ladder" in table["Adam"]["Remarks"]
+    assert "the chosen rate, the best for L2," in table["Adam"]["Remarks"]
 
 
 def test_a_grid_in_which_more_varies_is_not_averaged_over(export: Export, tmp_path: Path) -> None:
@@ -335,6 +414,33 @@ def test_the_grid_has_a_report_that_compares_with_the_code(export: Export, tmp_p
     assert "500 training images that were held out" in text.replace("\n", " ")
 
 
+<<<<<<< HEAD
 def test_latex_of_every_table_is_plain(whole: Data) -> None:
     tables = [table for section in problem1.sections(whole) for table in section.tables.values()]
     assert [line for table in tables for line in table.latex().splitlines() if not line.isascii()] == []
+=======
+def test_the_page_on_learning_rates_chooses_as_the_code_does() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "problem1-learning-rates.md").read_text()
+    chosen, grid = (rows_of_methods(part) for part in page.split("**Validation error in the last epoch**"))
+    names = {method.title: name for name, method in METHODS.items()}
+    found = [
+        problem1_learning_rates.Point(
+            names[title],
+            float(rate),
+            {False: mean([float(plain)]), True: mean([float(dropout)])},
+            {False: "", True: ""},
+        )
+        for title, rate, plain, dropout, *_ in grid
+    ]
+    assert chosen == [
+        [c.title, f"{c.chosen.rate:g}", f"{c.chosen.mean:.2f}", f"{c.best[False]:g}", f"{c.best[True]:g}", c.remark]
+        for c in problem1_learning_rates.choices(found)
+    ]
+    assert f"| run | {2 * len(grid)} trials," in page
+
+
+def rows_of_methods(page: str) -> list[list[str]]:
+    """The cells of the lines of Markdown tables that begin with a method."""
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("|")]
+    return [row for row in rows if row[0] in {method.title for method in METHODS.values()}]
+>>>>>>> p

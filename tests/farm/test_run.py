@@ -12,14 +12,13 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from commands import COUNTING, Finished, command, environment, exported, run_farm
+from commands import COUNTING, Finished, command, environment, exported, run_farm, wait_for
 
 from farm.ledger import scan
 
@@ -44,14 +43,6 @@ def start(directory: Path, *arguments: str) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 120) -> None:
-    """Return when the condition holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came to pass"
-        time.sleep(0.05)
 
 
 def highest_commit(ledger: Path) -> int:

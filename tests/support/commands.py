@@ -7,7 +7,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,14 @@ def run_farm(
     )
     seconds = time.monotonic() - began
     return Finished(done.returncode, done.stdout, done.stderr, seconds, _cpu_seconds() - used)
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 120) -> None:
+    """Return when the condition holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came to pass"
+        time.sleep(0.05)
 
 
 def _cpu_seconds() -> float:

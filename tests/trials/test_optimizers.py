@@ -338,6 +338,36 @@ def test_the_adagrad_of_gpus_is_torchs(make: Callable[[], nn.Module]) -> None:
     assert np.abs(flat(ours.parameters()) - flat(torchs.parameters())).max() < 1e-10
 
 
+def fused_adagrad(parameters: Any, **values: Any) -> torch.optim.Optimizer:
+    return torch.optim.Adagrad(parameters, fused=True, **values)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(CapturableAdagrad, fused_adagrad), (fused_adagrad, CapturableAdagrad), (CapturableAdagrad, torch.optim.Adagrad)],
+)
+def test_adagrad_goes_on_on_the_other_device(first: Callable[..., Any], second: Callable[..., Any]) -> None:
+    """The states of a GPU's AdaGrad and of a CPU's are the same, to the step, and lead to the same place."""
+    values = {"lr": torch.tensor(0.1), "weight_decay": DECAY}
+    straight, moved = Quadratic(), Quadratic()
+    whole, begun = first(straight.parameters(), **values), first(moved.parameters(), **values)
+    for _ in range(3):
+        one_step(straight, whole)
+        one_step(moved, begun)
+    resumed = second(moved.parameters(), **values)
+    held = copy.deepcopy(begun.state_dict()["state"])
+    resumed.load_state_dict({"state": held, "param_groups": resumed.state_dict()["param_groups"]})
+    for _ in range(3):
+        one_step(straight, whole)
+        one_step(moved, resumed)
+    assert np.abs(flat(straight.parameters()) - flat(moved.parameters())).max() < 1e-14
+    states = whole.state_dict()["state"], resumed.state_dict()["state"]
+    for one, other in zip(*(s.values() for s in states), strict=True):
+        assert {k: (v.shape, v.dtype) for k, v in one.items()} == {k: (v.shape, v.dtype) for k, v in other.items()}
+        assert one["step"] == other["step"] == 6
+        assert torch.allclose(one["sum"], other["sum"], rtol=1e-14, atol=0)
+
+
 @needs_cuda
 @every_method
 def test_a_step_captured_in_a_cuda_graph_follows_the_equations(method: str, monkeypatch: pytest.MonkeyPatch) -> None:

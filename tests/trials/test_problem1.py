@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from commands import exported
+from commands import command, environment, exported, wait_for
 from states import through_a_file, without_measured
 
+from farm.ledger import scan
 from trials import models, problem1, weight_scaling
 from trials.data import (
     CIFAR10_CLASSES,
@@ -30,6 +32,17 @@ from trials.spec import Outcome, Row, Spec, State
 
 SMALL = {"batch_size": 16, "epochs": 2}
 every_method = pytest.mark.parametrize("method", METHODS)
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+
+STUDY = (
+    "problem=1", "profile=smoke", "executor=inline", "commit_seconds=0", "sweep.dropout=[true]", "trial.epochs=4",
+    "trial.train_examples=128", "trial.test_examples=32", "trial.batch_size=32",
+)  # fmt: skip
+EXACT = {
+    "epochs": ("trial_id", "epoch", "train_loss", "train_error", "train_eval_loss", "test_loss", "test_error"),
+    "trials": ("trial_id", "config_method", "weights_sha256", "weight_scaling_difference"),
+}
+"""Columns of an export that no clock or host produced."""
 
 
 def spec_of(**parameters: Any) -> Spec:
@@ -52,7 +65,7 @@ def run(context: Any, stop_after: int = 0, **parameters: Any) -> tuple[list[Row]
 
 
 @every_method
-def test_a_trial_that_was_killed_ends_as_if_it_never_was(context: Any, method: str) -> None:
+def test_a_trial_goes_on_from_an_epochs_state_as_if_it_had_not_stopped(context: Any, method: str) -> None:
     whole, _, outcome = run(context, method=method, dropout=True, epochs=3)
     begun, state, _ = run(context, method=method, dropout=True, epochs=3, stop_after=1)
     resumed, _, resumed_outcome = run(replace(context, state=state), method=method, dropout=True, epochs=3)
@@ -60,15 +73,69 @@ def test_a_trial_that_was_killed_ends_as_if_it_never_was(context: Any, method: s
     assert outcome.summary["weights_sha256"] == resumed_outcome.summary["weights_sha256"]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_a_kill_in_the_middle_of_any_method_changes_nothing(tmp_path: Path) -> None:
+    calm, stormy = tmp_path / "calm", tmp_path / "stormy"
+    undisturbed = start(calm)
+    for begun in range(1, len(METHODS) + 1):  # each kill falls on the method that began last; the next run resumes it
+        driver = start(stormy)
+        wait_for(lambda begun=begun: methods_with_a_commit(stormy) == begun)
+        os.killpg(driver.pid, signal.SIGKILL)
+        driver.wait()
+    assert (start(stormy).wait(120), undisturbed.wait(120)) == (0, 0)
+    attempts = exported(stormy, "problem1", "attempts")
+    assert sorted(a["how"] for a in attempts) == ["completed"] * len(METHODS) + ["lost"] * len(METHODS)
+    assert all(a["from_epoch"] > 0 for a in attempts if a["how"] == "completed")
+    assert exact_columns(calm) == exact_columns(stormy)
+
+
+def start(results: Path) -> subprocess.Popen[bytes]:
+    """Start the study as the leader of a process group of its own."""
+    words = [*command(*STUDY), f"results={results}"]
+    return subprocess.Popen(words, env=environment(), stdout=subprocess.DEVNULL, start_new_session=True)
+
+
+def methods_with_a_commit(results: Path) -> int:
+    """How many of the trials, each of another method, have an epoch in the ledger."""
+    return sum(bool(p.epoch or p.status) for p in scan.scan(results / "problem1").values())
+
+
+def exact_columns(results: Path) -> dict[str, list[tuple[Any, ...]]]:
+    """A finished study's rows in `EXACT`, by table."""
+    tables = {table: exported(results, "problem1", table) for table in EXACT}
+    return {table: sorted(tuple(row[c] for c in EXACT[table]) for row in rows) for table, rows in tables.items()}
+
+
+@needs_cuda
 @every_method
 def test_a_gpus_captured_steps_train_as_a_cpus_do(context: Any, method: str) -> None:
-    cpu, _, _ = run(context, method=method, epochs=2)
-    gpu, state, _ = run(replace(context, device="cuda"), method=method, epochs=2, stop_after=1)
-    rest, _, outcome = run(replace(context, device="cuda", state=state), method=method, epochs=2)
-    for ours, theirs in zip(cpu, (*gpu, *rest), strict=True):
+    cpu, _, _ = run(context, method=method)
+    gpu, _, outcome = run(replace(context, device="cuda"), method=method)
+    for ours, theirs in zip(cpu, gpu, strict=True):
         assert theirs["train_loss"] == pytest.approx(ours["train_loss"], rel=1e-2)
         assert theirs["test_loss"] == pytest.approx(ours["test_loss"], rel=1e-2)
+    assert outcome.status == "completed"
+
+
+@needs_cuda
+@every_method
+def test_a_gpus_trial_goes_on_from_an_epochs_state_as_if_it_had_not_stopped(context: Any, method: str) -> None:
+    gpu, same = replace(context, device="cuda"), {"method": method, "dropout": True, "deterministic": True, "epochs": 3}
+    whole, _, outcome = run(gpu, **same)
+    begun, state, _ = run(gpu, stop_after=1, **same)
+    resumed, _, resumed_outcome = run(replace(gpu, state=state), **same)
+    assert [without_measured(r) for r in whole] == [without_measured(r) for r in (*begun, *resumed)]
+    assert outcome.summary["weights_sha256"] == resumed_outcome.summary["weights_sha256"]
+
+
+@needs_cuda
+@every_method
+@pytest.mark.parametrize("devices", [("cuda", "cpu"), ("cpu", "cuda")])
+def test_a_trial_goes_on_on_another_kind_of_device(context: Any, method: str, devices: tuple[str, str]) -> None:
+    first, second = (replace(context, device=device) for device in devices)
+    whole, _, _ = run(second, method=method)
+    _, state, _ = run(first, method=method, stop_after=1)
+    (row,), _, outcome = run(replace(second, state=state), method=method)
+    assert row["train_loss"] == pytest.approx(whole[1]["train_loss"], rel=1e-2)
     assert outcome.status == "completed"
 
 
@@ -132,8 +199,9 @@ def test_weights_that_overflow_in_the_second_epoch_diverge_there(context: Any, m
     assert (rows, outcome.status, outcome.summary["diverged_epoch"]) == ([], "diverged", 2)
 
 
-def test_dropout_inverted_is_weight_scaling(context: Any) -> None:
-    _, _, outcome = run(context, method="adam", dropout=True, learning_rate=1e-3)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_dropout_inverted_is_weight_scaling(context: Any, precision: str) -> None:
+    _, _, outcome = run(context, method="adam", dropout=True, learning_rate=1e-3, precision=precision)
     summary = outcome.summary
     assert 0 < summary["weight_scaling_difference"] < 1e-5 * summary["weight_scaling_largest_logit"]
     assert summary["weight_scaling_train_difference"] < 1e-4 * summary["weight_scaling_largest_logit"]
