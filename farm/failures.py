@@ -2,7 +2,7 @@
 
 | kind | recognised by | what follows |
 | --- | --- | --- |
-| cuda_oom | CUDA's or cuBLAS's message | a result: rows so far, the peak, never tried again |
+| cuda_oom | the message of CUDA or of one of its libraries | a result: rows so far, the peak, never tried again |
 | divergence | the trial says so: its loss is not finite | a result, never tried again |
 | bug | any other error of the trial | `failed`; `retry=failed` runs it again |
 | host_oom | MemoryError, or SIGKILL while the kernel's count of such kills rose | tried again once a run |
@@ -24,6 +24,7 @@ from pathlib import Path
 
 from farm.errors import STORAGE_ERRORS
 from farm.ledger.scan import attempt_directories, attempt_record
+from trials.ranks import is_out_of_memory
 
 LONGEST_BACK_OFF_SECONDS = 60.0
 FAULTS_OF_THE_MACHINE = ("interrupted", "killed", "lost")
@@ -67,7 +68,7 @@ class Infrastructure(Exception):
 def kind_of(error: BaseException) -> str:
     """Which of `POLICIES` an exception falls under."""
     name, text = type(error).__name__, str(error)
-    if "OutOfMemory" in name or "CUDA out of memory" in text or "CUBLAS_STATUS_ALLOC_FAILED" in text:
+    if is_out_of_memory(error):
         return "cuda_oom"
     if isinstance(error, MemoryError) or "DefaultCPUAllocator" in text or "Cannot allocate memory" in text:
         return "host_oom"

@@ -39,8 +39,11 @@ class RankOutOfMemory(RankFailed):
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that the GPU's memory is full, whichever library says it."""
+    if isinstance(error, RankFailed):  # its text is a traceback, which may tell of an error that was dealt with
+        return isinstance(error, RankOutOfMemory)
     text = str(error).lower()
-    return type(error).__name__ == "OutOfMemoryError" or "out of memory" in text or "alloc_failed" in text
+    said = ("cuda" in text and "out of memory" in text) or "alloc_failed" in text
+    return type(error).__name__ == "OutOfMemoryError" or said
 
 
 class Ranks:

@@ -41,6 +41,9 @@ def memory_error() -> MemoryError:
     [
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 EiB."), "cuda_oom"),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "cuda_oom"),
+        (RuntimeError("CUDA error: out of memory"), "cuda_oom"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "cuda_oom"),
+        (RankFailed("rank 0: torch.OutOfMemoryError: CUDA out of memory\n…\nValueError: no smaller batch"), "bug"),
         (RankOutOfMemory("rank 1: CUDA out of memory", 3), "cuda_oom"),
         (memory_error(), "host_oom"),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), "host_oom"),

@@ -89,6 +89,7 @@ def test_a_rank_that_cannot_join_says_why(monkeypatch: pytest.MonkeyPatch) -> No
         ("CUDA error: out of memory", True),
         ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", True),
         ("NCCL error: unhandled cuda error, out of memory", True),
+        ("a machine out of memory", False),
         ("CUDA error: an illegal memory access was encountered", False),
     ],
 )
