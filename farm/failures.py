@@ -4,9 +4,9 @@
 | --- | --- | --- |
 | cuda_oom | the message of CUDA or of one of its libraries | a result: rows so far, the peak, never tried again |
 | divergence | the trial says so: its loss is not finite | a result, never tried again |
-| bug | any other error of the trial | `failed`; `retry=failed` runs it again |
+| bug | any other error of the trial, a crash (SIGSEGV), an exit code | `failed`; `retry=failed` runs it again |
 | host_oom | MemoryError, or SIGKILL while the kernel's count of such kills rose | tried again once a run |
-| killed | SIGKILL or another signal that nobody here sent, a rank or a loader that vanished | tried again |
+| killed | SIGKILL or another signal that nobody here sent to the trial, a rank or a loader | tried again |
 | nccl | errors of torch.distributed, NCCL in the message | tried again |
 | device | a GPU that is absent, of another model, or that failed | tried again |
 | storage | errors that a file system gives: full, read-only, stale, quota | tried again |
@@ -19,10 +19,11 @@ What a run leaves undone, the same command tries again, but for `bug`.
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
-from farm.errors import STORAGE_ERRORS
+from farm.errors import CHILD_FAULT, STORAGE_ERRORS
 from farm.ledger.scan import attempt_directories, attempt_record
 from trials.ranks import is_out_of_memory
 
@@ -37,6 +38,8 @@ DEVICE_FAULTS = (
     "no longer on",
 )
 """What follows "CUDA error:" where the GPU and not the program is at fault."""
+CRASHES = (signal.SIGSEGV, signal.SIGILL, signal.SIGFPE, signal.SIGABRT)
+"""Signals that a program brings on itself. SIGBUS is none: a file that is mapped from NFS gives it too."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +84,20 @@ def kind_of(error: BaseException) -> str:
     if "CUDA error:" in text and any(fault in text for fault in DEVICE_FAULTS):
         return "device"
     vanished = name == "RankFailed" and "exit code -9" in text
-    # A loader's process that is gone without an exception of its own was killed: by the kernel, or with its group.
-    return "killed" if vanished or "DataLoader worker (pid" in text else "bug"
+    if "DataLoader worker (pid" in text:
+        return _kind_of_loader(f"{text} {error.__cause__}")
+    return "killed" if vanished else "bug"
+
+
+def kind_of_exit(code: int) -> str:
+    """Which of `POLICIES` the end of a process without an exception falls under; `code` is negative for a signal."""
+    return "bug" if (code >= 0 and code != CHILD_FAULT) or -code in CRASHES else "killed"
+
+
+def _kind_of_loader(text: str) -> str:
+    """The same of a loader: torch says only in the error's cause how it went."""
+    crashed = any(f"killed by signal: {signal.strsignal(number)}" in text for number in CRASHES)
+    return "bug" if crashed or "with exit code" in text else "killed"
 
 
 def kernel_kills() -> int:

@@ -18,7 +18,9 @@ from commands import COUNTING, Finished, exported
 
 from farm import failures
 from farm.attempt import Request
+from farm.errors import CHILD_FAULT
 from farm.failures import POLICIES, Infrastructure, kind_of
+from farm.forkclient import ForkClient, remove_files
 from farm.killed import record_killed
 from farm.ledger import scan
 from farm.ledger.store import Attempt
@@ -36,6 +38,13 @@ def memory_error() -> MemoryError:
     raise AssertionError
 
 
+def loader_error(how: str) -> RuntimeError:
+    """What torch raises when a loader's process is gone."""
+    error = RuntimeError("DataLoader worker (pid(s) 4711) exited unexpectedly")
+    error.__cause__ = RuntimeError(f"DataLoader worker (pid 4711) {how}")
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "kind"),
     [
@@ -51,7 +60,10 @@ def memory_error() -> MemoryError:
         (torch.distributed.DistBackendError("NCCL error in: ProcessGroupNCCL.cpp:2384"), "nccl"),
         (RankFailed("rank 0: RuntimeError: NCCL error: unhandled system error"), "nccl"),
         (RankFailed("rank 1 ended with exit code -9"), "killed"),
-        (RuntimeError("DataLoader worker (pid(s) 4711) exited unexpectedly"), "killed"),
+        (loader_error("is killed by signal: Killed. "), "killed"),
+        (loader_error("is killed by signal: Bus error. "), "killed"),
+        (loader_error("is killed by signal: Segmentation fault. "), "bug"),
+        (loader_error("exited unexpectedly with exit code 3. Details are lost"), "bug"),
         (Infrastructure("CUDA is absent"), "device"),
         (RuntimeError("CUDA error: unspecified launch failure"), "device"),
         (RuntimeError("CUDA error: uncorrectable ECC error encountered"), "device"),
@@ -148,6 +160,47 @@ def test_a_stop_that_the_driver_did_not_ask_for_is_a_preemption(wanted: Request)
     assert attempt(wanted, stop_at=1).failure == "preempted"
     Path(wanted.ledger, "drain-1-a").touch()
     assert attempt(wanted, stop_at=2).failure == ""
+
+
+@pytest.mark.parametrize(
+    ("code", "state"),
+    [
+        (-signal.SIGSEGV, "failed"),
+        (-signal.SIGABRT, "failed"),
+        (3, "failed"),
+        (0, "failed"),
+        (-signal.SIGBUS, "new"),
+        (-signal.SIGTERM, "new"),
+        (CHILD_FAULT, "new"),
+    ],
+)
+def test_a_trial_that_crashed_has_failed_and_one_that_was_killed_has_not(
+    wanted: Request, code: int, state: str
+) -> None:
+    end = record_killed(wanted, claimed(wanted).number, code)
+    assert (end["how"], end["failure"]) == (("failed", "bug") if state == "failed" else ("killed", "killed"))
+    assert scan.progress(directory(wanted)).state == state
+
+
+def test_a_process_that_ends_before_the_trial_begins_is_no_bug(wanted: Request) -> None:
+    assert record_killed(wanted, 0, 1)["how"] == "killed"
+
+
+def test_the_farms_own_failure_in_an_attempts_process_is_told_apart() -> None:
+    run = f"test-failures-{os.getpid()}"
+    client = ForkClient(run)
+    client._send({"request": {"no": "request"}})
+    assert client.messages(60) == [{"exit": CHILD_FAULT}]
+    client.close()
+    remove_files(run)
+
+
+@pytest.mark.ray
+def test_a_crash_is_not_tried_again(farm: Callable[..., Finished], tmp_path: Path) -> None:
+    done = farm(STUDY, "cpus=1", "sweep.factor=[1]", "trial.end=crashed", "back_off_seconds=0")
+    (record,) = exported(tmp_path / "results", "counting", "attempts")
+    assert (done.code, record["how"], record["failure"]) == (1, "failed", "bug")
+    assert "killed by SIGSEGV" in done.out
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from trials.spec import Column, Context, Outcome, Scalar, Spec, TrialRun, parame
 
 REVISION = 1
 COLUMNS = (Column("value", "int", help="the running hash, as a number"),)
-ENDS = ("completed", "diverged", "failed", "oom", "storage", "killed", "nccl", "host_oom")
+ENDS = ("completed", "diverged", "failed", "oom", "storage", "killed", "nccl", "host_oom", "crashed")
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,8 @@ def _end(how: str) -> None:
         bytearray(2**62)
     if how == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
+    if how == "crashed":
+        os.kill(os.getpid(), signal.SIGSEGV)
     if how == "oom":
         import torch
 
