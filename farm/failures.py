@@ -7,7 +7,7 @@
 | bug | any other error of the trial, a crash (SIGSEGV), an exit code | `failed`; `retry=failed` runs it again |
 | host_oom | MemoryError, or SIGKILL while the kernel's count of such kills rose | tried again once a run |
 | killed | SIGKILL or another signal that nobody here sent to the trial, a rank or a loader | tried again |
-| nccl | errors of torch.distributed, NCCL in the message | tried again |
+| nccl | errors of torch.distributed, NCCL in the message, SIGABRT of a rank that uses it | tried again |
 | device | a GPU that is absent, of another model, or that failed | tried again |
 | storage | errors that a file system gives: full, read-only, stale, quota | tried again |
 | lost | no end was recorded: the node or all of the farm's processes on it died | goes on from the last commit |
@@ -25,7 +25,7 @@ from pathlib import Path
 
 from farm.errors import CHILD_FAULT, STORAGE_ERRORS
 from farm.ledger.scan import attempt_directories, attempt_record
-from trials.ranks import is_out_of_memory
+from trials.ranks import RankFailed, Told, is_out_of_memory
 
 LONGEST_BACK_OFF_SECONDS = 60.0
 FAULTS_OF_THE_MACHINE = ("interrupted", "killed", "lost")
@@ -70,23 +70,25 @@ class Infrastructure(Exception):
 
 def kind_of(error: BaseException) -> str:
     """Which of `POLICIES` an exception falls under."""
-    name, text = type(error).__name__, str(error)
     if is_out_of_memory(error):
         return "cuda_oom"
-    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in text or "Cannot allocate memory" in text:
+    if isinstance(error, RankFailed) and error.exit_code is not None:
+        # NCCL's watchdog ends a rank so when a collective fails or does not return in time.
+        aborted = error.backend == "nccl" and error.exit_code == -signal.SIGABRT
+        return "nccl" if aborted else kind_of_exit(error.exit_code)
+    told = (error.told if isinstance(error, RankFailed) else None) or Told.of(error)
+    text = told.text
+    if "builtins.MemoryError" in told.classes or "DefaultCPUAllocator" in text or "Cannot allocate memory" in text:
         return "host_oom"
     if isinstance(error, Infrastructure):
         return "device"
-    if isinstance(error, OSError) and error.errno in STORAGE_ERRORS:
+    if told.errno in STORAGE_ERRORS:
         return "storage"
-    if name.startswith("Dist") or "NCCL" in text:
+    if "torch.distributed.DistError" in told.classes or "NCCL" in text:
         return "nccl"
     if "CUDA error:" in text and any(fault in text for fault in DEVICE_FAULTS):
         return "device"
-    vanished = name == "RankFailed" and "exit code -9" in text
-    if "DataLoader worker (pid" in text:
-        return _kind_of_loader(f"{text} {error.__cause__}")
-    return "killed" if vanished else "bug"
+    return _kind_of_loader(f"{text} {told.cause}") if "DataLoader worker (pid" in text else "bug"
 
 
 def kind_of_exit(code: int) -> str:

@@ -24,7 +24,7 @@ from farm.forkclient import ForkClient, remove_files
 from farm.killed import record_killed
 from farm.ledger import scan
 from farm.ledger.store import Attempt
-from trials.ranks import RankFailed, RankOutOfMemory
+from trials.ranks import RankFailed, RankOutOfMemory, Told
 from trials.spec import Spec
 
 STUDY = f"study={COUNTING}"
@@ -45,6 +45,14 @@ def loader_error(how: str) -> RuntimeError:
     return error
 
 
+def in_a_rank(error: Exception) -> RankFailed:
+    return RankFailed("rank 1: its traceback", Told.of(error))
+
+
+class DistanceError(Exception):
+    """A user's own, and none of torch.distributed."""
+
+
 @pytest.mark.parametrize(
     ("error", "kind"),
     [
@@ -59,7 +67,16 @@ def loader_error(how: str) -> RuntimeError:
         (RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"), "host_oom"),
         (torch.distributed.DistBackendError("NCCL error in: ProcessGroupNCCL.cpp:2384"), "nccl"),
         (RankFailed("rank 0: RuntimeError: NCCL error: unhandled system error"), "nccl"),
-        (RankFailed("rank 1 ended with exit code -9"), "killed"),
+        (RankFailed("rank 1 ended with exit code -9", exit_code=-9), "killed"),
+        (RankFailed("rank 1 ended with exit code -6", exit_code=-6, backend="nccl"), "nccl"),
+        (RankFailed("rank 1 ended with exit code -6", exit_code=-6), "bug"),
+        (RankFailed("rank 1 ended with exit code -11", exit_code=-11, backend="nccl"), "bug"),
+        (in_a_rank(OSError(errno.ENOSPC, "No space left on device")), "storage"),
+        (in_a_rank(memory_error()), "host_oom"),
+        (in_a_rank(torch.distributed.DistNetworkError("Connection reset by peer")), "nccl"),
+        (in_a_rank(loader_error("is killed by signal: Killed. ")), "killed"),
+        (in_a_rank(ValueError("a bug")), "bug"),
+        (DistanceError("points are too far apart"), "bug"),
         (loader_error("is killed by signal: Killed. "), "killed"),
         (loader_error("is killed by signal: Bus error. "), "killed"),
         (loader_error("is killed by signal: Segmentation fault. "), "bug"),
