@@ -21,6 +21,7 @@ STORAGE_ERRORS = (
     errno.ESTALE,
     errno.ENOTCONN,
     errno.ETIMEDOUT,
+    errno.ESHUTDOWN,  # Lustre has evicted this node
 )
 """Errors of `OSError` that a file system gives and not a mistake in a program."""
 

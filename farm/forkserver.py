@@ -171,6 +171,7 @@ def _become_child(server: int) -> None:
 
 
 def _run(stream: socket.socket, values: dict[str, Any]) -> None:
+    from farm import failures
     from farm.attempt import Request, StopFlag, run_attempt
     from farm.ledger.store import Attempt
 
@@ -184,6 +185,7 @@ def _run(stream: socket.socket, values: dict[str, Any]) -> None:
         _send(stream, {"claimed": attempt.number})
         return log
 
+    failures.attempt_begins(values["ledger"])
     end = run_attempt(Request(**values), stop, lambda row: _send(stream, {"progress": row}), claimed)
     sys.stdout.flush()
     sys.stderr.flush()

@@ -21,20 +21,20 @@ def record_killed(request: Request, number: int, code: int, by_kernel: bool = Fa
 
     `by_kernel`: on this node the kernel has killed for want of memory meanwhile.
     """
-    out_of_memory = by_kernel and code == -signal.SIGKILL
+    kind = kind_of_exit(code, by_kernel)
+    if kind == "bug" and not number:  # before the claim nothing of the trial's has run
+        kind = "killed"
+    how = "failed" if kind == "bug" else "killed"
     text = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    if out_of_memory:
+    if kind == "host_oom":
         text += (
             " while the node ran out of memory: fewer trials at once (resources.cpu=), or a smaller batch, need less"
         )
     elif code == -signal.SIGKILL:
         text += "; the kernel kills what uses too much memory"
-    crashed = number > 0 and kind_of_exit(code) == "bug"  # before the claim nothing of the trial's has run
-    kind = "host_oom" if out_of_memory else "bug" if crashed else "killed"
-    how = "failed" if crashed else "killed"
     end: dict[str, Any] = {
         "epoch": 0,
-        "error_class": "Crashed" if crashed else "Killed",
+        "error_class": "Crashed" if kind == "bug" else "Killed",
         "error": f"the trial's process {text}",
         "failure": kind,
     }

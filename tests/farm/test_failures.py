@@ -86,6 +86,8 @@ class DistanceError(Exception):
         (RuntimeError("CUDA error: uncorrectable ECC error encountered"), "device"),
         (OSError(errno.ENOSPC, "No space left on device"), "storage"),
         (OSError(errno.ESTALE, "Stale file handle"), "storage"),
+        (OSError(errno.ESHUTDOWN, "Cannot send after transport endpoint shutdown"), "storage"),
+        (PermissionError(errno.EACCES, "Permission denied", "/somewhere/else"), "bug"),
         (FileNotFoundError(errno.ENOENT, "No such file"), "bug"),
         (RuntimeError("CUDA error: device-side assert triggered"), "bug"),
         (RuntimeError("size mismatch"), "bug"),
@@ -218,6 +220,53 @@ def test_a_crash_is_not_tried_again(farm: Callable[..., Finished], tmp_path: Pat
     (record,) = exported(tmp_path / "results", "counting", "attempts")
     assert (done.code, record["how"], record["failure"]) == (1, "failed", "bug")
     assert "killed by SIGSEGV" in done.out
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RankFailed("rank 1 ended with exit code -9", exit_code=-9),
+        loader_error("is killed by signal: Killed. "),
+        in_a_rank(loader_error("is killed by signal: Killed. ")),
+    ],
+)
+def test_a_rank_or_a_loader_that_the_kernel_killed_was_short_of_memory(
+    error: Exception, kernel: list[int], tmp_path: Path
+) -> None:
+    failures.attempt_begins(str(tmp_path))
+    assert kind_of(error) == "killed"
+    kernel[0] += 1
+    assert kind_of(error) == "host_oom"
+    assert kind_of(loader_error("is killed by signal: Bus error. ")) == "killed"
+    failures.attempt_begins(str(tmp_path))
+    assert kind_of(error) == "killed"
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many processes the kernel has killed for want of memory, to be raised by the test."""
+    kills = [3]
+    monkeypatch.setattr(failures, "kernel_kills", lambda: kills[0])
+    monkeypatch.setattr(failures, "_begun", None)
+    return kills
+
+
+def test_a_ledger_that_may_not_be_written_is_a_failure_of_storage(kernel: list[int], tmp_path: Path) -> None:
+    failures.attempt_begins(str(tmp_path))
+    denied = (errno.EACCES, "Permission denied")
+    assert kind_of(PermissionError(*denied, str(tmp_path / "trials" / "x"))) == "storage"
+    assert kind_of(PermissionError(*denied, "/elsewhere")) == "bug"
+    assert kind_of(PermissionError(*denied)) == "bug"
+
+
+@pytest.mark.parametrize("executor", ["inline", pytest.param("ray", marks=pytest.mark.ray)])
+def test_a_rank_that_the_kernel_killed_is_tried_again_once(
+    executor: str, farm: Callable[..., Finished], small_memory: Path, tmp_path: Path
+) -> None:
+    words = (f"executor={executor}", "cpus=1", "sweep.factor=[1]", "retries=3", "back_off_seconds=0")
+    farm(STUDY, *words, "trial.end=rank_host_oom", variables={"FARM_TEST_CGROUP": str(small_memory)})
+    attempts = exported(tmp_path / "results", "counting", "attempts")
+    assert [r["failure"] for r in attempts] == ["host_oom"] * 2
 
 
 @pytest.fixture
