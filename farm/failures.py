@@ -38,6 +38,10 @@ DEVICE_FAULTS = (
     "no longer on",
 )
 """What follows "CUDA error:" where the GPU and not the program is at fault."""
+NO_MEMORY_MONITOR = {"RAY_memory_monitor_refresh_ms": "0"}
+"""For each Ray that the farm starts. Its monitor is on by default: where the node's memory is nearly full, it kills an
+actor of its choice, and with it the attempt that this holds, which then has no end. The kernel kills the process that
+uses most, and its count of such kills tells us."""
 CRASHES = (signal.SIGSEGV, signal.SIGILL, signal.SIGFPE, signal.SIGABRT)
 """Signals that a program brings on itself. SIGBUS is none: a file that is mapped from NFS gives it too."""
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from attempts import attempt, directory, request
-from commands import COUNTING, Finished, exported
+from commands import COUNTING, ROOT, Finished, environment, exported
 
 from farm import failures
 from farm.attempt import Request
@@ -24,6 +24,7 @@ from farm.forkclient import ForkClient, remove_files
 from farm.killed import record_killed
 from farm.ledger import scan
 from farm.ledger.store import Attempt
+from farm.slurm import node
 from trials.ranks import RankFailed, RankOutOfMemory, Told
 from trials.spec import Spec
 
@@ -267,6 +268,22 @@ def test_a_rank_that_the_kernel_killed_is_tried_again_once(
     farm(STUDY, *words, "trial.end=rank_host_oom", variables={"FARM_TEST_CGROUP": str(small_memory)})
     attempts = exported(tmp_path / "results", "counting", "attempts")
     assert [r["failure"] for r in attempts] == ["host_oom"] * 2
+
+
+@pytest.mark.ray
+def test_a_ray_of_our_own_has_no_memory_monitor_that_kills_actors() -> None:
+    code = (
+        "import glob, os, pathlib, ray; from farm import launch; launch.connect(None, 1, 0, pathlib.Path.cwd()); "
+        "session = ray._private.worker.global_worker.node.get_session_dir_path(); launch.disconnect(); "
+        "print(pathlib.Path(session, 'logs', 'raylet.out').read_text())"
+    )
+    variables = {**environment(), "RAY_memory_monitor_refresh_ms": "250"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=variables, capture_output=True, text=True)
+    assert "MemoryMonitor disabled" in done.stdout, done.stderr
+
+
+def test_rays_on_slurm_have_no_memory_monitor_either() -> None:
+    assert node._variables()["RAY_memory_monitor_refresh_ms"] == "0"
 
 
 @pytest.fixture
