@@ -10,6 +10,8 @@ USAGE = 2
 PREFLIGHT = 3
 RESUMABLE = 75  # EX_TEMPFAIL: stopped by SIGTERM or SIGUSR1; the same command goes on
 INTERRUPTED = 130
+CHILD_FAULT = 70
+"""EX_SOFTWARE, of an attempt's process alone: the farm failed in it and not the trial."""
 
 STORAGE_ERRORS = (
     errno.ENOSPC,
@@ -19,6 +21,7 @@ STORAGE_ERRORS = (
     errno.ESTALE,
     errno.ENOTCONN,
     errno.ETIMEDOUT,
+    errno.ESHUTDOWN,  # Lustre has evicted this node
 )
 """Errors of `OSError` that a file system gives and not a mistake in a program."""
 

@@ -2,14 +2,14 @@
 
 | kind | recognised by | what follows |
 | --- | --- | --- |
-| cuda_oom | CUDA's or cuBLAS's message | a result: rows so far, the peak, never tried again |
+| cuda_oom | the message of CUDA or of one of its libraries | a result: rows so far, the peak, never tried again |
 | divergence | the trial says so: its loss is not finite | a result, never tried again |
-| bug | any other error of the trial | `failed`; `retry=failed` runs it again |
-| host_oom | MemoryError, or SIGKILL while the kernel's count of such kills rose | tried again once a run |
-| killed | SIGKILL or another signal that nobody here sent, a rank or a loader that vanished | tried again |
-| nccl | errors of torch.distributed, NCCL in the message | tried again |
+| bug | any other error of the trial, a crash (SIGSEGV), an exit code | `failed`; `retry=failed` runs it again |
+| host_oom | MemoryError, or SIGKILL (or a rank's) while the kernel's count of them rose | tried again once a run |
+| killed | SIGKILL or another signal that nobody here sent to the trial, a rank or a loader | tried again |
+| nccl | errors of torch.distributed, NCCL in the message, SIGABRT of a rank that uses it | tried again |
 | device | a GPU that is absent, of another model, or that failed | tried again |
-| storage | errors that a file system gives: full, read-only, stale, quota | tried again |
+| storage | errors that a file system gives: full, read-only, stale, quota, no permission in the ledger | tried again |
 | lost | no end was recorded: the node or all of the farm's processes on it died | goes on from the last commit |
 | preempted | a request to end that is not the driver's: the node is being taken away | goes on elsewhere at once |
 
@@ -19,11 +19,13 @@ What a run leaves undone, the same command tries again, but for `bug`.
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
-from farm.errors import STORAGE_ERRORS
+from farm.errors import CHILD_FAULT, STORAGE_ERRORS
 from farm.ledger.scan import attempt_directories, attempt_record
+from trials.ranks import RankFailed, Told, is_out_of_memory
 
 LONGEST_BACK_OFF_SECONDS = 60.0
 FAULTS_OF_THE_MACHINE = ("interrupted", "killed", "lost")
@@ -36,6 +38,12 @@ DEVICE_FAULTS = (
     "no longer on",
 )
 """What follows "CUDA error:" where the GPU and not the program is at fault."""
+NO_MEMORY_MONITOR = {"RAY_memory_monitor_refresh_ms": "0"}
+"""For each Ray that the farm starts. Its monitor is on by default: where the node's memory is nearly full, it kills an
+actor of its choice, and with it the attempt that this holds, which then has no end. The kernel kills the process that
+uses most, and its count of such kills tells us."""
+CRASHES = (signal.SIGSEGV, signal.SIGILL, signal.SIGFPE, signal.SIGABRT)
+"""Signals that a program brings on itself. SIGBUS is none: a file that is mapped from NFS gives it too."""
 
 
 @dataclass(frozen=True)
@@ -66,22 +74,67 @@ class Infrastructure(Exception):
 
 def kind_of(error: BaseException) -> str:
     """Which of `POLICIES` an exception falls under."""
-    name, text = type(error).__name__, str(error)
-    if "OutOfMemory" in name or "CUDA out of memory" in text or "CUBLAS_STATUS_ALLOC_FAILED" in text:
+    if is_out_of_memory(error):
         return "cuda_oom"
-    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in text or "Cannot allocate memory" in text:
+    if isinstance(error, RankFailed) and error.exit_code is not None:
+        # NCCL's watchdog ends a rank so when a collective fails or does not return in time.
+        aborted = error.backend == "nccl" and error.exit_code == -signal.SIGABRT
+        return "nccl" if aborted else kind_of_exit(error.exit_code, _kernel_has_killed())
+    told = (error.told if isinstance(error, RankFailed) else None) or Told.of(error)
+    text = told.text
+    if "builtins.MemoryError" in told.classes or "DefaultCPUAllocator" in text or "Cannot allocate memory" in text:
         return "host_oom"
     if isinstance(error, Infrastructure):
         return "device"
-    if isinstance(error, OSError) and error.errno in STORAGE_ERRORS:
+    if told.errno in STORAGE_ERRORS or (isinstance(error, PermissionError) and _is_in_ledger(error.filename)):
         return "storage"
-    if name.startswith("Dist") or "NCCL" in text:
+    if "torch.distributed.DistError" in told.classes or "NCCL" in text:
         return "nccl"
     if "CUDA error:" in text and any(fault in text for fault in DEVICE_FAULTS):
         return "device"
-    vanished = name == "RankFailed" and "exit code -9" in text
-    # A loader's process that is gone without an exception of its own was killed: by the kernel, or with its group.
-    return "killed" if vanished or "DataLoader worker (pid" in text else "bug"
+    return _kind_of_loader(f"{text} {told.cause}") if "DataLoader worker (pid" in text else "bug"
+
+
+def kind_of_exit(code: int, by_kernel: bool) -> str:
+    """Which of `POLICIES` the end of a process without an exception falls under; `code` is negative for a signal.
+
+    `by_kernel`: on this node the kernel has killed for want of memory meanwhile.
+    """
+    if by_kernel and code == -signal.SIGKILL:
+        return "host_oom"
+    return "bug" if (code >= 0 and code != CHILD_FAULT) or -code in CRASHES else "killed"
+
+
+def _kind_of_loader(text: str) -> str:
+    """The same of a loader: torch says in words how it went, and only in the error's cause."""
+    code = 1 if "with exit code" in text else -signal.SIGKILL
+    code = next((-n for n in signal.Signals if f"by signal: {signal.strsignal(n)}" in text), code)
+    return kind_of_exit(code, _kernel_has_killed())
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """What the failures of the attempt in this process are held against."""
+
+    ledger: Path
+    kernel_kills: int
+
+
+_begun: _Begun | None = None
+
+
+def attempt_begins(ledger: str) -> None:
+    """To be called in an attempt's process before it: what the kernel kills from now on may be the attempt's."""
+    global _begun
+    _begun = _Begun(Path(ledger), kernel_kills())
+
+
+def _kernel_has_killed() -> bool:
+    return _begun is not None and kernel_kills() > _begun.kernel_kills
+
+
+def _is_in_ledger(filename: object) -> bool:
+    return _begun is not None and Path(str(filename)).is_relative_to(_begun.ledger)
 
 
 def kernel_kills() -> int:

@@ -9,7 +9,7 @@ connection has been gone for `IDLE_SECONDS`, the server ends.
 
 A connection carries JSON lines. To the server: {"request": …, "environment": {…}} starts an attempt,
 {"stop": true} asks it to drain. From it: {"claimed": …}, {"progress": {…}}, {"ended": {…}} by the child and
-{"exit": code} by the server, negative for a signal.
+{"exit": code} by the server, negative for a signal, `CHILD_FAULT` where the farm failed in the child.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from farm.errors import CHILD_FAULT
 from farm.forkclient import see_study_modules
 
 IDLE_SECONDS = 5.0
@@ -143,7 +144,7 @@ class ForkServer:
             traceback.print_exc()
         finally:  # whatever happened, a child never returns into the server's loop
             sys.stderr.flush()
-            os._exit(1)
+            os._exit(CHILD_FAULT)
 
     def _reap(self) -> None:
         while True:
@@ -164,12 +165,13 @@ def _become_child(server: int) -> None:
     os.setsid()
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != server:  # it died before the line above
-        os._exit(1)
+        os._exit(CHILD_FAULT)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's; it asks children to drain
 
 
 def _run(stream: socket.socket, values: dict[str, Any]) -> None:
+    from farm import failures
     from farm.attempt import Request, StopFlag, run_attempt
     from farm.ledger.store import Attempt
 
@@ -183,6 +185,7 @@ def _run(stream: socket.socket, values: dict[str, Any]) -> None:
         _send(stream, {"claimed": attempt.number})
         return log
 
+    failures.attempt_begins(values["ledger"])
     end = run_attempt(Request(**values), stop, lambda row: _send(stream, {"progress": row}), claimed)
     sys.stdout.flush()
     sys.stderr.flush()

@@ -45,6 +45,7 @@ def _run(jobs: Sequence[tuple[str, Request]], view: View, signals: Signals, retr
         trial, driver = trial_path(Path(request.ledger), Spec(**request.spec)), request.info.get("driver")
         for left in reversed(range(retries + 1)):
             stop.event.wait(failures.back_off(trial, driver, request.back_off_seconds))
+            failures.attempt_begins(request.ledger)
             end = run_attempt(request, stop, functools.partial(view.progress, label), lambda attempt: "")
             if end.how != "interrupted" or not left or signals.stopping() or failures.is_hopeless(trial, driver):
                 break

@@ -1,4 +1,4 @@
-"""The end of an attempt whose process was killed, recorded by whoever saw it die."""
+"""The end of an attempt whose process was killed or crashed, recorded by whoever saw it die."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from farm.attempt import Request
+from farm.failures import kind_of_exit
 from farm.ledger.durable import read_json
 from farm.ledger.scan import progress
 from farm.ledger.store import Attempt
@@ -20,19 +21,21 @@ def record_killed(request: Request, number: int, code: int, by_kernel: bool = Fa
 
     `by_kernel`: on this node the kernel has killed for want of memory meanwhile.
     """
-    out_of_memory = by_kernel and code == -signal.SIGKILL
-    text = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    if out_of_memory:
+    kind = kind_of_exit(code, by_kernel)
+    if kind == "bug" and not number:  # before the claim nothing of the trial's has run
+        kind = "killed"
+    how = "failed" if kind == "bug" else "killed"
+    text = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    if kind == "host_oom":
         text += (
             " while the node ran out of memory: fewer trials at once (resources.cpu=), or a smaller batch, need less"
         )
     elif code == -signal.SIGKILL:
         text += "; the kernel kills what uses too much memory"
-    kind = "host_oom" if out_of_memory else "killed"
     end: dict[str, Any] = {
         "epoch": 0,
-        "error_class": "Killed",
-        "error": f"the trial's process was {text}",
+        "error_class": "Crashed" if kind == "bug" else "Killed",
+        "error": f"the trial's process {text}",
         "failure": kind,
     }
     if number:
@@ -41,7 +44,7 @@ def record_killed(request: Request, number: int, code: int, by_kernel: bool = Fa
         seconds = (datetime.now(UTC) - datetime.fromisoformat(begun)).total_seconds() if begun else None
         end |= {"epoch": progress(attempt.trial).epoch, "log_path": str(attempt.path / "log.txt"), "seconds": seconds}
         try:
-            attempt.end("killed", end)
+            attempt.end(how, end)
         except OSError as error:
             print(f"its end could not be recorded: {error}", file=sys.stderr)
-    return end | {"how": "killed"}
+    return end | {"how": how}

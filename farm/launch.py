@@ -242,7 +242,7 @@ def connect(address: str | None, cpus: int | None, gpus: int | None, modules: Pa
         _check_answers(address)
         ray.init(address=address, runtime_env={"env_vars": variables}, **quiet)
         return
-    os.environ |= variables
+    os.environ |= variables | failures.NO_MEMORY_MONITOR
     os.environ.pop("RAY_ADDRESS", None)
     with _process_groups_of_their_own():
         try:

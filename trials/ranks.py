@@ -15,6 +15,7 @@ import signal
 import tempfile
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import TracebackType
@@ -25,8 +26,36 @@ LOOK_SECONDS = 0.2
 Task = Callable[..., Any]
 
 
+@dataclass(frozen=True)
+class Told:
+    """What one process tells another of an exception, whose own class may not be one that can be pickled."""
+
+    classes: tuple[str, ...]
+    """Its class and all that this derives from, as `module.Name`."""
+    text: str
+    cause: str
+    """The text of the exception that it was raised from."""
+    errno: int | None
+
+    @classmethod
+    def of(cls, error: BaseException) -> Told:
+        """What there is to tell of `error`."""
+        classes = tuple(f"{c.__module__}.{c.__qualname__}" for c in type(error).__mro__)
+        number = error.errno if isinstance(error, OSError) else None
+        return cls(classes, str(error), str(error.__cause__ or ""), number)
+
+
 class RankFailed(Exception):
-    """A rank failed; the message ends with its traceback."""
+    """A rank failed: its message ends with the traceback of what it `told`, or it ended with `exit_code` unasked.
+
+    `backend` is that of the group.
+    """
+
+    def __init__(
+        self, message: str, told: Told | None = None, exit_code: int | None = None, backend: str = "gloo"
+    ) -> None:
+        super().__init__(message)
+        self.told, self.exit_code, self.backend = told, exit_code, backend
 
 
 class RankOutOfMemory(RankFailed):
@@ -39,8 +68,11 @@ class RankOutOfMemory(RankFailed):
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that the GPU's memory is full, whichever library says it."""
+    if isinstance(error, RankFailed):  # its text is a traceback, which may tell of an error that was dealt with
+        return isinstance(error, RankOutOfMemory)
     text = str(error).lower()
-    return type(error).__name__ == "OutOfMemoryError" or "out of memory" in text or "alloc_failed" in text
+    said = ("cuda" in text and "out of memory" in text) or "alloc_failed" in text
+    return type(error).__name__ == "OutOfMemoryError" or said
 
 
 class Ranks:
@@ -56,6 +88,7 @@ class Ranks:
         method = start_method or ("spawn" if torch.cuda.is_initialized() else "fork")
         context: Any = multiprocessing.get_context(method)
         self._scratch = tempfile.mkdtemp(prefix="farm-ranks-")
+        self._backend = _backend(device)
         self._lines: list[Connection] = []
         self._processes: list[Any] = []
         for rank in range(count):
@@ -97,11 +130,13 @@ class Ranks:
             how, value = self._lines[rank].recv()
         except (EOFError, ConnectionError):
             self._processes[rank].join(5)
-            raise RankFailed(f"rank {rank} ended with exit code {self._processes[rank].exitcode}") from None
+            code = self._processes[rank].exitcode
+            message = f"rank {rank} ended with exit code {code}"
+            raise RankFailed(message, exit_code=code, backend=self._backend) from None
         if how == "oom":
             raise RankOutOfMemory(f"rank {rank}: {value[0]}", value[1])
         if how == "failed":
-            raise RankFailed(f"rank {rank}: {value}")
+            raise RankFailed(f"rank {rank}: {value[0]}", value[1])
         return value
 
     def close(self) -> None:
@@ -138,8 +173,15 @@ def _serve(line: Connection, rank: int, count: int, device: str, threads: int, p
         os._exit(0)
     except Exception as error:
         text = "".join(traceback.format_exception(error))
-        line.send(("oom", (str(error).splitlines()[0], _peak(device))) if is_out_of_memory(error) else ("failed", text))
+        if is_out_of_memory(error):
+            line.send(("oom", (str(error).splitlines()[0], _peak(device))))
+        else:
+            line.send(("failed", (text, Told.of(error))))
         os._exit(1)  # without the group's farewell, which waits for ranks that may be stuck
+
+
+def _backend(device: str) -> str:
+    return "nccl" if device == "cuda" else "gloo"
 
 
 def _join(rank: int, count: int, device: str, threads: int, store: str) -> None:
@@ -150,8 +192,7 @@ def _join(rank: int, count: int, device: str, threads: int, store: str) -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = "lo"  # all are on this node
     if device == "cuda":
         torch.cuda.set_device(rank)
-    backend = "nccl" if device == "cuda" else "gloo"
-    dist.init_process_group(backend, init_method=f"file://{store}", rank=rank, world_size=count)
+    dist.init_process_group(_backend(device), init_method=f"file://{store}", rank=rank, world_size=count)
     global _host_group
     _host_group = dist.new_group(backend="gloo")
 

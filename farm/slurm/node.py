@@ -28,6 +28,7 @@ from typing import Any
 
 import psutil
 
+from farm.failures import NO_MEMORY_MONITOR
 from farm.slurm.jobs import joined_file
 
 PR_SET_PDEATHSIG = 1
@@ -193,9 +194,10 @@ class NodeRay:
 
 
 def _variables() -> dict[str, str]:
-    """The start hook; and `python` means this one, also in `ray job submit -- python …`."""
+    """No memory monitor, the start hook; and `python` means this one, also in `ray job submit -- python …`."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    return {"RAY_START_HOOK": "farm.slurm.node.no_client_server", "PYTHONUNBUFFERED": "1", "PATH": path}
+    ours = {"RAY_START_HOOK": "farm.slurm.node.no_client_server", "PYTHONUNBUFFERED": "1", "PATH": path}
+    return NO_MEMORY_MONITOR | ours
 
 
 def _die_with_parent() -> None:

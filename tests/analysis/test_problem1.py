@@ -414,11 +414,11 @@ def test_the_grid_has_a_report_that_compares_with_the_code(export: Export, tmp_p
     assert "500 training images that were held out" in text.replace("\n", " ")
 
 
-<<<<<<< HEAD
 def test_latex_of_every_table_is_plain(whole: Data) -> None:
     tables = [table for section in problem1.sections(whole) for table in section.tables.values()]
     assert [line for table in tables for line in table.latex().splitlines() if not line.isascii()] == []
-=======
+
+
 def test_the_page_on_learning_rates_chooses_as_the_code_does() -> None:
     page = (Path(__file__).parents[2] / "docs" / "problem1-learning-rates.md").read_text()
     chosen, grid = (rows_of_methods(part) for part in page.split("**Validation error in the last epoch**"))
@@ -443,4 +443,3 @@ def rows_of_methods(page: str) -> list[list[str]]:
     """The cells of the lines of Markdown tables that begin with a method."""
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("|")]
     return [row for row in rows if row[0] in {method.title for method in METHODS.values()}]
->>>>>>> p

@@ -14,15 +14,18 @@ from pathlib import Path
 import pytest
 import torch
 from attempts import attempt, directory, request
-from commands import COUNTING, Finished, exported
+from commands import COUNTING, ROOT, Finished, environment, exported
 
 from farm import failures
 from farm.attempt import Request
+from farm.errors import CHILD_FAULT
 from farm.failures import POLICIES, Infrastructure, kind_of
+from farm.forkclient import ForkClient, remove_files
 from farm.killed import record_killed
 from farm.ledger import scan
 from farm.ledger.store import Attempt
-from trials.ranks import RankFailed, RankOutOfMemory
+from farm.slurm import node
+from trials.ranks import RankFailed, RankOutOfMemory, Told
 from trials.spec import Spec
 
 STUDY = f"study={COUNTING}"
@@ -36,24 +39,56 @@ def memory_error() -> MemoryError:
     raise AssertionError
 
 
+def loader_error(how: str) -> RuntimeError:
+    """What torch raises when a loader's process is gone."""
+    error = RuntimeError("DataLoader worker (pid(s) 4711) exited unexpectedly")
+    error.__cause__ = RuntimeError(f"DataLoader worker (pid 4711) {how}")
+    return error
+
+
+def in_a_rank(error: Exception) -> RankFailed:
+    return RankFailed("rank 1: its traceback", Told.of(error))
+
+
+class DistanceError(Exception):
+    """A user's own, and none of torch.distributed."""
+
+
 @pytest.mark.parametrize(
     ("error", "kind"),
     [
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 EiB."), "cuda_oom"),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "cuda_oom"),
+        (RuntimeError("CUDA error: out of memory"), "cuda_oom"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "cuda_oom"),
+        (RankFailed("rank 0: torch.OutOfMemoryError: CUDA out of memory\n…\nValueError: no smaller batch"), "bug"),
         (RankOutOfMemory("rank 1: CUDA out of memory", 3), "cuda_oom"),
         (memory_error(), "host_oom"),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), "host_oom"),
         (RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"), "host_oom"),
         (torch.distributed.DistBackendError("NCCL error in: ProcessGroupNCCL.cpp:2384"), "nccl"),
         (RankFailed("rank 0: RuntimeError: NCCL error: unhandled system error"), "nccl"),
-        (RankFailed("rank 1 ended with exit code -9"), "killed"),
-        (RuntimeError("DataLoader worker (pid(s) 4711) exited unexpectedly"), "killed"),
+        (RankFailed("rank 1 ended with exit code -9", exit_code=-9), "killed"),
+        (RankFailed("rank 1 ended with exit code -6", exit_code=-6, backend="nccl"), "nccl"),
+        (RankFailed("rank 1 ended with exit code -6", exit_code=-6), "bug"),
+        (RankFailed("rank 1 ended with exit code -11", exit_code=-11, backend="nccl"), "bug"),
+        (in_a_rank(OSError(errno.ENOSPC, "No space left on device")), "storage"),
+        (in_a_rank(memory_error()), "host_oom"),
+        (in_a_rank(torch.distributed.DistNetworkError("Connection reset by peer")), "nccl"),
+        (in_a_rank(loader_error("is killed by signal: Killed. ")), "killed"),
+        (in_a_rank(ValueError("a bug")), "bug"),
+        (DistanceError("points are too far apart"), "bug"),
+        (loader_error("is killed by signal: Killed. "), "killed"),
+        (loader_error("is killed by signal: Bus error. "), "killed"),
+        (loader_error("is killed by signal: Segmentation fault. "), "bug"),
+        (loader_error("exited unexpectedly with exit code 3. Details are lost"), "bug"),
         (Infrastructure("CUDA is absent"), "device"),
         (RuntimeError("CUDA error: unspecified launch failure"), "device"),
         (RuntimeError("CUDA error: uncorrectable ECC error encountered"), "device"),
         (OSError(errno.ENOSPC, "No space left on device"), "storage"),
         (OSError(errno.ESTALE, "Stale file handle"), "storage"),
+        (OSError(errno.ESHUTDOWN, "Cannot send after transport endpoint shutdown"), "storage"),
+        (PermissionError(errno.EACCES, "Permission denied", "/somewhere/else"), "bug"),
         (FileNotFoundError(errno.ENOENT, "No such file"), "bug"),
         (RuntimeError("CUDA error: device-side assert triggered"), "bug"),
         (RuntimeError("size mismatch"), "bug"),
@@ -145,6 +180,110 @@ def test_a_stop_that_the_driver_did_not_ask_for_is_a_preemption(wanted: Request)
     assert attempt(wanted, stop_at=1).failure == "preempted"
     Path(wanted.ledger, "drain-1-a").touch()
     assert attempt(wanted, stop_at=2).failure == ""
+
+
+@pytest.mark.parametrize(
+    ("code", "state"),
+    [
+        (-signal.SIGSEGV, "failed"),
+        (-signal.SIGABRT, "failed"),
+        (3, "failed"),
+        (0, "failed"),
+        (-signal.SIGBUS, "new"),
+        (-signal.SIGTERM, "new"),
+        (CHILD_FAULT, "new"),
+    ],
+)
+def test_a_trial_that_crashed_has_failed_and_one_that_was_killed_has_not(
+    wanted: Request, code: int, state: str
+) -> None:
+    end = record_killed(wanted, claimed(wanted).number, code)
+    assert (end["how"], end["failure"]) == (("failed", "bug") if state == "failed" else ("killed", "killed"))
+    assert scan.progress(directory(wanted)).state == state
+
+
+def test_a_process_that_ends_before_the_trial_begins_is_no_bug(wanted: Request) -> None:
+    assert record_killed(wanted, 0, 1)["how"] == "killed"
+
+
+def test_the_farms_own_failure_in_an_attempts_process_is_told_apart() -> None:
+    run = f"test-failures-{os.getpid()}"
+    client = ForkClient(run)
+    client._send({"request": {"no": "request"}})
+    assert client.messages(60) == [{"exit": CHILD_FAULT}]
+    client.close()
+    remove_files(run)
+
+
+@pytest.mark.ray
+def test_a_crash_is_not_tried_again(farm: Callable[..., Finished], tmp_path: Path) -> None:
+    done = farm(STUDY, "cpus=1", "sweep.factor=[1]", "trial.end=crashed", "back_off_seconds=0")
+    (record,) = exported(tmp_path / "results", "counting", "attempts")
+    assert (done.code, record["how"], record["failure"]) == (1, "failed", "bug")
+    assert "killed by SIGSEGV" in done.out
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RankFailed("rank 1 ended with exit code -9", exit_code=-9),
+        loader_error("is killed by signal: Killed. "),
+        in_a_rank(loader_error("is killed by signal: Killed. ")),
+    ],
+)
+def test_a_rank_or_a_loader_that_the_kernel_killed_was_short_of_memory(
+    error: Exception, kernel: list[int], tmp_path: Path
+) -> None:
+    failures.attempt_begins(str(tmp_path))
+    assert kind_of(error) == "killed"
+    kernel[0] += 1
+    assert kind_of(error) == "host_oom"
+    assert kind_of(loader_error("is killed by signal: Bus error. ")) == "killed"
+    failures.attempt_begins(str(tmp_path))
+    assert kind_of(error) == "killed"
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many processes the kernel has killed for want of memory, to be raised by the test."""
+    kills = [3]
+    monkeypatch.setattr(failures, "kernel_kills", lambda: kills[0])
+    monkeypatch.setattr(failures, "_begun", None)
+    return kills
+
+
+def test_a_ledger_that_may_not_be_written_is_a_failure_of_storage(kernel: list[int], tmp_path: Path) -> None:
+    failures.attempt_begins(str(tmp_path))
+    denied = (errno.EACCES, "Permission denied")
+    assert kind_of(PermissionError(*denied, str(tmp_path / "trials" / "x"))) == "storage"
+    assert kind_of(PermissionError(*denied, "/elsewhere")) == "bug"
+    assert kind_of(PermissionError(*denied)) == "bug"
+
+
+@pytest.mark.parametrize("executor", ["inline", pytest.param("ray", marks=pytest.mark.ray)])
+def test_a_rank_that_the_kernel_killed_is_tried_again_once(
+    executor: str, farm: Callable[..., Finished], small_memory: Path, tmp_path: Path
+) -> None:
+    words = (f"executor={executor}", "cpus=1", "sweep.factor=[1]", "retries=3", "back_off_seconds=0")
+    farm(STUDY, *words, "trial.end=rank_host_oom", variables={"FARM_TEST_CGROUP": str(small_memory)})
+    attempts = exported(tmp_path / "results", "counting", "attempts")
+    assert [r["failure"] for r in attempts] == ["host_oom"] * 2
+
+
+@pytest.mark.ray
+def test_a_ray_of_our_own_has_no_memory_monitor_that_kills_actors() -> None:
+    code = (
+        "import glob, os, pathlib, ray; from farm import launch; launch.connect(None, 1, 0, pathlib.Path.cwd()); "
+        "session = ray._private.worker.global_worker.node.get_session_dir_path(); launch.disconnect(); "
+        "print(pathlib.Path(session, 'logs', 'raylet.out').read_text())"
+    )
+    variables = {**environment(), "RAY_memory_monitor_refresh_ms": "250"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=variables, capture_output=True, text=True)
+    assert "MemoryMonitor disabled" in done.stdout, done.stderr
+
+
+def test_rays_on_slurm_have_no_memory_monitor_either() -> None:
+    assert node._variables()["RAY_memory_monitor_refresh_ms"] == "0"
 
 
 @pytest.fixture

@@ -9,12 +9,14 @@ import signal
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+from trials.ranks import Ranks
 from trials.spec import Column, Context, Outcome, Scalar, Spec, TrialRun, parameter
 
 REVISION = 1
 COLUMNS = (Column("value", "int", help="the running hash, as a number"),)
-ENDS = ("completed", "diverged", "failed", "oom", "storage", "killed", "nccl", "host_oom")
+ENDS = ("completed", "diverged", "failed", "oom", "storage", "killed", "nccl", "host_oom", "rank_host_oom", "crashed")
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,18 @@ def _end(how: str) -> None:
         bytearray(2**62)
     if how == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
+    if how == "rank_host_oom":
+        with Ranks(1, "cpu", 1) as ranks:
+            ranks.run(_starve)
+    if how == "crashed":
+        os.kill(os.getpid(), signal.SIGSEGV)
     if how == "oom":
         import torch
 
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 EiB.")
+
+
+def _starve() -> None:
+    """Take more memory than the group of processes that $FARM_TEST_CGROUP names may have."""
+    (Path(os.environ["FARM_TEST_CGROUP"]) / "cgroup.procs").write_text("0")
+    bytearray(b"x") * 2**28

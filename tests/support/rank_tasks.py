@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from typing import Any
@@ -62,6 +63,13 @@ def one_fails() -> None:
     """Rank 0 has a bug."""
     if dist.get_rank() == 0:
         raise ValueError("a bug in a rank")
+    dist.barrier()
+
+
+def one_finds_the_disk_full() -> None:
+    """Rank 1 has nowhere to write."""
+    if dist.get_rank() == 1:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     dist.barrier()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 
@@ -56,8 +57,16 @@ def test_a_bug_in_a_rank_comes_with_its_traceback(ranks: Ranks) -> None:
 
 
 def test_a_rank_that_vanishes_is_named_with_its_exit_code(ranks: Ranks) -> None:
-    with pytest.raises(RankFailed, match="rank 1 ended with exit code 9"):
+    with pytest.raises(RankFailed, match="rank 1 ended with exit code 9") as caught:
         ranks.run(rank_tasks.one_vanishes)
+    assert (caught.value.exit_code, caught.value.backend) == (9, "gloo")
+
+
+def test_a_full_disk_in_a_rank_comes_with_its_number(ranks: Ranks) -> None:
+    with pytest.raises(RankFailed, match="No space left") as caught:
+        ranks.run(rank_tasks.one_finds_the_disk_full)
+    assert caught.value.told is not None
+    assert (caught.value.told.errno, "builtins.OSError" in caught.value.told.classes) == (errno.ENOSPC, True)
 
 
 def test_a_drain_ends_ranks_in_mid_task(ranks: Ranks) -> None:
@@ -89,6 +98,7 @@ def test_a_rank_that_cannot_join_says_why(monkeypatch: pytest.MonkeyPatch) -> No
         ("CUDA error: out of memory", True),
         ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", True),
         ("NCCL error: unhandled cuda error, out of memory", True),
+        ("a machine out of memory", False),
         ("CUDA error: an illegal memory access was encountered", False),
     ],
 )
