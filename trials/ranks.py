@@ -122,17 +122,30 @@ class Ranks:
             open_lines = [line for rank, line in enumerate(self._lines) if rank not in found]
             for line in wait(open_lines, timeout=LOOK_SECONDS):
                 rank = self._lines.index(line)  # type: ignore[arg-type]
-                found[rank] = self._answer(rank)
+                try:
+                    found[rank] = self._answer(rank)
+                except RankFailed as error:
+                    raise self._cause(error) from None
         return [found[rank] for rank in range(len(self._lines))]
+
+    def _cause(self, error: RankFailed) -> RankFailed:
+        """What to blame: where a rank was killed, the others' errors say only that they lost their connection to it."""
+        if error.exit_code is None and not isinstance(error, RankOutOfMemory):
+            gone = wait([p.sentinel for p in self._processes], timeout=LOOK_SECONDS)
+            for rank, process in enumerate(self._processes):
+                if process.sentinel in gone and process.exitcode not in (None, 0, 1):  # 1: it has told why
+                    return self._vanished(rank, process.exitcode)
+        return error
+
+    def _vanished(self, rank: int, code: int | None) -> RankFailed:
+        return RankFailed(f"rank {rank} ended with exit code {code}", exit_code=code, backend=self._backend)
 
     def _answer(self, rank: int) -> Any:
         try:
             how, value = self._lines[rank].recv()
         except (EOFError, ConnectionError):
             self._processes[rank].join(5)
-            code = self._processes[rank].exitcode
-            message = f"rank {rank} ended with exit code {code}"
-            raise RankFailed(message, exit_code=code, backend=self._backend) from None
+            raise self._vanished(rank, self._processes[rank].exitcode) from None
         if how == "oom":
             raise RankOutOfMemory(f"rank {rank}: {value[0]}", value[1])
         if how == "failed":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import time
 from typing import Any
 
@@ -71,6 +72,13 @@ def one_finds_the_disk_full() -> None:
     if dist.get_rank() == 1:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     dist.barrier()
+
+
+def one_is_killed() -> None:
+    """Rank 1 is killed; the others are in a collective with it."""
+    if dist.get_rank() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    dist.all_reduce(torch.zeros(1000))
 
 
 def one_vanishes() -> None:

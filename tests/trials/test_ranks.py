@@ -62,6 +62,12 @@ def test_a_rank_that_vanishes_is_named_with_its_exit_code(ranks: Ranks) -> None:
     assert (caught.value.exit_code, caught.value.backend) == (9, "gloo")
 
 
+def test_a_killed_rank_is_blamed_and_not_those_who_lost_their_connection_to_it(ranks: Ranks) -> None:
+    with pytest.raises(RankFailed, match="rank 1 ended with exit code -9") as caught:
+        ranks.run(rank_tasks.one_is_killed)
+    assert caught.value.exit_code == -9
+
+
 def test_a_full_disk_in_a_rank_comes_with_its_number(ranks: Ranks) -> None:
     with pytest.raises(RankFailed, match="No space left") as caught:
         ranks.run(rank_tasks.one_finds_the_disk_full)
