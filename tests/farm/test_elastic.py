@@ -202,6 +202,27 @@ def test_ray_takes_the_patience_with_jobs_in_the_queue_from_where_the_farm_write
     assert json.loads(done.stdout.splitlines()[-1]) == [365 * 86400, 60, 50]
 
 
+WAITED_TWO_DAYS = """
+import time
+from ray.autoscaler.v2.instance_manager.common import InstanceUtil
+from ray.autoscaler.v2.instance_manager.config import InstanceReconcileConfig
+from ray.autoscaler.v2.instance_manager.reconciler import Reconciler
+from ray.core.generated.instance_manager_pb2 import Instance
+waiting = InstanceUtil.new_instance("a", "gpu1", Instance.ALLOCATED)
+waiting.status_history[0].timestamp_ns -= 2 * 86400 * 10**9
+patience = InstanceReconcileConfig().allocate_status_timeout_s
+print(Reconciler._handle_stuck_instance(waiting, patience, Instance.ALLOCATION_TIMEOUT) is not None)
+"""
+"""Whether Ray's reconciler gives up a node whose job has been in the queue for two days."""
+
+
+@pytest.mark.parametrize(("variables", "given_up"), [({}, "True"), (AUTOSCALER, "False")])
+def test_a_job_that_waits_for_days_is_kept_over_rays_time_out(variables: dict[str, str], given_up: str) -> None:
+    words = [sys.executable, "-c", WAITED_TWO_DAYS]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment() | variables, check=True)
+    assert done.stdout.split()[-1] == given_up
+
+
 def test_squeue_alone_tells_which_jobs_are_whose() -> None:
     ours, hers = "farm-greene-3f9c1a", "farm-greene-000000"
     names = [new_name(ours, "gpu4"), f"{ours}-head", new_name(hers, "gpu1"), "somebody's|job", new_name(ours, "cpu")]
