@@ -17,7 +17,7 @@ demo: setup
 	$(PYTHON) farm/run.py problem=4 profile=smoke
 
 test: setup
-	$(PYTHON) -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+	$(PYTHON) -m pytest --numprocesses 2
 
 check: setup
 	$(VENV)/bin/ruff check .

@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from commands import Finished, run_farm
+from commands import ROOT, Finished, run_farm
 from hypothesis import settings
 
 
@@ -17,21 +18,40 @@ def farm(tmp_path: Path) -> Callable[..., Finished]:
     return functools.partial(run_farm, tmp_path)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With pytest-xdist (`make test`): what starts Ray or Slurm goes first, one after the other; other files beside it.
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With pytest-xdist (`make test`): one worker runs all files that start Ray or Slurm, first and in a row.
 
-    Ray and Slurm have time-outs of their own, which several of them at once on two cores would meet.
+    Both have time-outs of their own, which several of them at once on two cores would meet. Files that read the smoke
+    ledgers stay together too, since making these takes half a minute. (pytest-xdist's own groups, `--dist loadgroup`,
+    do nothing under pytest 9.2.)
     """
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
-    items.sort(key=lambda item: _group(item) != "ray")
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group(nodeid)
+
+    config.option.loadscopereorder = False  # by number of tests, which says nothing of their time
+    return ByFile(config, log)
 
 
-def _group(item: pytest.Item) -> str:
-    """What one worker runs in a row: all that starts a Ray, all that reads the smoke ledgers, else a file."""
-    if item.get_closest_marker("ray"):
-        return "ray"
-    return "smoke" if "smoke" in getattr(item, "fixturenames", ()) else str(item.path)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest row of files first."""
+    items.sort(key=lambda item: group(item.nodeid) != "ray")
+
+
+def group(nodeid: str) -> str:
+    """What is run by one worker: `ray`, `smoke`, or a file."""
+    path = nodeid.partition("::")[0]
+    if path.startswith("tests/reports/"):
+        return "smoke"
+    return "ray" if "mark.ray" in _text(ROOT / path) else path
+
+
+@functools.cache
+def _text(path: Path) -> str:
+    return path.read_text()
 
 
 settings.register_profile("farm", deadline=None)  # the machine that runs the tests may be busy
