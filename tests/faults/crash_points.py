@@ -1,8 +1,8 @@
 """A driver dies before the n-th operation on its ledger, for every n; the same command must set all right.
 
-    python tests/faults/crash_points.py DIRECTORY
+    python tests/faults/crash_points.py DIRECTORY [SCENE …]
 
-Operations are opening, writing, syncing, renaming, making and removing. Prints how many there were.
+Operations are opening, writing, syncing, linking, renaming, making and removing. Prints how many there were.
 """
 
 from __future__ import annotations
@@ -59,11 +59,21 @@ class Scene:
     before: tuple[int, ...]
     """Operations before which earlier drivers died; -1: one that came to its end."""
     entry: Callable[[list[str]], int] = run_study
+    spoil: Callable[[Path], None] = lambda ledger: None
+    """What happens to the ledger in between."""
+
+
+def rot(ledger: Path) -> None:
+    """The manifest of every finished trial is damaged, and the export is lost."""
+    for manifest in ledger.glob("trials/*/done/manifest.json"):
+        manifest.write_text("{}")
+    shutil.rmtree(ledger / "export", ignore_errors=True)
 
 
 SCENES = {
     "a first run": Scene(()),
     "a run after two that died": Scene((60, 60)),
+    "a run over damaged results": Scene((-1,), spoil=rot),
     "farm prune": Scene((60, -1), prune),
 }
 
@@ -74,6 +84,7 @@ def crash_everywhere(scene: Scene, directory: Path) -> int:
     ready = Round(directory / "ready", random.Random(0), WORDS, run_study)
     for death in scene.before:
         ready.start(lambda n=death: dying_at(n)).wait(60)
+    scene.spoil(ready.results / "counting")
     for n in range(-1, 10_000):  # -1: the undisturbed run
         trouble = Round(directory / str(n), random.Random(n), WORDS, scene.entry)
         if scene.before:
@@ -96,18 +107,18 @@ def crash_everywhere(scene: Scene, directory: Path) -> int:
     raise Violation("it never ends")
 
 
-def main(directory: Path) -> int:
-    """Go through all operations of all scenes; their number. Raises `Violation`."""
+def main(directory: Path, names: list[str]) -> int:
+    """Go through all operations of these scenes; their number. Raises `Violation`."""
     prepare_parent(figure=False)
     total = 0
-    for name, scene in SCENES.items():
+    for name in names:
         place = directory / name.replace(" ", "-")
         place.mkdir(parents=True)
-        found = crash_everywhere(scene, place)
+        found = crash_everywhere(SCENES[name], place)
         print(f"{name}: {found} operations", file=sys.stderr, flush=True)
         total += found
     return total
 
 
 if __name__ == "__main__":
-    print(main(Path(sys.argv[1])))
+    print(main(Path(sys.argv[1]), sys.argv[2:] or list(SCENES)))

@@ -20,15 +20,16 @@ from farm.ledger.scan import attempt_directories, commits, trial_directories
 if TYPE_CHECKING:
     from campaign import Driver, Round
 
-OPERATIONS = ("open", "write", "fsync", "rename", "replace", "mkdir")
-REMOVALS = ("unlink", "rmdir", "remove")
+OPENING = ("open", "write")
+OPERATIONS = ("fsync", "rename", "replace", "link", "mkdir", "unlink", "rmdir", "remove")
 CODES = {0, 1, 3, 75, 130}
 
 
 def on_operation(action: Callable[[int], None]) -> None:
     """Call `action(n)` before the n-th file operation of the ledger, from 0; in this process from now on.
 
-    Operations are those of farm.ledger.durable, through which all of the ledger is written, and every removal.
+    Operations are every change of a name and every fsync in this process, whoever asks for it (pathlib and shutil go
+    through os), and what farm.ledger.durable opens and writes.
     """
     count = iter(range(10**9))
 
@@ -44,10 +45,10 @@ def on_operation(action: Callable[[int], None]) -> None:
             return getattr(os, name)
 
     watched = Watched()
-    for name in OPERATIONS:
+    for name in OPENING:
         setattr(watched, name, wrapped(getattr(os, name)))
     durable.os = watched  # type: ignore[assignment]
-    for name in REMOVALS:
+    for name in OPERATIONS:
         setattr(os, name, wrapped(getattr(os, name)))
 
 
