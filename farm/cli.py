@@ -263,6 +263,7 @@ def _down(options: argparse.Namespace) -> int:
 def _export(options: argparse.Namespace) -> int:
     from farm import study
     from farm.recall import last_grid
+    from farm.reporting import tell_damaged
 
     config = last_grid(options.overrides)[0]
     if not config.ledger.is_dir():
@@ -270,8 +271,7 @@ def _export(options: argparse.Namespace) -> int:
     result = study.export(config)
     for path in result.tables.values():
         print(short_path(path))
-    for trial in result.damaged:
-        print(f"farm: {trial.name}: its results are damaged; farm run redoes it", file=sys.stderr)
+    tell_damaged(result.damaged)
     return FAILED if result.damaged else COMPLETE
 
 

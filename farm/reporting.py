@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -107,7 +108,12 @@ def _export_first(config: Config) -> None:
             raise
         print(f"farm: {error}; the report shows what was last exported", file=sys.stderr)
         return
-    for trial in damaged:
+    tell_damaged(damaged)
+
+
+def tell_damaged(trials: Sequence[Path]) -> None:
+    """Name the finished trials whose results an export could not read."""
+    for trial in trials:
         print(f"farm: {trial.name}: its results are damaged; farm run redoes it", file=sys.stderr)
 
 
