@@ -9,6 +9,7 @@ where they win. Both ends of the step, the batch and the loss, are the kernels o
 
 from __future__ import annotations
 
+import gc
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -107,7 +108,7 @@ def capture(step: Step, warm_up: Step) -> Step:
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     try:
-        with torch.cuda.graph(graph, stream=stream):
+        with without_collections(), torch.cuda.graph(graph, stream=stream):
             step()
     except RuntimeError as error:
         for cause in causes(error):
@@ -119,6 +120,19 @@ def capture(step: Step, warm_up: Step) -> Step:
         graph.replay()
 
     return replay
+
+
+@contextmanager
+def without_collections() -> Iterator[None]:
+    """Collect garbage now and none inside: freeing an earlier CUDA graph is not permitted during a capture."""
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:

@@ -53,7 +53,8 @@ def run_farm(
 ) -> Finished:
     """Run a command from `directory`, with results there unless the arguments say otherwise."""
     where = [] if any(a.startswith("results=") for a in arguments) else [f"results={directory / 'results'}"]
-    extra = {} if verb == "run" else {"PYTHONPATH": str(ROOT)}
+    path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    extra = {} if verb == "run" else {"PYTHONPATH": os.pathsep.join(path)}
     began, used = time.monotonic(), _cpu_seconds()
     done = subprocess.run(
         command(*arguments, *where, verb=verb),

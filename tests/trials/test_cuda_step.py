@@ -1,5 +1,7 @@
-"""Captured steps against eager ones. All but the first three need CUDA."""
+"""Captured steps against eager ones. All but the first four need CUDA."""
 
+import gc
+import weakref
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -80,6 +82,21 @@ def test_running_out_of_memory_is_found_behind_the_capture_s_own_error() -> None
             raise RuntimeError("capture failed")  # noqa: B904  (as the capture's end does)
     except RuntimeError as error:
         assert [type(e) for e in cuda_step.causes(error)] == [RuntimeError, torch.OutOfMemoryError]
+
+
+class Garbage:
+    itself: "Garbage"
+
+
+def test_no_garbage_is_collected_during_a_capture() -> None:
+    garbage = Garbage()
+    garbage.itself = garbage
+    seen = weakref.ref(garbage)
+    del garbage
+    with cuda_step.without_collections():
+        assert seen() is None
+        assert not gc.isenabled()
+    assert gc.isenabled()
 
 
 def test_without_a_compiler_the_step_is_torch_s_unless_fused_kernels_were_asked_for(
