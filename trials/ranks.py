@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import tempfile
@@ -41,8 +42,15 @@ class Told:
     def of(cls, error: BaseException) -> Told:
         """What there is to tell of `error`."""
         classes = tuple(f"{c.__module__}.{c.__qualname__}" for c in type(error).__mro__)
-        number = error.errno if isinstance(error, OSError) else None
-        return cls(classes, str(error), str(error.__cause__ or ""), number)
+        return cls(classes, str(error), str(error.__cause__ or ""), _errno(error))
+
+
+def _errno(error: BaseException) -> int | None:
+    """The number of an OSError; of one from a loader's process torch keeps only the class and the words."""
+    if not isinstance(error, OSError):
+        return None
+    said = re.search(r"in DataLoader worker.*\[Errno (\d+)\]", str(error), re.DOTALL)
+    return int(said[1]) if error.errno is None and said else error.errno
 
 
 class RankFailed(Exception):

@@ -46,7 +46,7 @@ def loader_error(how: str) -> RuntimeError:
     return error
 
 
-def in_a_rank(error: Exception) -> RankFailed:
+def in_a_rank(error: BaseException) -> RankFailed:
     return RankFailed("rank 1: its traceback", Told.of(error))
 
 
@@ -97,6 +97,24 @@ class DistanceError(Exception):
 )
 def test_each_kind_is_recognised(error: BaseException, kind: str) -> None:
     assert kind_of(error) == kind
+
+
+class NoRoom(torch.utils.data.Dataset[int]):
+    """Cannot be read but for a full disk."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/dev/shm/x")
+
+
+def test_a_full_disk_under_a_loader_is_a_failure_of_storage() -> None:
+    with pytest.raises(OSError, match="No space left") as caught:
+        next(iter(torch.utils.data.DataLoader(NoRoom(), num_workers=1)))
+    assert caught.value.errno is None  # all that torch passes on is text
+    assert kind_of(caught.value) == "storage"
+    assert kind_of(in_a_rank(caught.value)) == "storage"
 
 
 def test_the_table_of_failures_names_them_all() -> None:

@@ -36,7 +36,7 @@ if str(ROOT) not in sys.path:
 
 import faults  # noqa: E402  # the lines above make it importable
 import mounts  # noqa: E402
-from oracle import Oracle, Violation  # noqa: E402
+from oracle import Oracle, Violation, check_none_lost  # noqa: E402
 
 FAULTS = faults.FAULTS | mounts.FAULTS
 STUDY = (
@@ -194,6 +194,8 @@ def run_round(seed: str, directory: Path, oracle: Oracle, longest: float, most: 
     if code != 0:
         raise Violation(f"the last run ended with {code}")
     oracle.check(trouble.results / "problem4")
+    if faults.ORDERLY.issuperset(trouble.met):
+        check_none_lost(trouble.results / "problem4")
     return trouble
 
 

@@ -107,6 +107,25 @@ def read_only(round: Round) -> None:
     _error(round, errno.EROFS)
 
 
+def read_error(round: Round) -> None:
+    """EIO from a random read of the ledger on, for a while"""
+    first = int(round.chance.expovariate(1 / 60))
+    last = first + round.chance.choice([1, 3, 30])
+    ledger = round.results / "problem4"
+
+    def plant() -> None:
+        real, count = Path.read_bytes, iter(range(10**9))
+
+        def read_bytes(path: Path) -> bytes:
+            if path.is_relative_to(ledger) and first <= next(count) < last:
+                raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+            return real(path)
+
+        Path.read_bytes = read_bytes  # type: ignore[method-assign]
+
+    end(round.start(plant))
+
+
 def slow_file_system(round: Round) -> None:
     """every file operation takes up to 20 ms, and the driver is killed in between"""
     chance = random.Random(round.chance.random())
@@ -250,8 +269,10 @@ def damage(files: list[Path], chance: random.Random) -> None:
 FAULTS: dict[str, Callable[[Round], None]] = {
     f.__name__: f
     for f in (
-        kill_driver, crash_in_operation, full_disk, input_output_error, read_only, slow_file_system, sigterm, sigint,
-        two_drivers, stopped_driver, zombie_trial, jumping_clock, torn_commit, torn_results, torn_table,
-        lock_of_another_host,
+        kill_driver, crash_in_operation, full_disk, input_output_error, read_error, read_only, slow_file_system,
+        sigterm, sigint, two_drivers, stopped_driver, zombie_trial, jumping_clock, torn_commit, torn_results,
+        torn_table, lock_of_another_host,
     )
 }  # fmt: skip
+ORDERLY = frozenset({"sigterm", "sigint", "two_drivers", "read_error"})
+"""After these alone each attempt has recorded its end: none counts as lost."""

@@ -61,6 +61,12 @@ def check_attempts(ledger: Path) -> None:
         raise Violation(f"{exported} attempts exported of {len(records)}")
 
 
+def check_none_lost(ledger: Path) -> None:
+    """Where nothing was killed and everything could be written, each attempt has an end of its own."""
+    if lost := [(r["trial_id"], r["attempt"]) for r in attempt_records(ledger) if r["how"] == "lost"]:
+        raise Violation(f"attempts {lost} have no end, and nothing kept them from recording it")
+
+
 def exact(ledger: Path, table: str) -> list[dict[str, Any]]:
     """Rows of an exported table without measured columns, sorted."""
     rows = pq.read_table(ledger / "export" / f"{table}.parquet").to_pylist()
