@@ -85,7 +85,7 @@ def curve_figure(data: Data, found: list[Arm], column: Column, options: Options)
         curves.draw(axes, lines, log=column.better == "lower", percent=percent)
         if lines:
             curves.limit(axes, lines)
-        axes.set_xlabel("epoch")
+        style.epoch_axis(axes, max((float(c.x[-1]) for c in lines), default=1.0))
         axes.set_ylabel(words + (f" ({column.unit})" if column.unit and not percent else ""))
         curves.label(axes, lines)
     ends = " ".join(f"{c.label}: {c.value[-1]:.4g} at epoch {c.x[-1]:.0f}." for c in lines)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from analysis import curves, generic, problem1_learning_rates, problem1_methods, style
@@ -133,7 +132,7 @@ def panels(data: Data, found: Sequence[Result], options: Options, column: str, w
             curves.limit(panel, every)
             panel.set_title(KINDS[kind], loc="left")
             panel.set_ylabel(words if percent else f"{words} (nats)")
-            _epoch_axis(panel, every, last=panel is axes[-1])
+            style.epoch_axis(panel, max(float(c.x[-1]) for c in every), name=panel is axes[-1])
         for panel, kind in zip(axes, kinds, strict=True):  # when both panels have their scale
             curves.label(panel, lines[kind])
     summary = " ".join(f"{KINDS[kind]}: {_ends(lines[kind], percent)}." for kind in kinds)
@@ -155,15 +154,6 @@ def _lines(data: Data, shown: Sequence[Result], column: str, options: Options) -
         dashes, colour = DASHES[earlier % len(DASHES)], style.ARM_COLOURS[r.method]
         made.append(curves.curve(data.rows_of(r.completed), column, r.title, colour, dashes, options.confidence))
     return made
-
-
-def _epoch_axis(panel: Any, every: Sequence[curves.Curve], last: bool) -> None:
-    end = max(float(c.x[-1]) for c in every)
-    panel.set_xlim(0 if end > 8 else 0.8, end + (0 if end > 8 else 0.2))
-    if end <= 8:
-        panel.set_xticks(np.arange(1, end + 1))
-    if last:
-        panel.set_xlabel("epoch")
 
 
 def _ends(lines: Sequence[curves.Curve], percent: bool) -> str:

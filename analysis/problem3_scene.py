@@ -207,7 +207,7 @@ def training_figure(epochs: pd.DataFrame) -> Figure:
         below.set_ylabel("true boxes found")
         below.set_ylim(0, 1.03)
         style.percent_axis(below)
-        below.set_xlabel("epoch")
+        style.epoch_axis(below, float(rows["epoch"].max()))
         last = rows.iloc[-1]
         drawing.align_ylabels()
         for axes, lines in ((above, LOSSES), (below, RECALLS)):

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from analysis import curves, cutout, style
@@ -230,13 +229,8 @@ def _finish(
     for epoch in drops:
         axes.axvline(epoch - 0.5, color=style.GREY, linewidth=0.8, linestyle=":")
     curves.limit(axes, scale_to or lines, *([target] if near else []))
-    if xlabel:
-        axes.set_xlabel("epoch")
     axes.set_ylabel("validation error")
-    last = max((float(c.x[-1]) for c in scale_to or lines), default=1.0)
-    axes.set_xlim(0 if last > 8 else 0.8, last + (0 if last > 8 else 0.2))
-    if last <= 8:
-        axes.set_xticks(np.arange(1, last + 1))
+    style.epoch_axis(axes, max((float(c.x[-1]) for c in scale_to or lines), default=1.0), name=xlabel)
     curves.label(axes, lines)
     return drops
 

@@ -21,7 +21,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Drawing
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from analysis.provenance import Source
 
@@ -143,6 +143,15 @@ def log_scale(axes: Axes, axis: str = "y", *, percent: bool = False) -> None:
 def percent_axis(axes: Axes) -> None:
     """Fractions on the y axis shown as percent."""
     axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:g} %"))
+
+
+def epoch_axis(axes: Axes, last: float, *, name: bool = True) -> None:
+    """An x axis of epochs up to `last`, each with its tick where they are few, and whole numbers otherwise."""
+    few = last <= 8
+    axes.set_xlim(0.8 if few else 0, last + 0.2 if few else last)
+    axes.xaxis.set_major_locator(FixedLocator(range(1, int(last) + 1)) if few else MaxNLocator("auto", integer=True))
+    if name:
+        axes.set_xlabel("epoch")
 
 
 def label_ends(axes: Axes, ends: Sequence[tuple[str, str, float, float]], gap_points: float = 12.0) -> None:
