@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,10 +82,11 @@ def study_word(study_dir: Path) -> str:
         return f"study={name}"
     try:
         with (study_dir / "study.yaml").open(encoding="utf-8") as file:
-            words = file.readline().split()
+            words = shlex.split(file.readline().removeprefix("#"))
     except (OSError, ValueError):
         words = []
-    return next((word for word in words if word.startswith("study=")), f"study=PATH/TO/{name}.yaml")
+    word = next((word for word in words if word.startswith("study=")), f"study=PATH/TO/{name}.yaml")
+    return shlex.quote(word)
 
 
 def load(study_dir: Path) -> Data:

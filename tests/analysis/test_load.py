@@ -100,6 +100,7 @@ def test_row_tables_that_the_module_does_not_declare_are_told(study_dir):
         ("problem4", "# farm run problem=4", "study=problem4"),
         ("smoothing", "# farm run study=../my/smoothing.yaml seeds=[0]", "study=../my/smoothing.yaml"),
         ("smoothing", "", "study=PATH/TO/smoothing.yaml"),
+        ("smoothing", "# farm run 'study=/my work/smoothing.yaml'\n", "'study=/my work/smoothing.yaml'"),
     ],
 )
 def test_a_hint_names_a_study_as_commands_know_it(tmp_path, name, last_run, word):
