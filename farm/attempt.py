@@ -22,6 +22,7 @@ from farm.ledger.scan import attempt_records, progress
 from farm.ledger.store import Attempt, drain_file, now
 from farm.ledger.tidy import tidy
 from farm.write_behind import WriteBehind
+from trials.ranks import memory_taken
 from trials.spec import Drained, Epoch, Outcome, Row, Spec, State, trial_module
 
 ERROR_LINES = 12
@@ -267,6 +268,7 @@ def _peak_memory_bytes(device: str) -> int | None:
 
 def _ended_by(error: BaseException, run: _Run) -> End:
     """The end that an exception makes of an attempt: oom is a result, the machine's failures are tried again."""
+    error = memory_taken(error) or error
     name, kind = type(error).__name__, kind_of(error)
     text = "".join(traceback.format_exception(error))
     last = "\n".join(text.strip().splitlines()[-ERROR_LINES:])

@@ -8,7 +8,7 @@
 | host_oom | MemoryError, or SIGKILL (or a rank's) while the kernel's count of them rose | tried again once a run |
 | killed | SIGKILL or another signal that nobody here sent to the trial, a rank or a loader | tried again |
 | nccl | errors of torch.distributed, NCCL in the message, SIGABRT of a rank that uses it | tried again |
-| device | a GPU that is absent, of another model, or that failed | tried again |
+| device | a GPU that is absent, of another model, that failed, or whose memory others hold | tried again |
 | storage | errors that a file system gives: full, read-only, stale, quota, no permission in the ledger | tried again |
 | lost | no end was recorded: the node or all of the farm's processes on it died | goes on from the last commit |
 | preempted | a request to end that is not the driver's: the node is being taken away | goes on elsewhere at once |
@@ -84,7 +84,7 @@ def kind_of(error: BaseException) -> str:
     text = told.text
     if "builtins.MemoryError" in told.classes or "DefaultCPUAllocator" in text or "Cannot allocate memory" in text:
         return "host_oom"
-    if isinstance(error, Infrastructure):
+    if isinstance(error, Infrastructure) or "trials.ranks.MemoryTaken" in told.classes:
         return "device"
     if told.errno in STORAGE_ERRORS or (isinstance(error, PermissionError) and _is_in_ledger(error.filename)):
         return "storage"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from trials import data_parallel, links, machine, process
 from trials.data_parallel import Measured, Setup
-from trials.ranks import Ranks, is_out_of_memory
+from trials.ranks import Ranks, is_out_of_memory, memory_taken
 from trials.seeding import derived_seed
 from trials.spec import Context, Row, Spec, State
 from trials.splits import Images
@@ -67,6 +67,8 @@ class Climb:
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
+            if (taken := memory_taken(error)) is not None:
+                raise taken from error
             peak, message = self._peak(error), str(error).splitlines()[0]
         data_parallel.release_memory()  # here the error, and with it the frames that hold tensors, is gone
         row = self._row(rung, repeat) | {"result": "oom", "peak_memory_bytes": peak, "reason": message}

@@ -38,6 +38,20 @@ def keep_freed_memory() -> None:
         libc.mallopt(m_trim_threshold, 1024 * mib)
 
 
+def memory_of_others() -> tuple[int, int]:
+    """Bytes that other processes hold on the GPU of this process where they hold most, and its size; (0, 0) without.
+
+    What this process holds outside torch's allocator (its CUDA context, NCCL's buffers: 1 to 2 GiB) counts as theirs.
+    """
+    if not torch.cuda.is_initialized():
+        return 0, 0
+    found = []
+    for device in range(torch.cuda.device_count()):
+        free, size = torch.cuda.mem_get_info(device)
+        found.append((size - free - torch.cuda.memory_reserved(device), size))
+    return max(found)
+
+
 def peak_memory_bytes(device: str) -> int:
     """Most memory held so far: tensors on the GPU, or the process's resident set on the CPU."""
     if device == "cuda":

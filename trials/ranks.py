@@ -24,6 +24,8 @@ from typing import Any
 
 PR_SET_PDEATHSIG = 1
 LOOK_SECONDS = 0.2
+LEAST_TAKEN_BYTES, LEAST_TAKEN_PART = 4 * 2**30, 0.1
+"""Both are well above what a process holds outside torch's allocator."""
 Task = Callable[..., Any]
 
 
@@ -74,8 +76,33 @@ class RankOutOfMemory(RankFailed):
         self.peak_bytes = peak_bytes
 
 
+class MemoryTaken(Exception):
+    """A GPU's memory was full, and others than the trial held a good part of it."""
+
+
+def memory_taken(error: BaseException) -> MemoryTaken | None:
+    """`MemoryTaken` because of an error that says a GPU is full, where other processes hold a good part of it.
+
+    To be asked where the error was caught, before memory is released. Being out of memory is a result of the trial,
+    which is kept for good, only where the trial had the GPU for itself.
+    """
+    if isinstance(error, RankFailed) or not is_out_of_memory(error):
+        return None
+    from trials import process
+
+    others, size = process.memory_of_others()
+    if others < max(LEAST_TAKEN_BYTES, LEAST_TAKEN_PART * size):
+        return None
+    said = str(error).partition("\n")[0]
+    taken = MemoryTaken(f"other processes hold {others / 2**30:.1f} of the GPU's {size / 2**30:.1f} GiB ({said})")
+    taken.__cause__ = error
+    return taken
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that the GPU's memory is full, whichever library says it."""
+    if isinstance(error, MemoryTaken):
+        return False
     if isinstance(error, RankFailed):  # its text is a traceback, which may tell of an error that was dealt with
         return isinstance(error, RankOutOfMemory)
     text = str(error).lower()
@@ -192,7 +219,8 @@ def _serve(line: Connection, rank: int, count: int, device: str, threads: int, p
             line.send(("done", task(*arguments)))
     except EOFError:
         os._exit(0)
-    except Exception as error:
+    except Exception as caught:
+        error = memory_taken(caught) or caught
         text = "".join(traceback.format_exception(error))
         if is_out_of_memory(error):
             line.send(("oom", (str(error).splitlines()[0], _peak(device))))

@@ -30,9 +30,11 @@ def commands_of_the_nodes(lab: Lab) -> str:
     """A shell line that puts `apptainer` on the path of a node that has no package of it."""
     if shutil.which("apptainer"):
         return ":"
-    (lab.directory / "bin").mkdir(exist_ok=True)
-    (lab.directory / "bin" / "apptainer").symlink_to(ROOT / "docker" / "apptainer.sh")
-    return f"export PATH={lab.directory}/bin:$PATH FARM_APPTAINER_ROOT={os.environ['FARM_APPTAINER_ROOT']}"
+    commands = lab.directory / "bin"
+    if not commands.exists():
+        commands.mkdir()
+        (commands / "apptainer").symlink_to(ROOT / "docker" / "apptainer.sh")
+    return f"export PATH={commands}:$PATH FARM_APPTAINER_ROOT={os.environ['FARM_APPTAINER_ROOT']}"
 
 
 def submit(lab: Lab, image: Path, results: Path, *words: str) -> int:

@@ -25,6 +25,7 @@ from farm.killed import record_killed
 from farm.ledger import scan
 from farm.ledger.store import Attempt
 from farm.slurm import node
+from trials import process
 from trials.ranks import RankFailed, RankOutOfMemory, Told
 from trials.spec import Spec
 
@@ -139,6 +140,15 @@ def test_each_kind_is_recorded_and_has_its_action(tmp_path: Path, end: str, how:
     (record,) = scan.attempt_records(tmp_path)
     assert (record["how"], record["failure"]) == (how, failure)
     assert scan.progress(directory(wanted)).state == state
+
+
+def test_out_of_memory_beside_another_process_is_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "memory_of_others", lambda: (20 * 2**30, 80 * 2**30))
+    wanted = request(tmp_path, end="oom")
+    end = attempt(wanted)
+    assert (end.how, end.failure, end.error_class) == ("interrupted", "device", "MemoryTaken")
+    assert "other processes hold 20.0 of the GPU's 80.0 GiB" in end.error
+    assert scan.progress(directory(wanted)).state == "partial"
 
 
 @pytest.mark.parametrize(

@@ -18,12 +18,13 @@ import rank_tasks
 import torch
 from commands import exported
 
+from farm.failures import kind_of
 from farm.ledger import schema
-from trials import data_parallel, models, plain_loop, problem2, timing
+from trials import data_parallel, models, plain_loop, problem2, process, timing
 from trials.data import Dataset
 from trials.data_parallel import Measured, Setup
 from trials.problem2 import Parameters, check, resolve
-from trials.ranks import RankOutOfMemory, Ranks
+from trials.ranks import MemoryTaken, RankOutOfMemory, Ranks, memory_taken
 from trials.spec import Outcome, Row, Spec
 from trials.splits import Images
 
@@ -114,6 +115,13 @@ def test_the_rung_that_does_not_fit_is_a_row_and_larger_ones_are_skipped(
     assert rows[2]["reason"] == "CUDA out of memory. Tried to allocate 8.00 GiB."
     assert rows[3]["reason"] == "a batch of 32 was out of memory"
     assert outcome.status == "completed"
+
+
+def test_a_rung_that_others_leave_no_room_for_is_no_result(context: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data_parallel, "measure", out_of_memory_at(32))
+    monkeypatch.setattr(process, "memory_of_others", lambda: (60 * 2**30, 80 * 2**30))
+    with pytest.raises(MemoryTaken, match=r"other processes hold 60.0 of the GPU's 80.0 GiB \(CUDA out of memory"):
+        run(context, last_batch=64)
 
 
 def test_a_rank_that_runs_out_of_memory_ends_the_ladder_too(context: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,3 +317,30 @@ def test_ddp_on_a_gpu_spawns_ranks_whose_loaders_start_at_once(tiny: Dataset, co
     rows, _ = run(context, mode="ddp", width=64, first_batch=64, last_batch=64, repeats=1, workers=2)
     assert [(r["result"], r["iterations"]) for r in rows if r.get("table") != "gpus"] == [("measured", 8)]
     assert float(rows[-1]["data_seconds"] or 0) < 2
+
+
+HOLDER = """
+import sys, torch
+held = torch.empty(int(0.6 * torch.cuda.get_device_properties(0).total_memory), dtype=torch.uint8, device="cuda")
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@needs_cuda
+def test_memory_that_another_process_holds_is_not_the_trials() -> None:
+    gc.collect()
+    torch.cuda.empty_cache()
+    size = torch.cuda.get_device_properties(0).total_memory
+    with pytest.raises(torch.OutOfMemoryError) as alone:
+        torch.empty(2 * size, dtype=torch.uint8, device="cuda")
+    assert memory_taken(alone.value) is None
+    with subprocess.Popen([sys.executable, "-c", HOLDER], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(torch.OutOfMemoryError) as beside:
+            torch.empty(size // 2, dtype=torch.uint8, device="cuda")
+        taken = memory_taken(beside.value)
+        other.kill()
+    assert taken is not None
+    assert kind_of(taken) == "device"

@@ -8,9 +8,12 @@ from collections.abc import Iterator
 
 import pytest
 import rank_tasks
+import torch
 
+from farm.failures import kind_of
+from trials import process
 from trials import ranks as ranks_module
-from trials.ranks import RankFailed, RankOutOfMemory, Ranks, is_out_of_memory
+from trials.ranks import RankFailed, RankOutOfMemory, Ranks, is_out_of_memory, memory_taken
 from trials.spec import Drained
 
 
@@ -96,6 +99,36 @@ def test_a_rank_that_cannot_join_says_why(monkeypatch: pytest.MonkeyPatch) -> No
             process.join()
         with pytest.raises(RankOutOfMemory, match="rank 0: CUDA error: out of memory"):
             ranks.run(rank_tasks.total, 0)
+
+
+def test_a_rank_whose_gpu_others_fill_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "memory_of_others", lambda: (9 * 2**30, 80 * 2**30))
+    with Ranks(2, "cpu", 1, start_method="fork") as ranks, pytest.raises(RankFailed, match=r"hold 9\.0 of") as caught:
+        ranks.run(rank_tasks.one_runs_out_of_memory)
+    assert (is_out_of_memory(caught.value), kind_of(caught.value)) == (False, "device")
+
+
+@pytest.mark.parametrize(("others", "taken"), [(0, False), (3, False), (7, False), (9, True)])
+def test_memory_is_taken_where_others_hold_more_than_a_process_needs(
+    others: int, taken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "memory_of_others", lambda: (others * 2**30, 80 * 2**30))
+    assert (memory_taken(RuntimeError("CUDA error: out of memory")) is not None) == taken
+    assert memory_taken(ValueError("a bug")) is None
+    assert memory_taken(RankOutOfMemory("rank 1: CUDA out of memory", 3)) is None  # the rank has looked
+
+
+def test_without_cuda_nobody_holds_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    assert process.memory_of_others() == (0, 0)
+
+
+def test_what_others_hold_is_neither_free_nor_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: [(10, 80), (5, 80)][device])
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: [20, 74][device])
+    assert process.memory_of_others() == (50, 80)
 
 
 @pytest.mark.parametrize(
