@@ -40,7 +40,7 @@ exec "${enter[@]}" bash -euc '
     for directory in /*; do # everything but the system itself is seen at its own path
         case $directory in /bin | /boot | /etc | /lib* | /sbin | /usr | /var | /initrd* | /vmlinuz*) continue ;; esac
         [[ -d $directory && ! -L $directory ]] || continue
-        [[ -d $tree$directory ]] || mkdir -p "$tree$directory"
+        [[ -d $tree$directory ]] || mkdir "$tree$directory" 2> /dev/null || continue # a new one, which root alone can add
         mount --rbind "$directory" "$tree$directory"
     done
     mount --rbind /var/tmp "$tree/var/tmp"
