@@ -19,7 +19,7 @@ from typing import Any
 from farm import provenance
 from farm.failures import LONGEST_BACK_OFF_SECONDS, POLICIES, Infrastructure, kind_of
 from farm.ledger.scan import attempt_records, progress
-from farm.ledger.store import Attempt, drain_file, now
+from farm.ledger.store import Attempt, drain_file, now, trial_path
 from farm.ledger.tidy import tidy
 from farm.write_behind import WriteBehind
 from trials.ranks import memory_taken
@@ -79,10 +79,13 @@ class StopFlag:
 def run_attempt(request: Request, stop: StopFlag, report: Report, on_claim: Callable[[Attempt], Any]) -> End:
     """Run one attempt. Ends in a record in the ledger whatever the trial does, short of the process's death.
 
-    `on_claim` is called with the attempt as soon as it has a directory (the child sends its output there).
+    `on_claim` is called with the attempt as soon as it has a directory (the child sends its output there). A trial that
+    is done meanwhile, by an attempt that died or lost its disk just after, is left as it is.
     """
     spec = Spec(**request.spec)
     try:
+        if (found := progress(trial_path(Path(request.ledger), spec))).state == "done":
+            return End(found.status, found.epoch)
         attempt = Attempt.claim(Path(request.ledger), spec, _info(request))
         log = str(on_claim(attempt) or "")
     except OSError as error:  # nowhere to write: not even a record of this attempt, by which the next would wait
@@ -154,7 +157,7 @@ class _Run:
 
     def _epochs(self, writer: WriteBehind) -> tuple[Outcome, Callable[[], State] | None]:
         trial = self.module.run(self.spec, self)
-        state = None
+        state = None if self.state is None else self._resumed_state
         last_commit = time.monotonic()
         while True:
             self._epoch_began = time.monotonic()
@@ -172,6 +175,11 @@ class _Run:
                 raise Drained
             self.report({"epoch": self.epoch} | (rows[-1] if rows else {}))
 
+    def _resumed_state(self) -> State:
+        """The final state of a trial whose last epoch was committed by an attempt that died before `done`."""
+        assert self.state is not None
+        return self.state
+
     def _next(self, trial: Any) -> Epoch:
         rows, state = next(trial)
         self.epoch += 1
@@ -186,7 +194,11 @@ class _Run:
 
     def _write_done(self, outcome: Outcome, state: bytes | None) -> None:
         row = self._trial_row() | outcome.summary
-        self.attempt.finish(outcome.status, self.epoch, self.rows, row, state)
+        try:
+            self.attempt.finish(outcome.status, self.epoch, self.rows, row, state)
+        except OSError:
+            if progress(self.attempt.trial).state != "done":  # else it failed when the results were already in place
+                raise
         tidy(self.attempt.trial, self.attempt.number)
 
     def finish_oom(self, message: str) -> None:

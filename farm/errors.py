@@ -21,6 +21,9 @@ STORAGE_ERRORS = (
     errno.ESTALE,
     errno.ENOTCONN,
     errno.ETIMEDOUT,
+    errno.EREMOTEIO,
+    errno.EHOSTDOWN,
+    errno.ENOLCK,
     errno.ESHUTDOWN,  # Lustre has evicted this node
 )
 """Errors of `OSError` that a file system gives and not a mistake in a program."""

@@ -9,7 +9,8 @@
 | killed | SIGKILL or another signal that nobody here sent to the trial, a rank or a loader | tried again |
 | nccl | errors of torch.distributed, NCCL in the message, SIGABRT of a rank that uses it | tried again |
 | device | a GPU that is absent, of another model, that failed, or whose memory others hold | tried again |
-| storage | errors that a file system gives: full, read-only, stale, quota, no permission in the ledger | tried again |
+| resources | the node is out of threads, open files or shared memory | tried again once a run |
+| storage | errors of a file system: full, read-only, stale, quota, no permission, data gone | tried again |
 | lost | no end was recorded: the node or all of the farm's processes on it died | goes on from the last commit |
 | preempted | a request to end that is not the driver's: the node is being taken away | goes on elsewhere at once |
 
@@ -38,6 +39,23 @@ DEVICE_FAULTS = (
     "no longer on",
 )
 """What follows "CUDA error:" where the GPU and not the program is at fault."""
+NO_DEVICE = (
+    "No CUDA GPUs are available",
+    "CUDA error: initialization error",
+    "CUDA unknown error",
+    "CUDA driver initialization failed",
+    "system not yet initialized",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+)
+"""What CUDA says of a GPU that cannot be begun with."""
+EXHAUSTED = (
+    "can't start new thread",
+    "Too many open files",
+    "Resource temporarily unavailable",
+    "unable to allocate shared memory",
+    "unable to write to file </torch_",
+)
+"""What Python and torch say when the node has no more of something that all its processes share."""
 NO_MEMORY_MONITOR = {"RAY_memory_monitor_refresh_ms": "0"}
 """For each Ray that the farm starts. Its monitor is on by default: where the node's memory is nearly full, it kills an
 actor of its choice, and with it the attempt that this holds, which then has no end. The kernel kills the process that
@@ -62,6 +80,7 @@ POLICIES = {
     "killed": Policy("killed"),
     "nccl": Policy("interrupted"),
     "device": Policy("interrupted"),
+    "resources": Policy("interrupted", 1),
     "storage": Policy("interrupted"),
     "lost": Policy("lost"),
     "preempted": Policy("drained"),
@@ -86,11 +105,17 @@ def kind_of(error: BaseException) -> str:
         return "host_oom"
     if isinstance(error, Infrastructure) or "trials.ranks.MemoryTaken" in told.classes:
         return "device"
+    if any(words in text for words in EXHAUSTED):
+        return "resources"
+    if "trials.data.DataError" in told.classes:  # the driver has read this dataset before it began
+        return "storage"
     if told.errno in STORAGE_ERRORS or (isinstance(error, PermissionError) and _is_in_ledger(error.filename)):
         return "storage"
     if "torch.distributed.DistError" in told.classes or "NCCL" in text:
         return "nccl"
-    if "CUDA error:" in text and any(fault in text for fault in DEVICE_FAULTS):
+    if any(words in text for words in NO_DEVICE) or (
+        "CUDA error:" in text and any(fault in text for fault in DEVICE_FAULTS)
+    ):
         return "device"
     return _kind_of_loader(f"{text} {told.cause}") if "DataLoader worker (pid" in text else "bug"
 

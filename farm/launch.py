@@ -53,6 +53,10 @@ class Interrupted(Exception):
     """An attempt fell to an infrastructure failure; Tune starts the trial again."""
 
 
+class Preempted(Interrupted):
+    """The node is taken away from the trial; Tune starts it again, and it counts as no failure."""
+
+
 class RayDied(Exception):
     """The one node of a Ray of our own has died: nothing could ever run again, and Tune would wait for ever."""
 
@@ -119,7 +123,7 @@ class TrialActor(Trainable):
         self._client.start(request, {"CUDA_VISIBLE_DEVICES": visible})
 
     def step(self) -> dict[str, Any]:
-        """Wait at most a second for the attempt; raises `Interrupted` when it fell to the machine."""
+        """Wait at most a second for the attempt; raises `Interrupted` or `Preempted` when the trial is to go on."""
         if not self._started:
             self._start()
         deadline = time.monotonic() + STEP_SECONDS
@@ -131,7 +135,8 @@ class TrialActor(Trainable):
                 self._stopping = True
                 self._client.stop()
         if self._end is not None and self._goes_on(self._end):
-            raise Interrupted(self._end.get("error", "").rpartition("\n")[2] or self._end["how"])
+            error = Preempted if self._end["how"] == "drained" else Interrupted
+            raise error(self._end.get("error", "").rpartition("\n")[2] or self._end["how"])
         return {"done": self._end is not None, "progress": self._progress, "end": self._end or {}}
 
     def _goes_on(self, end: dict[str, Any]) -> bool:
@@ -139,7 +144,8 @@ class TrialActor(Trainable):
         if end["how"] == "drained":
             return end.get("failure") == "preempted" and not self._draining()
         driver = self._request.info.get("driver")
-        return end["how"] in ("interrupted", "killed") and not failures.is_hopeless(self._trial, driver)
+        spent = len(failures.recent(self._trial, driver)) > self._config["retries"]
+        return end["how"] in ("interrupted", "killed") and not spent and not failures.is_hopeless(self._trial, driver)
 
     def _take(self, message: dict[str, Any]) -> None:
         if "progress" in message:
@@ -190,11 +196,21 @@ class _Events(_Unsaved, Callback):
         if result.get("end"):
             self._view.ended(trial.config["label"], result["end"]["how"])
 
+    def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        if f"{__name__}.{Preempted.__name__}: " in _last_error(trial):
+            trial.run_metadata.num_failures -= 1
+
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         label = trial.config["label"]
         self._view.ended(label, "interrupted")
-        if trial.error_file and (last := Path(trial.error_file).read_text().strip().splitlines()[-1:]):
-            self._view.say(f"            {label}: {last[0].rpartition('Interrupted: ')[2]}")
+        if last := _last_error(trial):
+            self._view.say(f"            {label}: {last.rpartition('Interrupted: ')[2]}")
+
+
+def _last_error(trial: TuneTrial) -> str:
+    """The last line that Tune has written of a trial's failures."""
+    text = Path(trial.error_file).read_text().strip() if trial.error_file else ""
+    return text.rpartition("\n")[2]
 
 
 class _DrainStopper(_Unsaved, Stopper):
@@ -305,6 +321,7 @@ def run(
             "label": job.label,
             "run": run_id,
             "gpu": job.bundle.gpu,
+            "retries": retries,
             "reserved": reservation(job.bundle, cluster, kinds),
         }
         for job in jobs
@@ -322,7 +339,9 @@ def run(
                 verbose=0,
                 stop=_DrainStopper(view, signals.stopping, own),
                 callbacks=[_Events(view, signals.renew)],
-                failure_config=FailureConfig(max_failures=retries),
+                # The ledger counts (`TrialActor._goes_on`). Tune's own bound is for actors that end without a
+                # record, and one above, or `retries=0` would not let a preempted trial go on.
+                failure_config=FailureConfig(max_failures=retries + 1),
                 checkpoint_config=CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
             ),
         )

@@ -42,8 +42,9 @@ def memory_of_others() -> tuple[int, int]:
     """Bytes that other processes hold on the GPU of this process where they hold most, and its size; (0, 0) without.
 
     What this process holds outside torch's allocator (its CUDA context, NCCL's buffers: 1 to 2 GiB) counts as theirs.
+    Raises `RuntimeError` where a GPU has no room left even for the question.
     """
-    if not torch.cuda.is_initialized():
+    if not torch.cuda.is_available():
         return 0, 0
     found = []
     for device in range(torch.cuda.device_count()):

@@ -24,8 +24,8 @@ from typing import Any
 
 PR_SET_PDEATHSIG = 1
 LOOK_SECONDS = 0.2
-LEAST_TAKEN_BYTES, LEAST_TAKEN_PART = 4 * 2**30, 0.1
-"""Both are well above what a process holds outside torch's allocator."""
+LEAST_TAKEN_BYTES = 4 * 2**30
+"""Well above what a process holds outside torch's allocator."""
 Task = Callable[..., Any]
 
 
@@ -90,11 +90,15 @@ def memory_taken(error: BaseException) -> MemoryTaken | None:
         return None
     from trials import process
 
-    others, size = process.memory_of_others()
-    if others < max(LEAST_TAKEN_BYTES, LEAST_TAKEN_PART * size):
-        return None
     said = str(error).partition("\n")[0]
-    taken = MemoryTaken(f"other processes hold {others / 2**30:.1f} of the GPU's {size / 2**30:.1f} GiB ({said})")
+    try:
+        others, size = process.memory_of_others()
+    except RuntimeError as refusal:
+        taken = MemoryTaken(f"the GPU does not say who holds its memory: {refusal} ({said})")
+    else:
+        if others < LEAST_TAKEN_BYTES:
+            return None
+        taken = MemoryTaken(f"other processes hold {others / 2**30:.1f} of the GPU's {size / 2**30:.1f} GiB ({said})")
     taken.__cause__ = error
     return taken
 

@@ -17,12 +17,12 @@ def tidy(trial: Path, *running: int) -> None:
 
     Never raises: what stays for want of disk goes at the next export, or by `farm prune`.
     """
-    attempts = attempt_directories(trial)
-    for attempt in attempts:
-        for leftover in _starting_with(attempt, COMMIT, TEMPORARY):
-            remove(leftover)
-    sweep(trial)
     with contextlib.suppress(OSError):
+        attempts = attempt_directories(trial)
+        for attempt in attempts:
+            for leftover in _starting_with(attempt, COMMIT, TEMPORARY):
+                remove(leftover)
+        sweep(trial)
         fold(trial, [a for a in attempts[:-1] if int(a.name) not in running])
 
 

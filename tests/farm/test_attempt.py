@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 from attempts import attempt, directory, request
 
 from farm.attempt import End, Request
-from farm.ledger import scan
+from farm.ledger import durable, scan
+from farm.ledger import tidy as ledger_tidy
 from farm.ledger.durable import read_json
 
 
@@ -87,6 +90,42 @@ def test_keep_weights_leaves_the_final_state(tmp_path: Path) -> None:
     assert (directory(wanted) / "done" / "state.pt").exists()
 
 
+def test_keep_weights_leaves_it_too_where_the_attempt_before_had_committed_it(tmp_path: Path) -> None:
+    states = []
+    for name, stop_at in (("whole", None), ("stopped", 2)):
+        wanted = dataclasses.replace(request(tmp_path / name), keep="weights")
+        assert stop_at is None or attempt(wanted, stop_at) == End("drained", 3)  # of 3 epochs
+        assert attempt(wanted).how == "completed"
+        states.append(torch.load(directory(wanted) / "done" / "state.pt", weights_only=True))
+    assert states[0] == states[1]
+
+
+def test_a_done_trial_is_not_trained_again(tmp_path: Path) -> None:
+    wanted = request(tmp_path)
+    first = attempt(wanted)
+    assert attempt(wanted) == End("completed", 3) == first
+    assert len(list(scan.attempt_records(tmp_path))) == 1
+
+
+@pytest.mark.parametrize("where", ["sync_directory", "tidy"])
+def test_an_error_after_the_results_are_in_place_is_none_of_the_attempt(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = request(tmp_path, commit_seconds=3600)
+
+    def fail(path: Path) -> None:
+        if (directory(wanted) / "done").exists():
+            raise OSError(errno.EIO, "Input/output error")
+
+    if where == "tidy":
+        monkeypatch.setattr(ledger_tidy, "attempt_directories", fail)
+    else:
+        monkeypatch.setattr(durable, "sync_directory", fail)
+    end = attempt(wanted)
+    assert (end.how, end.failure) == ("completed", "")
+    assert scan.progress(directory(wanted)).state == "done"
+
+
 def test_an_attempt_says_where_it_started_from(tmp_path: Path) -> None:
     wanted = request(tmp_path, epochs=5)
     attempt(wanted, stop_at=2)
@@ -97,8 +136,6 @@ def test_an_attempt_says_where_it_started_from(tmp_path: Path) -> None:
 
 
 def test_a_request_for_absent_cuda_is_the_machines_failure(tmp_path: Path) -> None:
-    import torch
-
     if torch.cuda.is_available():
         pytest.skip("this machine has CUDA")
     end = attempt(dataclasses.replace(request(tmp_path), device="cuda"))

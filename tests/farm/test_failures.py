@@ -26,6 +26,7 @@ from farm.ledger import scan
 from farm.ledger.store import Attempt
 from farm.slurm import node
 from trials import process
+from trials.data import DataError
 from trials.ranks import RankFailed, RankOutOfMemory, Told
 from trials.spec import Spec
 
@@ -88,6 +89,17 @@ class DistanceError(Exception):
         (RuntimeError("CUDA error: uncorrectable ECC error encountered"), "device"),
         (OSError(errno.ENOSPC, "No space left on device"), "storage"),
         (OSError(errno.ESTALE, "Stale file handle"), "storage"),
+        (OSError(errno.EREMOTEIO, "Remote I/O error"), "storage"),
+        (DataError("CIFAR-10: there is no folder /data"), "storage"),
+        (in_a_rank(DataError("CIFAR-10: there is no folder /data")), "storage"),
+        (OSError(errno.EMFILE, "Too many open files"), "resources"),
+        (RuntimeError("can't start new thread"), "resources"),
+        (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), "resources"),
+        (RuntimeError("unable to write to file </torch_7_8_9>: No space left on device (28)"), "resources"),
+        (RuntimeError("unable to allocate shared memory(shm) for file </torch_7>: Success (0)"), "resources"),
+        (RuntimeError("No CUDA GPUs are available"), "device"),
+        (RuntimeError("CUDA error: initialization error"), "device"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"), "device"),
         (OSError(errno.ESHUTDOWN, "Cannot send after transport endpoint shutdown"), "storage"),
         (PermissionError(errno.EACCES, "Permission denied", "/somewhere/else"), "bug"),
         (FileNotFoundError(errno.ENOENT, "No such file"), "bug"),

@@ -207,8 +207,9 @@ def test_a_killed_trial_that_is_not_tried_again_is_named_with_its_log(farm: Call
     assert "attempts/1/log.txt)" in done.out
 
 
-def test_a_trial_whose_node_is_taken_away_goes_on_at_once(tmp_path: Path) -> None:
-    run = start(tmp_path, "sweep.factor=[1]", "trial.epochs=40", "trial.seconds=0.1", "cpus=2", "commit_seconds=0")
+def test_a_trial_whose_node_is_taken_away_goes_on_at_once_and_no_retry_is_used_up(tmp_path: Path) -> None:
+    words = ("sweep.factor=[1]", "trial.epochs=40", "trial.seconds=0.1", "cpus=2", "commit_seconds=0", "retries=0")
+    run = start(tmp_path, *words)
     ledger = tmp_path / "results" / "counting"
     wait_for(lambda: highest_commit(ledger) >= 2)
     (record,) = scan.attempt_records(ledger)

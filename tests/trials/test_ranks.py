@@ -108,7 +108,7 @@ def test_a_rank_whose_gpu_others_fill_says_so(monkeypatch: pytest.MonkeyPatch) -
     assert (is_out_of_memory(caught.value), kind_of(caught.value)) == (False, "device")
 
 
-@pytest.mark.parametrize(("others", "taken"), [(0, False), (3, False), (7, False), (9, True)])
+@pytest.mark.parametrize(("others", "taken"), [(0, False), (3, False), (4, True)])
 def test_memory_is_taken_where_others_hold_more_than_a_process_needs(
     others: int, taken: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,12 +119,20 @@ def test_memory_is_taken_where_others_hold_more_than_a_process_needs(
 
 
 def test_without_cuda_nobody_holds_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert process.memory_of_others() == (0, 0)
 
 
+def test_a_gpu_without_room_for_the_question_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full() -> tuple[int, int]:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(process, "memory_of_others", full)
+    assert "does not say" in str(memory_taken(RuntimeError("CUDA error: out of memory")))
+
+
 def test_what_others_hold_is_neither_free_nor_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: [(10, 80), (5, 80)][device])
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: [20, 74][device])
