@@ -17,6 +17,8 @@ from pathlib import Path
 import pandas as pd
 
 from farm.ledger import schema
+from farm.ledger.durable import read_json
+from farm.ledger.export import DIGESTS
 
 ROOT = Path(__file__).resolve().parent.parent
 FIXED = ("trials", "attempts", "plan")
@@ -99,6 +101,9 @@ def load(study_dir: Path) -> Data:
         raise AnalysisError(f"{export}: no export there; {command} writes one")
     if lacking := [name for name in FIXED if name not in files]:
         raise AnalysisError(f"{export}: {lacking[0]}.parquet is missing; {command} rebuilds it")
+    found, written = digests(study_dir), read_json(export / DIGESTS) or {}
+    if wrong := [name for name, digest in found.items() if written.get(name, digest) != digest]:
+        raise AnalysisError(f"{export}/{wrong[0]}: not what was exported, it is damaged; {command} mends it")
     row_tables = [name for name in files if name not in FIXED]
     frames = {name: _read(path) for name, path in files.items()}
     plan = frames["plan"]
@@ -113,7 +118,7 @@ def load(study_dir: Path) -> Data:
         trials=kept["trials"],
         attempts=_only(frames["attempts"], set(plan["trial_id"])),
         plan=plan,
-        digests=digests(study_dir),
+        digests=found,
         tables={name: kept[name] for name in row_tables},
         outside=tuple(sorted(frames["trials"].loc[~frames["trials"]["trial_id"].isin(plan["trial_id"]), "name"])),
     )

@@ -5,10 +5,10 @@ Done trials never change, so an export keeps the rows it has and reads only tria
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
 import sys
 from collections.abc import Iterator
@@ -21,12 +21,23 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from farm.ledger import schema
-from farm.ledger.durable import MANIFEST, TEMPORARY, read_manifest, sync_directory, write_file
-from farm.ledger.gather import batches, rows_digest, trial_ids, with_defaults
+from farm.ledger.durable import (
+    MANIFEST,
+    TEMPORARY,
+    read_json,
+    read_manifest,
+    sync_directory,
+    write_file,
+    write_json,
+)
+from farm.ledger.gather import batches, rows_digest, with_defaults
 from farm.ledger.scan import DONE, attempt_records, trial_directories, trial_id
 from farm.ledger.store import parquet
 from farm.ledger.tidy import sweep, tidy
 from farm.plan import Plan
+
+DIGESTS = "digests.json"
+"""In the export: SHA-256 of each table as it was written. Parquet itself would read many a flipped bit as a number."""
 
 
 @dataclass(frozen=True)
@@ -68,22 +79,21 @@ def _export(root: Path, directory: Path, plan: Plan | None, module: str) -> Expo
     names = {"rows": main} | {name: name for name in (*further, "trials", "attempts", "plan")}
     paths = {kind: directory / f"{name}.parquet" for kind, name in names.items()}
     row_paths = {names[kind]: paths[kind] for kind in ("rows", *further)}
-    old = _old_trials(paths["trials"], row_paths, found)
+    kept = (paths["trials"], *row_paths.values())
+    digests = read_json(directory / DIGESTS) or {}
+    intact = all(p.exists() and digests.get(p.name) == digest_of(p) for p in kept)
+    old = _old_trials(paths["trials"], found) if intact else _Old([], set(), False)
     fresh = [t for i, t in sorted(found.items()) if i not in old.ids]
     for identity, trial in found.items():
         if identity in old.ids:
             sweep(trial)
         elif read_manifest(trial / DONE) is not None:  # a trial whose results are damaged may be running again
             tidy(trial)  # its last attempt may have died just before it did so itself
-    if fresh or old.dropped or not all(p.exists() for p in (paths["trials"], *row_paths.values())):
+    if fresh or old.dropped or not intact:
         trials = [with_defaults(t, module) for t in old.trials]
         rows = [_Rows(path, module, name) for name, path in row_paths.items()]
-        try:
-            for one in rows:
-                one.keep(old.ids)
-        except (OSError, pa.ArrowException):  # a damaged table: all is read again from the trials
-            paths["trials"].unlink()
-            return _export(root, directory, plan, module)
+        for one in rows:
+            one.keep(old.ids)
         for batch in batches(fresh, module, damaged):
             trials.append(batch.trials)
             for one in rows:
@@ -95,7 +105,16 @@ def _export(root: Path, directory: Path, plan: Plan | None, module: str) -> Expo
     write_file(paths["attempts"], parquet(_attempts(root)))
     if plan is not None:
         write_file(paths["plan"], parquet(plan_table(plan, module)))
+    written = {p.name: digest_of(p) for kind, p in paths.items() if kind != "plan" or plan is not None}
+    if digests != (digests := digests | written):
+        write_json(directory / DIGESTS, digests)
     return Export(directory, paths, damaged)
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file, as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def plan_table(plan: Plan, module: str) -> pa.Table:
@@ -127,16 +146,9 @@ class _Old:
     dropped: bool
 
 
-def _old_trials(trials: Path, rows: dict[str, Path], found: dict[str, Path]) -> _Old:
-    try:
-        table = pq.read_table(trials)
-        columns = (table[name].to_pylist() for name in ("trial_id", "rows_sha256", "rows"))
-        exported = collections.Counter[str]()
-        for trial, count in trial_ids(list(rows.values())):
-            exported[trial] += count
-        known = {i: digest if exported.get(i, 0) == n else None for i, digest, n in zip(*columns, strict=True)}
-    except (OSError, pa.ArrowException, KeyError):
-        return _Old([], set(), False)
+def _old_trials(trials: Path, found: dict[str, Path]) -> _Old:
+    table = pq.read_table(trials)
+    known = dict(zip(*(table[name].to_pylist() for name in ("trial_id", "rows_sha256")), strict=True))
     ids = {i for i, digest in known.items() if i in found and rows_digest(found[i]) == digest}
     kept = table.filter(pc.is_in(table["trial_id"], pa.array(sorted(ids), pa.string())))
     return _Old([kept] if len(kept) else [], ids, len(ids) < len(known))

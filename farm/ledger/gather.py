@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,10 +106,3 @@ def _batch(found: Sequence[Finished], module: str) -> Batch:
 def _joined(tables: Sequence[pa.Table]) -> pa.Table:
     """One table, and one piece of memory for each column: ten thousand small ones cost a gigabyte."""
     return pa.concat_tables(tables, promote_options="permissive").combine_chunks()
-
-
-def trial_ids(tables: Sequence[Path]) -> Iterator[tuple[str, int]]:
-    """(trial, rows) of each table in turn. Raises where one is missing or unreadable."""
-    counted = (pq.read_table(path, columns=["trial_id"])["trial_id"].value_counts() for path in tables)
-    for pair in itertools.chain.from_iterable(counted):
-        yield pair["values"].as_py(), pair["counts"].as_py()

@@ -157,8 +157,10 @@ def lives_here(holder: dict[str, Any], me: dict[str, Any]) -> bool | None:
     """Whether a lock's holder is a living process of this boot; None where only its heartbeat can tell."""
     if any(holder.get(k) != me[k] for k in ("boot_id", "pid_space")):
         return None
-    pid = holder.get("pid")
-    return isinstance(pid, int) and process_start(pid) == holder.get("pid_start")
+    pid, start = holder.get("pid"), holder.get("pid_start")
+    if type(pid) is not int or type(start) is not int:  # the file is damaged
+        return None
+    return process_start(pid) == start
 
 
 def identity() -> dict[str, Any]:

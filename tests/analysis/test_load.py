@@ -1,3 +1,5 @@
+import hashlib
+import json
 import re
 import subprocess
 import sys
@@ -55,6 +57,16 @@ def test_a_truncated_file_is_named(study_dir):
     path = study_dir / "export/epochs.parquet"
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(AnalysisError, match=r"epochs\.parquet: not readable"):
+        load(study_dir)
+
+
+def test_a_table_that_is_not_what_was_exported_is_refused(study_dir):
+    path = study_dir / "export/epochs.parquet"
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    (study_dir / "export/digests.json").write_text(json.dumps({"epochs.parquet": digest}))
+    load(study_dir)
+    pd.read_parquet(path).assign(epoch=1).to_parquet(path)
+    with pytest.raises(AnalysisError, match=r"epochs\.parquet: not what was exported"):
         load(study_dir)
 
 

@@ -115,8 +115,12 @@ def test_a_holder_that_was_replaced_learns_it(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "lock" / "2.json").read_text()) == {}
 
 
-def test_a_damaged_lock_file_does_not_lock_for_ever(tmp_path: Path) -> None:
-    hold(tmp_path).write_text("")
+@pytest.mark.parametrize("damage", [b"", b"pid_start", b'"pid"'])
+def test_a_damaged_lock_file_does_not_lock_for_ever(damage: bytes, tmp_path: Path) -> None:
+    """`damage` is a key in which a bit has flipped, of a holder that is dead."""
+    path = hold(tmp_path, pid=2**22 + 1)
+    content = path.read_bytes()
+    path.write_bytes(content.replace(damage, damage.replace(b"p", b"q", 1)) if damage else b"")
     with LedgerLock(tmp_path, heartbeat_seconds=0.05):
         pass
 

@@ -30,7 +30,7 @@ def test_rows_go_to_the_table_they_name_and_else_to_the_first(tmp_path: Path) ->
     tables = exported(tmp_path)
     assert [r["train_loss"] for r in tables["rows"]] == [0.5]
     assert [(r["left"], r["note"]) for r in tables["boxes"]] == [(3.0, "first")]
-    assert {p.stem for p in (tmp_path / "export").iterdir()} == {"steps", "boxes", "trials", "attempts"}
+    assert {p.stem for p in (tmp_path / "export").glob("*.parquet")} == {"steps", "boxes", "trials", "attempts"}
 
 
 def test_a_table_has_its_own_columns_only(tmp_path: Path) -> None:

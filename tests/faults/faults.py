@@ -236,7 +236,7 @@ def torn_table(round: Round) -> None:
     """an exported table, the lock, or a small JSON file is damaged"""
     kill_driver(round)
     ledger = round.results / "problem4"
-    damage(sorted([*ledger.glob("export/*.parquet"), *ledger.glob("trials/*/*.json")]), round.chance)
+    damage(sorted([*ledger.glob("export/*"), *ledger.glob("trials/*/*.json")]), round.chance)
     damage(sorted(ledger.glob("lock/*.json")), round.chance)
 
 
