@@ -126,11 +126,21 @@ def test_greene_asks_in_greenes_words(farm: Callable[..., Finished]) -> None:
 
 def test_torch_asks_by_constraint_and_account(farm: Callable[..., Finished]) -> None:
     words = ("problem=4", "site=torch", "slurm.account=torch_pr_1", "gpus_per_node=2", "slurm.gpu_type='h200|l40s'")
-    done = farm(*words, "--dry-run", verb="submit", variables={"USER": "me"})
+    done = farm(*words, "timed=false", "--dry-run", verb="submit", variables={"USER": "me"})
     assert done.code == 0, done.err
     expected = ("--account=torch_pr_1", "--constraint='h200|l40s'", "--gres=gpu:2", "--cpus-per-task=24")
     assert all(f"#SBATCH {option}\n" in done.out for option in expected)
     assert "--partition" not in done.out
+
+
+@pytest.mark.parametrize("hardware", [(), ("hardware=NVIDIA H200",)])
+def test_a_timed_study_is_not_submitted_to_several_kinds_of_gpus(
+    farm: Callable[..., Finished], hardware: tuple[str, ...]
+) -> None:
+    words = ("problem=4", "site=torch", "slurm.account=a", "slurm.gpu_type='h200|l40s'", *hardware)
+    done = farm(*words, "--dry-run", verb="submit", variables={"USER": "me"})
+    assert (done.code, done.out) == (2, "")
+    assert "name one kind, e.g. slurm.gpu_type=h200" in done.err
 
 
 def test_paths_of_a_study_of_ones_own_arrive_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
