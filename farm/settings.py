@@ -30,7 +30,7 @@ class Settings:
     results: str | None = parameter(None, "directory of results (else $FARM_RESULTS, the site's, ./results)")
     device: str = parameter("auto", "device of a trial", choices=("auto", "cpu", "cuda"))
     timed: bool = parameter(False, "the wall-clock is a result: a trial has its GPUs to itself")
-    hardware: str | None = parameter(None, "GPU model of timed trials (else read from this machine)")
+    hardware: str | None = parameter(None, "GPU model of timed trials (else this machine's or the site's)")
     threads: int = parameter(1, "CPU threads of a trial", unit="threads", minimum=1, maximum=1024)
     seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "seeds; each repeats the whole grid"})
     trial: Any = field(default_factory=dict, metadata={"help": "values of the trial module's parameters"})

@@ -31,6 +31,9 @@ class Slurm:
     partition: str = parameter("", "partition")
     qos: str = parameter("", "quality of service")
     gpu_type: str = parameter("", "kind of GPU, in the site's own word: rtx8000, h200")
+    gpu_models: dict[str, str] = field(
+        default_factory=dict, metadata={"help": "for timed trials: each gpu_type's model, as nvidia-smi names it"}
+    )
     gres: str = parameter("gpu:{gpu_type}:{gpus}", "how the site writes GPUs of a node")
     constraint: str = parameter("", "node features to ask for; {gpu_type} is replaced")
     cpus_per_node: int | None = parameter(None, "CPUs of a node to ask for (else its share)", unit="CPUs", minimum=1)

@@ -25,7 +25,7 @@ from farm.ledger.store import drain_file, quarantine, spec_of
 from farm.ledger.tidy import sweep_ledger
 from farm.plan import Node, Plan, Trial
 from farm.signals import Signals
-from farm.slurm.cluster import FARM_UP, kinds_that_are_up
+from farm.slurm.cluster import FARM_UP, cluster_at, kinds_that_are_up
 from farm.view import View, counts
 from trials.spec import Spec
 
@@ -252,25 +252,46 @@ def _fingerprint(config: Config) -> str:
 
 
 def _hardware(config: Config) -> str | None:
-    """GPU model of timed trials: as configured, else this machine's, else the ledger's, else a reason to ask."""
+    """GPU model of timed trials: as configured, else this machine's, the site's, the ledger's, or a reason to ask."""
     settings = config.settings
     if not settings.timed:
         return None
     on_cpu = settings.device == "cpu" or settings.resources.gpu in (0, 0.0)
     if on_cpu and settings.hardware not in (None, "cpu"):
         raise UsageError(f"hardware={settings.hardware}: these trials run on the CPU (device, resources.gpu)")
-    if on_cpu or settings.hardware:
-        return settings.hardware or "cpu"
+    if on_cpu:
+        return "cpu"
+    elastic = cluster_address(config) == UP
+    kind = _gpu_type(config, elastic)
+    if settings.hardware:
+        return settings.hardware
     if config.looking and (model := _ledger_hardware(config)) != "none":
         return model  # what has been measured is looked at, and not on this machine
-    models = sorted(set(provenance.gpu_models()))
+    models = [] if elastic else sorted(set(provenance.gpu_models()))  # the head of `farm up` runs no trials
     if len(models) == 1:
         return models[0]
     if models:
         raise UsageError(f"hardware: this machine has {', '.join(models)}; name the one that is timed: hardware=…")
-    if cluster_address(config):
-        raise UsageError("hardware: timed trials name the GPU model that they run on, e.g. hardware='NVIDIA H200'")
-    return _ledger_hardware(config)
+    model = settings.slurm.gpu_models.get(kind) or _ledger_hardware(config)
+    if model == "none" and cluster_address(config):
+        raise UsageError(
+            "hardware: timed trials name the GPU model that they run on, and neither this machine, the site "
+            "(slurm.gpu_models) nor a trial in the results tells it; add it as nvidia-smi names it: "
+            "hardware='NVIDIA H200'"
+        )
+    return model
+
+
+def _gpu_type(config: Config, elastic: bool) -> str:
+    """The site's word for the GPUs of a job. Raises `UsageError` where timed trials would run on any of several."""
+    kind = (elastic and cluster_at(config.results, config.site).gpu_type) or config.settings.slurm.gpu_type
+    if "|" in kind and not config.looking:
+        remedy = "farm down, then farm up with" if elastic else "name"
+        raise UsageError(
+            f"slurm.gpu_type={kind}: a timed trial belongs to one GPU model and cannot go on on another; "
+            f"{remedy} one kind, e.g. slurm.gpu_type={kind.partition('|')[0]}"
+        )
+    return kind
 
 
 def _ledger_hardware(config: Config) -> str:

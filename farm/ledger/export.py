@@ -117,6 +117,14 @@ def digest_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def planned_states(root: Path) -> set[str]:
+    """States that plan.parquet has, as the last export with a plan left them; none where it cannot be read."""
+    try:
+        return set(pq.read_table(root / "export" / "plan.parquet", columns=["state"])["state"].to_pylist())
+    except (OSError, pa.ArrowException):
+        return set()
+
+
 def plan_table(plan: Plan, module: str) -> pa.Table:
     """plan.parquet: the grid for the overrides given, with each trial's state and configuration."""
     rows = [

@@ -1,7 +1,7 @@
 """What a farm with elastic workers has on shared storage: RESULTS/.up/SITE with its logs, and the private directory.
 
 .up/SITE/head.log, jobs.log, NUMBER.log      what the head said, what Slurm did with each job, what a worker said
-.up/SITE/cluster/                            while it is up: name, token, address, scripts, cluster.yaml, spool
+.up/SITE/cluster/                            while up: name, gpu_type, token, address, scripts, cluster.yaml, spool
 """
 
 from __future__ import annotations
@@ -41,6 +41,11 @@ class Cluster:
     def name(self) -> str:
         """With it the names of all its jobs begin. Empty where no farm is up."""
         return _text(self.shared / "name")
+
+    @property
+    def gpu_type(self) -> str:
+        """Kind of GPU of its workers, in the site's word; empty where no farm is up, or it names none."""
+        return _text(self.shared / "gpu_type")
 
     @property
     def address(self) -> str:

@@ -10,6 +10,7 @@ import argparse
 from pathlib import Path
 
 from farm.errors import COMPLETE, FAILED, INTERRUPTED, PREFLIGHT, RESUMABLE, USAGE
+from farm.ledger.export import planned_states
 from farm.ledger.scan import scan
 
 FINAL = (COMPLETE, USAGE, INTERRUPTED)
@@ -22,12 +23,22 @@ def progress(ledger: Path) -> int:
     return sum(p.epoch + (p.state == "done") for p in scan(ledger).values())
 
 
-def verdict(code: int, restarts: int, before: int, after: int, head_lost: bool = False) -> tuple[str, int]:
+def trials_left(ledger: Path) -> bool:
+    """Whether a run would start any trial of the grid that was exported last, which each run does as it ends."""
+    return bool({"new", "partial"} & planned_states(ledger))
+
+
+def verdict(
+    code: int, restarts: int, before: int, after: int, head_lost: bool = False, left: bool = False
+) -> tuple[str, int]:
     """("end" or "requeue", exit code of the job).
 
-    A run goes on in the queue when it was drained, when Ray's head died under it, or when it was killed. A run
-    that had been requeued already and has added nothing to the ledger would go round for ever: it ends with 1.
+    A run goes on in the queue when it was drained, when Ray's head died under it, or when it was killed; also when
+    it has trials `left`, whose retries a broken GPU or node used up, and has added to the ledger. A run that had been
+    requeued already and has added nothing to the ledger would go round for ever: it ends with 1.
     """
+    if code == FAILED and left and after > before:
+        return "requeue", RESUMABLE
     if code in FINAL or (code in FINAL_WITH_A_HEAD and not head_lost):
         return "end", code
     if restarts > 0 and after <= before:
@@ -48,7 +59,8 @@ def main(arguments: list[str] | None = None) -> None:
     if options.code is None:
         print(after)
     else:
-        print(*verdict(options.code, options.restarts, options.before, after, options.head_lost))
+        left = trials_left(options.ledger)
+        print(*verdict(options.code, options.restarts, options.before, after, options.head_lost, left))
 
 
 if __name__ == "__main__":

@@ -155,6 +155,7 @@ def _write_files(place: Place, cluster: Cluster) -> None:
         if answer.returncode and not (kind == "head" and place.settings.head == "here"):
             said = " ".join(answer.stderr.split()).removeprefix("sbatch: ")
             raise PreflightError(f"Slurm refuses a job of kind {kind}: {said}; slurm.KEY=…, farm up --help lists them")
+    (cluster.shared / "gpu_type").write_text(place.settings.slurm.gpu_type)
     tree = autoscaling(cluster, place.settings, worker_types(place.settings.slurm))
     (cluster.shared / "cluster.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
 
@@ -166,8 +167,10 @@ def _note_head(cluster: Cluster, where: str) -> None:
 def _next(place: Place, words: list[str]) -> str:
     kept = [w for w in words if w.partition("=")[0] in ("site", "results")]
     site = shlex.join(kept)
+    slurm = place.settings.slurm
+    hardware = "" if slurm.gpu_type in slurm.gpu_models else " hardware='GPU MODEL'"
     return (
-        f"run a study on it:  farm run problem=4 {site} ray_address=up\n"
+        f"run a study on it:  farm run problem=4 {site} ray_address=up{hardware}\n"
         f"what Slurm does:    tail -f {cluster_at(place.results, place.site).jobs_log}\n"
         f"end all of it:      farm down {site}"
     )

@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from commands import ROOT
 
@@ -110,6 +112,15 @@ def test_a_head_that_dies_as_the_driver_connects_requeues_the_job(start: Start, 
     assert (job.returncode, (tmp_path / "requeued").read_text()) == (75, "requeue 7\n"), said
     assert "goes back into the queue" in said
     assert "did NOT" not in said
+
+
+def test_a_run_that_got_on_and_has_trials_left_requeues_the_job(start: Start, tmp_path: Path) -> None:
+    export, commit = tmp_path / "ledger" / "export", tmp_path / "ledger/trials/a-0123456789ab/attempts/1/commit-4"
+    export.mkdir(parents=True)
+    pq.write_table(pa.table({"state": ["done", "partial"]}), export / "plan.parquet")
+    job = start(f"mkdir -p {shlex.quote(str(commit))}; exit 1")
+    said, _ = job.communicate(timeout=60)
+    assert (job.returncode, (tmp_path / "requeued").read_text()) == (75, "requeue 7\n"), said
 
 
 def test_a_job_that_slurm_does_not_take_back_says_so(start: Start, tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ import pytest
 import yaml
 from commands import COUNTING, ROOT, Finished, environment
 
-from farm.config import load_place
+from farm import provenance
+from farm.config import load, load_place
 from farm.errors import PreflightError, UsageError
 from farm.plan import Bundle, Node
 from farm.reservation import OF_A_KIND, reservation
@@ -31,6 +32,7 @@ from farm.slurm.node import AUTOSCALER
 from farm.slurm.provider import SlurmNodeProvider
 from farm.slurm.script import NodeJob, render
 from farm.slurm.sizes import nice, worker_nodes, worker_types
+from farm.study import make_plan
 
 GOLDEN = Path(__file__).with_name("golden")
 GREENE = load_place(["site=greene", "results=/scratch/me/farm/results"]).settings
@@ -288,6 +290,59 @@ def test_a_dry_run_prints_every_script_and_writes_nothing(farm: Callable[..., Fi
     assert (done.code, done.out.count("#!/bin/bash")) == (0, 5)
     assert "--gres=gpu:rtx8000:4" in done.out
     assert not (tmp_path / "results").exists()
+
+
+def hardware(results: Path, *words: str) -> set[str | None]:
+    """GPU models of the trials that a run would start."""
+    plan = make_plan(load(["problem=4", f"results={results}", *words]), [], estimate=False)
+    return {t.spec.hardware for t in plan.trials}
+
+
+@pytest.fixture
+def no_gpu_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provenance, "gpu_models", lambda: ())
+
+
+@pytest.mark.usefixtures("no_gpu_here")
+def test_a_timed_study_on_elastic_workers_is_of_the_sites_gpu_model(tmp_path: Path) -> None:
+    assert hardware(tmp_path, "site=greene", "ray_address=up") == {"Quadro RTX 8000"}
+    assert hardware(tmp_path, "site=torch", "ray_address=up", "slurm.gpu_type=l40s") == {"NVIDIA L40S"}
+    assert hardware(tmp_path, "site=greene", "ray_address=up", "hardware=H") == {"H"}
+    with pytest.raises(UsageError, match="hardware='NVIDIA H200'"):
+        hardware(tmp_path, "site=greene", "ray_address=up", "slurm.gpu_type=v100")
+
+
+def test_a_gpu_beside_the_head_runs_no_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provenance, "gpu_models", lambda: ("Tesla T4",))
+    assert hardware(tmp_path, "site=greene", "ray_address=up") == {"Quadro RTX 8000"}
+    assert hardware(tmp_path, "site=greene", "ray_address=10.0.0.1:6379") == {"Tesla T4"}
+
+
+@pytest.mark.usefixtures("no_gpu_here")
+@pytest.mark.parametrize("address", ["up", "10.0.0.1:6379"])
+def test_where_no_site_tells_the_gpu_model_the_ledger_does(tmp_path: Path, address: str) -> None:
+    trial = tmp_path / "problem4" / "trials" / "a-0123456789ab"
+    trial.mkdir(parents=True)
+    (trial / "spec.json").write_text(json.dumps({"hardware": "NVIDIA H200"}))
+    assert hardware(tmp_path, f"ray_address={address}") == {"NVIDIA H200"}
+
+
+@pytest.mark.usefixtures("no_gpu_here")
+def test_the_kind_of_gpu_is_that_with_which_the_farm_is_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(up, "sbatch", lambda *_: subprocess.CompletedProcess((), 0, "7", ""))
+    monkeypatch.setenv("USER", "me")
+    site = ("site=torch", "slurm.account=a", f"results={tmp_path}")
+
+    def start(kind: str) -> str:
+        place = load_place([*site, f"slurm.gpu_type={kind}"])
+        return up._up(place, prepare(place), list(site))
+
+    assert "ray_address=up\n" in start("l40s")
+    assert hardware(tmp_path, "site=torch", "ray_address=up") == {"NVIDIA L40S"}
+    (tmp_path / ".up" / "torch" / "cluster" / "head").unlink()
+    assert "ray_address=up hardware='GPU MODEL'\n" in start("'h200|l40s'")
+    with pytest.raises(UsageError, match="farm down, then farm up with one kind"):
+        hardware(tmp_path, "site=torch", "ray_address=up", "hardware=NVIDIA H200")
 
 
 class Scripted:

@@ -20,7 +20,7 @@ from farm import config as configuration
 from farm.config import load
 from farm.errors import PreflightError, UsageError
 from farm.site import NodeType, Slurm, check_time, share
-from farm.slurm.requeue import progress, verdict
+from farm.slurm.requeue import progress, trials_left, verdict
 from farm.slurm.script import BatchJob, render
 from farm.slurm.submit import allocation_plan, batch_job, submit
 
@@ -126,11 +126,21 @@ def test_greene_asks_in_greenes_words(farm: Callable[..., Finished]) -> None:
 
 def test_torch_asks_by_constraint_and_account(farm: Callable[..., Finished]) -> None:
     words = ("problem=4", "site=torch", "slurm.account=torch_pr_1", "gpus_per_node=2", "slurm.gpu_type='h200|l40s'")
-    done = farm(*words, "--dry-run", verb="submit", variables={"USER": "me"})
+    done = farm(*words, "timed=false", "--dry-run", verb="submit", variables={"USER": "me"})
     assert done.code == 0, done.err
     expected = ("--account=torch_pr_1", "--constraint='h200|l40s'", "--gres=gpu:2", "--cpus-per-task=24")
     assert all(f"#SBATCH {option}\n" in done.out for option in expected)
     assert "--partition" not in done.out
+
+
+@pytest.mark.parametrize("hardware", [(), ("hardware=NVIDIA H200",)])
+def test_a_timed_study_is_not_submitted_to_several_kinds_of_gpus(
+    farm: Callable[..., Finished], hardware: tuple[str, ...]
+) -> None:
+    words = ("problem=4", "site=torch", "slurm.account=a", "slurm.gpu_type='h200|l40s'", *hardware)
+    done = farm(*words, "--dry-run", verb="submit", variables={"USER": "me"})
+    assert (done.code, done.out) == (2, "")
+    assert "name one kind, e.g. slurm.gpu_type=h200" in done.err
 
 
 def test_paths_of_a_study_of_ones_own_arrive_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,6 +273,34 @@ def test_a_job_goes_round_only_while_it_gets_on(
     code: int, restarts: int, before: int, after: int, head_lost: bool, expected: tuple[str, int]
 ) -> None:
     assert verdict(code, restarts, before, after, head_lost) == expected
+
+
+@pytest.mark.parametrize(
+    ("code", "restarts", "before", "after", "left", "expected"),
+    [
+        (1, 0, 0, 500, True, ("requeue", 75)),
+        (1, 3, 400, 500, True, ("requeue", 75)),
+        (1, 0, 500, 500, True, ("end", 1)),
+        (1, 1, 500, 500, True, ("end", 1)),
+        (1, 0, 0, 500, False, ("end", 1)),
+        (3, 0, 0, 500, True, ("end", 3)),
+    ],
+)
+def test_a_run_that_leaves_trials_goes_round_while_it_gets_on(
+    code: int, restarts: int, before: int, after: int, left: bool, expected: tuple[str, int]
+) -> None:
+    assert verdict(code, restarts, before, after, left=left) == expected
+
+
+@pytest.mark.parametrize(("end", "left"), [("completed", False), ("failed", False), ("nccl", True)])
+def test_left_are_trials_that_ran_out_of_retries_and_not_those_that_failed(
+    farm: Callable[..., Finished], tmp_path: Path, end: str, left: bool
+) -> None:
+    ledger = tmp_path / "results" / "counting"
+    assert not trials_left(ledger)
+    done = farm(f"study={COUNTING}", "executor=inline", f"trial.end={end}", "retries=0", "commit_seconds=0")
+    assert (done.code, trials_left(ledger)) == (int(end != "completed"), left), done.err
+    assert progress(ledger) > 0
 
 
 def test_progress_grows_with_the_ledger(farm: Callable[..., Finished], tmp_path: Path) -> None:
