@@ -43,7 +43,7 @@ lock:
 	build/lock/bin/python -m pip install --quiet setuptools wheel '.[dev]'
 	build/lock/bin/python -m pip freeze --all --exclude experiment-farm | grep -v '^pip==' > requirements.lock
 
-# Both images for real, and the demo in each: an hour, 40 GB, root on Debian 12 (docker/images.sh).
+# Both images for real, and the demo in each: 20 to 40 minutes, 25 GB, root on Debian 12 (docker/images.sh).
 images: setup
 	docker/images.sh
 

@@ -1,6 +1,6 @@
 #!/bin/bash
 # `make images`: both images for real, on a Debian 12, as root, without Docker and without a registry; then the demo in
-# each, and tests/cluster/test_in_the_image.py with real Slurm and real Apptainer. An hour, 40 GB under build/images.
+# each, and tests/cluster/test_in_the_image.py with real Slurm and real Apptainer. 20 to 40 minutes, 25 GB under build/images.
 #   apt-get install buildah debootstrap slurm-wlm munge iproute2 libpmix2
 # $BUILDAH_OPTIONS: further options of `buildah build`, for example --volume of pip's configuration or certificates.
 set -euo pipefail
