@@ -76,6 +76,28 @@ def test_bash_can_read_the_script(name: str) -> None:
     assert subprocess.run(["bash", "-n"], input=render(JOBS[name]), text=True, capture_output=True).stderr == ""
 
 
+@pytest.mark.parametrize("given", [{}, {"TRITON_CACHE_DIR": "/my own/cache"}])
+def test_caches_in_the_image_are_on_the_nodes_disk_or_where_the_user_says(
+    tmp_path: Path, given: dict[str, str]
+) -> None:
+    """HOME is not in the image: what Triton compiles into it would fail."""
+    (tmp_path / "apptainer").write_text("#!/bin/sh\nexec env\n")
+    (tmp_path / "apptainer").chmod(0o755)
+    script = render(dataclasses.replace(IMAGE, temporary="/tmp/it's here"))
+    function = script[script.index("export FARM_IMAGE=") : script.index("node() {")]
+    shown = subprocess.run(
+        ["bash", "-uc", f"code=/opt/farm\n{function}\ninside true"],
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"} | given,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    passed = dict(line.split("=", 1) for line in shown.stdout.splitlines())
+    for name in ("TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "MPLCONFIGDIR"):
+        expected = given.get(name, f"/tmp/it's here/r7/{name}")
+        assert [passed[f"{way}_{name}"] for way in ("APPTAINERENV", "SINGULARITYENV")] == [expected] * 2
+
+
 def words_of(script: str, variable: str) -> list[str]:
     """What bash makes of one assignment of the script."""
     line = next(x for x in script.splitlines() if x.startswith(f"{variable}="))
