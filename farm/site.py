@@ -99,3 +99,10 @@ def check_time(time: str, signal_seconds: int) -> None:
 def image_path(slurm: Slurm) -> Path | None:
     """The .sif of the site, expanded."""
     return Path(expand(slurm.image)).absolute() if slurm.image else None
+
+
+def no_image(path: Path) -> str:
+    """Why there is no .sif at a path; empty where there is one."""
+    if path.is_file():
+        return ""
+    return f"{path} is a directory, and no .sif" if path.is_dir() else f"{path} is not there"

@@ -17,7 +17,7 @@ from farm.config import CONF, ROOT, Config, Place, Settings
 from farm.errors import PreflightError, UsageError
 from farm.plan import Node, Plan
 from farm.provenance import farm_commit
-from farm.site import NodeType, Slurm, expand, image_path, share
+from farm.site import NodeType, Slurm, expand, image_path, no_image, share
 from farm.slurm.script import BatchJob
 
 IMAGE_CODE = "/opt/"
@@ -137,8 +137,8 @@ def submit(config: Config, script: str) -> int:
     if shutil.which("sbatch") is None:
         raise PreflightError("sbatch: not found; farm submit runs on a login node (--dry-run shows the script)")
     image = image_path(config.settings.slurm)
-    if image is not None and not image.is_file():
-        raise PreflightError(f"slurm.image: {image} is not there; `farm image site={config.site}` says how to get it")
+    if image is not None and (why := no_image(image)):
+        raise PreflightError(f"slurm.image: {why}; `farm image site={config.site}` says how to get it")
     for path in _data_there(config):
         if not config.settings.data_root and not path.is_dir():  # one that is given may be there on the nodes alone
             raise PreflightError(f"data: {path} is not there; farm data fetch, or data_root= names another place")

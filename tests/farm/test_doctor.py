@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import socket
@@ -127,6 +128,19 @@ def test_no_room_for_bytes_or_files_is_told(
     assert (found.ok, found.text.endswith(said)) == (ok, True), found.text
 
 
+def test_only_a_full_place_is_a_matter_of_quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    found = doctor.results(tmp_path / "file" / "results")
+    assert (found.ok, f"{tmp_path}/file is a file" in found.text, "quota" in found.text) == (False, True, False)
+    monkeypatch.setattr(doctor, "_fill", _stale)
+    found = doctor.results(tmp_path)
+    assert (found.ok, found.text.endswith("): Stale file handle; results=… elsewhere")) == (False, True)
+
+
+def _stale(place: Path) -> None:
+    raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+
 def _over_quota(place: Path) -> None:
     raise OSError(122, "Disk quota exceeded")
 
@@ -168,6 +182,19 @@ def test_a_digest_that_was_not_finished_is_told(tmp_path: Path, text: str) -> No
         describe(place)
 
 
+def test_a_check_that_meets_an_error_does_not_end_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = tmp_path / "farm.sif"
+    image.write_bytes(b"an image")
+    image.with_name("farm.sif.sha256").mkdir()
+    monkeypatch.setattr(doctor, "results", _stale)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    place = load_place(["site=torch", f"slurm.image={image}", f"results={tmp_path}"])
+    found = {f.name: f for f in doctor.examine(place, None)}
+    assert found["results"].text == "[Errno 116] Stale file handle"
+    assert found["image"].text == f"{image}.sha256 cannot be read: Is a directory"
+    assert "Slurm" in found
+
+
 def fake(directory: Path, name: str, body: str) -> None:
     """A command of that name, first on the path."""
     path = directory / name
@@ -197,11 +224,26 @@ def test_slurm_is_asked_about_the_job_that_the_study_would_be(tmp_path: Path, mo
 def test_storage_that_nodes_do_not_share_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     place = load_place(["site=torch", "slurm.image=null", f"results={tmp_path / 'results'}"])
-    fake(tmp_path, "srun", "echo cat: no such file >&2; exit 1")
-    assert not doctor.shared_storage(place).ok
+    fake(tmp_path, "srun", "echo gr001; echo cat: no such file >&2; exit 1")
+    found = doctor.shared_storage(place)
+    assert (found.ok, f"{tmp_path} is not the same on gr001 (cat: no such file)" in found.text) == (False, True)
     fake(tmp_path, "srun", 'while [ "$1" != sh ]; do shift; done; exec "$@"')
     found = doctor.shared_storage(place)
     assert (found.ok, socket.gethostname() in found.text) == (True, True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["srun"], "a check leaves nothing behind"
+
+
+def test_a_slurm_that_does_not_answer_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    place = load_place(["site=torch", "slurm.image=null", "slurm.account=a", f"results={tmp_path}"])
+    for command, found in (("sbatch", doctor.slurm_flags), ("srun", doctor.shared_storage)):
+        fake(tmp_path, command, f"echo '{command}: error: Unable to contact slurm controller' >&2; exit 1")
+        text = found(place).text
+        assert ("Slurm does not answer here" in text, "storage" in text, "slurm.account=" in text) == (
+            True,
+            False,
+            False,
+        )
 
 
 REFUSED = "srun: error: Unable to allocate resources: "
@@ -215,7 +257,7 @@ REFUSED = "srun: error: Unable to allocate resources: "
         (f"{REFUSED}Immediate execution impossible, insufficient priority", None, "no node was free"),
         (f"{REFUSED}Invalid account or account/partition combination specified", False, "Invalid account"),
         (f"{REFUSED}Socket timed out on send/recv operation", False, "Socket timed out"),
-        ("srun: error: gr001: task 0: Exited with exit code 1", False, "not the same on a node (srun: error: gr001"),
+        ("srun: error: Task launch failed", False, "not tried: srun: error: Task launch failed"),
     ],
 )
 def test_storage_that_could_not_be_tried_is_neither_ok_nor_wrong(
