@@ -21,7 +21,7 @@ from pathlib import Path
 from farm import provenance
 from farm.config import Config, Place
 from farm.errors import FarmError, PreflightError
-from farm.site import expand, image_path, no_image
+from farm.site import absolute, expand, image_path, no_image
 from farm.slurm.script import render
 from farm.slurm.submit import allocation_plan, batch_job, doctor_script, placement_options, sbatch
 
@@ -72,7 +72,7 @@ def examine(place: Place, config: Config | None) -> Iterator[Finding]:
     yield gpus()
     yield _guarded("/dev/shm", lambda: shared_memory(shutil.disk_usage("/dev/shm").total))
     yield _guarded("socket path", lambda: socket_path(expand(place.settings.slurm.temporary)))
-    yield _guarded("temporary", lambda: temporary(Path(expand(place.settings.slurm.temporary))))
+    yield _guarded("temporary", lambda: temporary(Path(absolute("slurm.temporary", place.settings.slurm.temporary))))
     yield ports()
     yield _guarded("token", token)
     yield _guarded("results", lambda: results(place.results))

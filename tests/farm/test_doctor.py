@@ -68,6 +68,12 @@ def test_the_temporary_directory_may_name_the_user(tmp_path: Path, monkeypatch: 
     assert f"temporary {tmp_path}" in [f.name for f in doctor.examine(place, None)]
 
 
+def test_a_relative_temporary_directory_is_told(tmp_path: Path) -> None:
+    place = load_place(["slurm.temporary=relative/x", f"results={tmp_path}"])
+    (found,) = [f for f in doctor.examine(place, None) if f.name == "temporary"]
+    assert (found.ok, found.text) == (False, "slurm.temporary: relative/x: an absolute path is expected")
+
+
 def test_the_kind_of_a_file_system_is_that_of_the_nearest_mount() -> None:
     assert doctor.file_system(Path("/proc/self")) == "proc"
     assert doctor.file_system(Path("/dev/shm")) == "tmpfs"
@@ -214,7 +220,9 @@ def test_flags_that_slurm_refuses_are_told_in_its_own_words(tmp_path: Path, monk
 
 def test_slurm_is_asked_about_the_job_that_the_study_would_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    config = load(["problem=2", "site=torch", "slurm.image=null", f"results={tmp_path}", "hardware=H"])
+    config = load(
+        ["problem=2", "site=torch", "slurm.account=a", "slurm.image=null", f"results={tmp_path}", "hardware=H"]
+    )
     fake(tmp_path, "sbatch", 'cat > "${0%/*}/script"')
     assert doctor.slurm_flags(place_of(config), config).ok
     script = (tmp_path / "script").read_text()
@@ -223,7 +231,7 @@ def test_slurm_is_asked_about_the_job_that_the_study_would_be(tmp_path: Path, mo
 
 def test_storage_that_nodes_do_not_share_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    place = load_place(["site=torch", "slurm.image=null", f"results={tmp_path / 'results'}"])
+    place = load_place(["site=torch", "slurm.account=a", "slurm.image=null", f"results={tmp_path / 'results'}"])
     fake(tmp_path, "srun", "echo gr001; echo cat: no such file >&2; exit 1")
     found = doctor.shared_storage(place)
     assert (found.ok, f"{tmp_path} is not the same on gr001 (cat: no such file)" in found.text) == (False, True)
@@ -264,7 +272,7 @@ def test_storage_that_could_not_be_tried_is_neither_ok_nor_wrong(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, srun: str, ok: bool | None, said: str
 ) -> None:
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    place = load_place(["site=torch", "slurm.image=null", f"results={tmp_path / 'results'}"])
+    place = load_place(["site=torch", "slurm.account=a", "slurm.image=null", f"results={tmp_path / 'results'}"])
     fake(tmp_path, "srun", f"echo '{srun}' >&2; exit 1")
     found = doctor.shared_storage(place)
     assert (found.ok, said in found.text) == (ok, True), found.text
