@@ -257,7 +257,9 @@ def dataset(config: Config) -> Finding:
     if name == "none":
         return Finding("data", True, "none is needed")
     try:
-        found = data.load(name, config.data_root, config.cache)
+        with tempfile.TemporaryDirectory(prefix=".farm-doctor-", dir=_existing(config.results)) as scratch:
+            cache = config.cache if config.cache.is_dir() else Path(scratch)  # none is made where there is none yet
+            found = data.load(name, config.data_root, cache)
     except (data.DataError, OSError) as error:
         return Finding("data", False, f"{name}: {error}")
     right = found.fingerprint == data.fingerprint_of(name)

@@ -156,6 +156,7 @@ def test_a_missing_dataset_is_told(tmp_path: Path) -> None:
     found = doctor.dataset(load(["problem=4", *words]))
     assert (found.ok, "cifar10" in found.text) == (False, True)
     assert doctor.dataset(load(["problem=4", "profile=smoke", *words])).ok
+    assert list(tmp_path.iterdir()) == [], "a check leaves nothing behind"
 
 
 def test_the_dataset_is_looked_for_where_a_run_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
