@@ -22,7 +22,7 @@ from farm.checks import axis_values, check_ranges, nearest, short_path, typed
 from farm.command_line import CONF, SELECTORS, read, site_file, split, studies, study_file
 from farm.errors import UsageError
 from farm.settings import Resources, Settings
-from farm.site import check_time, expand
+from farm.site import check_options, check_time, expand
 from trials.spec import Scalar, trial_module
 
 __all__ = [
@@ -219,6 +219,8 @@ def _resolved(tree: DictConfig) -> Settings:
     check_ranges(settings.resources, "resources.")
     check_ranges(settings.slurm, "slurm.")
     check_time(settings.time, settings.slurm.signal_seconds)
+    check_options("slurm.options", settings.slurm.options)
+    check_options("slurm.head_options", settings.slurm.head_options)
     for kind, node in settings.slurm.node_types.items():
         check_ranges(node, f"slurm.node_types.{kind}.")
     return settings

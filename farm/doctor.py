@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import importlib
 import os
 import re
 import secrets
+import shlex
 import shutil
 import socket
 import subprocess
@@ -19,7 +21,7 @@ from pathlib import Path
 from farm import provenance
 from farm.config import Config, Place
 from farm.errors import FarmError, PreflightError
-from farm.site import expand, image_path
+from farm.site import absolute, expand, image_path, no_image
 from farm.slurm.script import render
 from farm.slurm.submit import allocation_plan, batch_job, doctor_script, placement_options, sbatch
 
@@ -30,6 +32,7 @@ PACKAGES = ("torch", "torchvision", "ray", "pandas", "pyarrow", "matplotlib", "o
 LOCAL_KINDS = ("ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs", "overlay", "zfs", "f2fs", "ramfs",
                "fuse.fuse-overlayfs")  # fmt: skip
 SRUN_SECONDS = 60
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 BUSY = (
     "Unable to allocate resources: Requested nodes are busy",
     "Unable to allocate resources: Connection timed out",
@@ -38,6 +41,15 @@ BUSY = (
     "Job can not start immediately",
 )
 """What srun says when --immediate is over and nothing is wrong but the wait (Slurm's slurm_errno.c)."""
+SILENT = (
+    "Unable to contact slurm controller",
+    "Unable to establish controller machine",
+    "Unable to establish configuration source",
+    "Could not establish a configuration source",
+    "Zero Bytes were transmitted or received",
+    "timed out on send/recv",
+)
+"""What Slurm's commands say when its controller does not answer them."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +70,12 @@ def examine(place: Place, config: Config | None) -> Iterator[Finding]:
     """Every check in turn, each finding as it is made. `config` adds a study's dataset to them."""
     yield from _packages()
     yield gpus()
-    yield shared_memory(shutil.disk_usage("/dev/shm").total)
+    yield _guarded("/dev/shm", lambda: shared_memory(shutil.disk_usage("/dev/shm").total))
     yield _guarded("socket path", lambda: socket_path(expand(place.settings.slurm.temporary)))
-    yield _guarded("temporary", lambda: temporary(Path(expand(place.settings.slurm.temporary))))
+    yield _guarded("temporary", lambda: temporary(Path(absolute("slurm.temporary", place.settings.slurm.temporary))))
     yield ports()
-    yield token()
-    yield results(place.results)
+    yield _guarded("token", token)
+    yield _guarded("results", lambda: results(place.results))
     if config is not None:
         yield dataset(config)
     if place.site != "local":
@@ -74,7 +86,7 @@ def examine(place: Place, config: Config | None) -> Iterator[Finding]:
 def _guarded(name: str, check: Callable[[], Finding]) -> Finding:
     try:
         return check()
-    except FarmError as error:
+    except (FarmError, OSError) as error:  # the checks that follow are made all the same
         return Finding(name, False, str(error))
 
 
@@ -203,7 +215,9 @@ def token() -> Finding:
 
 def results(directory: Path) -> Finding:
     """Room for bytes, for files, and under the quota: what a trial writes is written, and removed."""
-    place = next(p for p in [directory, *directory.parents] if p.exists())
+    place = _existing(directory)
+    if not place.is_dir():
+        return Finding("results", False, f"{place} is a file, and no directory; use results=… or FARM_RESULTS")
     if not os.access(place, os.W_OK):
         return Finding("results", False, f"{directory} cannot be written; use results=… or FARM_RESULTS")
     room = os.statvfs(place)
@@ -216,8 +230,14 @@ def results(directory: Path) -> Finding:
     try:
         _fill(place)
     except OSError as error:
-        return Finding("results", False, f"{text}): {error.strerror}; look at your quota, or results=… elsewhere")
+        quota = _unless(error.errno not in FULL, "look at your quota, or ")
+        return Finding("results", False, f"{text}): {error.strerror}; {quota}results=… elsewhere")
     return Finding("results", True, f"{text}{f', {room.f_favail} files' if room.f_files else ''})")
+
+
+def _existing(directory: Path) -> Path:
+    """The directory, or the nearest above it that is there."""
+    return next(p for p in [directory, *directory.parents] if p.exists())
 
 
 def _fill(place: Path) -> None:
@@ -237,7 +257,9 @@ def dataset(config: Config) -> Finding:
     if name == "none":
         return Finding("data", True, "none is needed")
     try:
-        found = data.load(name, config.data_root, config.cache)
+        with tempfile.TemporaryDirectory(prefix=".farm-doctor-", dir=_existing(config.results)) as scratch:
+            cache = config.cache if config.cache.is_dir() else Path(scratch)  # none is made where there is none yet
+            found = data.load(name, config.data_root, cache)
     except (data.DataError, OSError) as error:
         return Finding("data", False, f"{name}: {error}")
     right = found.fingerprint == data.fingerprint_of(name)
@@ -249,33 +271,46 @@ def image(path: Path | None) -> Finding:
     """The image is there, and is the one whose digest stands beside it."""
     if path is None:
         return Finding("image", True, "none; the checkout's own Python runs on the nodes")
-    if not path.is_file():
-        return Finding("image", False, f"{path} is not there; `farm image` says how to get or build it")
+    if why := no_image(path):
+        return Finding("image", False, f"{why}; `farm image` says how to get or build it")
     beside = path.with_name(f"{path.name}.sha256")
     written, digest = written_digest(beside), file_digest(path)
     if written is None:
-        return Finding("image", None, f"{path} is held against no digest; sha256sum {path} > {beside}")
+        return Finding("image", None, f"{path} is held against no digest; {digest_command(path)}")
     if written != digest:
         return Finding("image", False, f"{path} is not what {beside.name} says; copy or build it again")
     return Finding("image", True, f"{path}, sha256 {digest[:16]}")
 
 
 def written_digest(file: Path) -> str | None:
-    """What sha256sum wrote into a file; None without the file. Raises `PreflightError` where it holds no digest."""
+    """What sha256sum wrote into a file; None without the file.
+
+    Raises `PreflightError` where it holds no digest, or cannot be read.
+    """
     try:
         words = file.read_text(errors="replace").split()
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise PreflightError(f"{file} cannot be read: {error.strerror}") from None
     if not words or not re.fullmatch("[0-9a-f]{64}", words[0]):
-        image = file.with_suffix("")
-        raise PreflightError(f"{file} holds no SHA-256: an interrupted sha256sum? sha256sum {image} > {file}")
+        command = digest_command(file.with_suffix(""))
+        raise PreflightError(f"{file} holds no SHA-256: an interrupted sha256sum? {command}")
     return words[0]
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as source:
-        return hashlib.file_digest(source, "sha256").hexdigest()
+    """SHA-256 of a file. Raises `PreflightError` where it cannot be read."""
+    try:
+        with path.open("rb") as source:
+            return hashlib.file_digest(source, "sha256").hexdigest()
+    except OSError as error:
+        raise PreflightError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def digest_command(path: Path) -> str:
+    """The command that writes an image's digest beside it."""
+    return f"sha256sum {shlex.quote(str(path))} > {shlex.quote(f'{path}.sha256')}"
 
 
 def _slurm(place: Place, config: Config | None) -> Iterator[Finding]:
@@ -295,26 +330,29 @@ def slurm_flags(place: Place, config: Config | None = None) -> Finding:
     answer = sbatch(script, "--test-only")
     said = " ".join((answer.stderr or answer.stdout).split()).removeprefix("sbatch: ")
     if answer.returncode:
-        return Finding("Slurm's flags", False, f"{said}; slurm.account=, partition=, gres=, constraint= or time=")
+        return Finding("Slurm's flags", False, f"{said}; {_remedy(said, 'gres=, constraint= or time=')}")
     return Finding("Slurm's flags", True, said)
 
 
 def shared_storage(place: Place) -> Finding:
-    """What is written here is read on a compute node, and the other way round."""
-    name, kind = "shared storage", file_system(next(p for p in [place.results, *place.results.parents] if p.exists()))
+    """What is written here is read on a compute node, and the other way round.
+
+    Where the directory of results is not there yet, the nearest above it is tried.
+    """
+    name, directory = "shared storage", _existing(place.results)
+    kind = file_system(directory)
     with contextlib.ExitStack() as stack:
         try:
-            place.results.mkdir(parents=True, exist_ok=True)
-            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".farm-doctor-", dir=place.results)))
+            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".farm-doctor-", dir=directory)))
         except OSError as error:
-            return Finding(name, False, f"{place.results}: {error.strerror}; results=… on shared storage")
+            return Finding(name, False, f"not tried: {directory}: {error.strerror}; results=… where you can write")
         word = secrets.token_hex(8)
         (scratch / "here").write_text(word)
         command = ["srun", f"--immediate={SRUN_SECONDS}", "--nodes=1", "--ntasks=1", "--time=1", "--mem=100M"]
         command += placement_options(place.settings)
         if "SLURM_JOB_ID" in os.environ:
             command.append("--overlap")
-        script = 'cat "$1/here" && hostname | tee "$1/there"'
+        script = 'hostname; cat "$1/here" && hostname > "$1/there"'
         try:
             answer = subprocess.run(
                 [*command, "sh", "-c", script, "sh", str(scratch)],
@@ -328,14 +366,19 @@ def shared_storage(place: Place) -> Finding:
         said = " ".join(answer.stderr.split())
         if any(words in said for words in BUSY):
             return Finding(name, None, f"{kind}; not tried: no node was free within {SRUN_SECONDS} s")
-        if "Unable to allocate" in said:
-            return Finding(name, False, f"not tried: {said}; slurm.account=, partition=, constraint= or options=")
-        there = scratch / "there"
-        if not answer.stdout.startswith(word) or not there.exists():
-            text = f"{place.results} is not the same on a node ({said}); results=… on shared storage"
+        host, _, read = answer.stdout.partition("\n")
+        if not host:  # nothing has run on a node
+            return Finding(name, False, f"not tried: {said}; {_remedy(said, 'constraint= or options=')}")
+        if read != word or not (scratch / "there").exists():
+            text = f"{directory} is not the same on {host} ({said}); results=… on shared storage"
             return Finding(name, False, text)
-        host = there.read_text().strip()
         return Finding(name, True, f"{kind}; written on {socket.gethostname()}, read on {host}, and back")
+
+
+def _remedy(said: str, keys: str) -> str:
+    if any(words in said for words in SILENT):
+        return "Slurm does not answer here; once sinfo does, the same command goes on"
+    return f"slurm.account=, partition=, {keys}"
 
 
 def _unless(right: bool, remedy: str) -> str:

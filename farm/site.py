@@ -13,6 +13,21 @@ from pathlib import Path
 from farm.errors import UsageError
 from trials.spec import parameter
 
+NO_LOG = "the farm says where a job's log is"
+NO_VARIABLES = "a job starts without the variables of your shell; slurm.modules=['export NAME=value'] sets one"
+FARMS_OWN = {
+    "output": NO_LOG,
+    "error": NO_LOG,
+    "export": NO_VARIABLES,
+    "export-file": NO_VARIABLES,
+    "wrap": "the farm's own script is the job",
+    "array": "one job runs the whole study",
+    "job-name": "the farm knows its jobs by their names",
+    "signal": "slurm.signal_seconds= says how long before its end a job drains",
+}
+"""Options of sbatch that the batch scripts rely on, and why another's would break them."""
+SHORT = {"-o": "output", "-e": "error", "-a": "array", "-J": "job-name"}
+
 
 @dataclass
 class NodeType:
@@ -28,6 +43,7 @@ class Slurm:
     """How `farm submit` and `farm up` use a site's Slurm and image."""
 
     account: str = parameter("", "account to charge")
+    account_required: bool = parameter(False, "the site takes no job without an account")
     partition: str = parameter("", "partition")
     qos: str = parameter("", "quality of service")
     gpu_type: str = parameter("", "kind of GPU, in the site's own word: rtx8000, h200")
@@ -63,6 +79,30 @@ def expand(text: str) -> str:
     if "$" in expanded:
         raise UsageError(f"{text}: a variable in it is not set here")
     return expanded
+
+
+def absolute(key: str, text: str) -> str:
+    """`expand`; raises `UsageError` also where the path is relative, as a job runs in another directory."""
+    path = expand(text)
+    if not path.startswith("/"):
+        raise UsageError(f"{key}: {text}: an absolute path is expected")
+    return path
+
+
+def account(slurm: Slurm) -> str:
+    """The account to charge. Raises `UsageError` without one where the site requires it."""
+    if slurm.account_required and not slurm.account:
+        raise UsageError("slurm.account: this site takes no job without one; slurm.account=ACCOUNT")
+    return slurm.account
+
+
+def check_options(key: str, options: list[str]) -> None:
+    """Raise `UsageError` for an option that the scripts need as they set it, also short or abbreviated."""
+    for option in options:
+        word = option.partition("=")[0]
+        long = word if word.startswith("--") else f"--{SHORT.get(word[:2], word)}"
+        if name := next((n for n in FARMS_OWN if f"--{n}".startswith(long)), None):
+            raise UsageError(f"{key}: {option}: --{name} is the farm's own: {FARMS_OWN[name]}")
 
 
 def share(slurm: Slurm, gpus: int) -> NodeType:
@@ -102,3 +142,10 @@ def check_time(time: str, signal_seconds: int) -> None:
 def image_path(slurm: Slurm) -> Path | None:
     """The .sif of the site, expanded."""
     return Path(expand(slurm.image)).absolute() if slurm.image else None
+
+
+def no_image(path: Path) -> str:
+    """Why there is no .sif at a path; empty where there is one."""
+    if path.is_file():
+        return ""
+    return f"{path} is a directory, and no .sif" if path.is_dir() else f"{path} is not there"

@@ -17,7 +17,7 @@ from farm.config import CONF, ROOT, Config, Place, Settings
 from farm.errors import PreflightError, UsageError
 from farm.plan import Node, Plan
 from farm.provenance import farm_commit
-from farm.site import NodeType, Slurm, expand, image_path, share
+from farm.site import NodeType, Slurm, absolute, account, expand, image_path, no_image, share
 from farm.slurm.script import BatchJob
 
 IMAGE_CODE = "/opt/"
@@ -65,7 +65,7 @@ def site_words(settings: Settings, node: NodeType, seen: Sequence[str]) -> dict[
     """What every job says at this site: who pays, what of a node, in which image. The image sees the paths `seen`."""
     slurm = settings.slurm
     image = image_path(slurm)
-    code = expand(slurm.code) if image is not None else str(ROOT)
+    code = absolute("slurm.code", slurm.code) if image is not None else str(ROOT)
     return {
         "code": code,
         "python": expand(slurm.python) if image is not None else sys.executable,
@@ -74,10 +74,10 @@ def site_words(settings: Settings, node: NodeType, seen: Sequence[str]) -> dict[
         "memory_gib": node.memory_gib,
         "time": settings.time,
         "commit": farm_commit(),
-        "temporary": expand(slurm.temporary),
+        "temporary": absolute("slurm.temporary", slurm.temporary),
         "signal_seconds": slurm.signal_seconds,
         "logical_gpus": slurm.logical_gpus,
-        "account": slurm.account,
+        "account": account(slurm),
         "partition": slurm.partition,
         "qos": slurm.qos,
         "constraint": _replaced(slurm.constraint, {"{gpu_type}": slurm.gpu_type}),
@@ -107,7 +107,7 @@ def doctor_script(place: Place) -> str:
 def placement_options(settings: Settings) -> list[str]:
     """Options of sbatch and srun that say who pays and where."""
     slurm = settings.slurm
-    words = {"account": slurm.account, "partition": slurm.partition, "qos": slurm.qos}
+    words = {"account": account(slurm), "partition": slurm.partition, "qos": slurm.qos}
     words["constraint"] = _replaced(slurm.constraint, {"{gpu_type}": slurm.gpu_type})
     return [f"--{name}={value}" for name, value in words.items() if value] + slurm.options
 
@@ -137,8 +137,8 @@ def submit(config: Config, script: str) -> int:
     if shutil.which("sbatch") is None:
         raise PreflightError("sbatch: not found; farm submit runs on a login node (--dry-run shows the script)")
     image = image_path(config.settings.slurm)
-    if image is not None and not image.is_file():
-        raise PreflightError(f"slurm.image: {image} is not there; `farm image site={config.site}` says how to get it")
+    if image is not None and (why := no_image(image)):
+        raise PreflightError(f"slurm.image: {why}; `farm image site={config.site}` says how to get it")
     for path in _data_there(config):
         if not config.settings.data_root and not path.is_dir():  # one that is given may be there on the nodes alone
             raise PreflightError(f"data: {path} is not there; farm data fetch, or data_root= names another place")
@@ -182,7 +182,7 @@ def _binds(slurm: Slurm, code: str, seen: Sequence[str]) -> list[str]:
     for path in own:
         if ":" in path:
             raise UsageError(f"{path}: a colon separates what --bind is told; use a path without one")
-    wanted = [*own, *map(expand, slurm.binds)]
+    wanted = [*own, *(absolute("slurm.binds", bind) for bind in slurm.binds)]
     plain = [Path(w) for w in wanted if ":" not in w]
     kept = [p for p in dict.fromkeys(plain) if not any(p != q and p.is_relative_to(q) for q in plain)]
     return [*map(str, kept), *(w for w in wanted if ":" in w)]

@@ -18,7 +18,7 @@ import yaml
 
 from farm.config import Place, data_directory
 from farm.errors import PreflightError
-from farm.site import NodeType, image_path
+from farm.site import NodeType, image_path, no_image
 from farm.slurm.cluster import Cluster, autoscaling, cluster_at, prepare
 from farm.slurm.script import NodeJob, render
 from farm.slurm.sizes import nice, worker_types
@@ -144,8 +144,8 @@ def _check_here(place: Place) -> None:
             f"{', '.join(lacking)}: not found; farm up runs on a login node (--dry-run shows its jobs)"
         )
     image = image_path(place.settings.slurm)
-    if image is not None and not image.is_file():
-        raise PreflightError(f"slurm.image: {image} is not there; `farm image site={place.site}` says how to get it")
+    if image is not None and (why := no_image(image)):
+        raise PreflightError(f"slurm.image: {why}; `farm image site={place.site}` says how to get it")
 
 
 def _write_files(place: Place, cluster: Cluster) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import socket
@@ -67,6 +68,12 @@ def test_the_temporary_directory_may_name_the_user(tmp_path: Path, monkeypatch: 
     assert f"temporary {tmp_path}" in [f.name for f in doctor.examine(place, None)]
 
 
+def test_a_relative_temporary_directory_is_told(tmp_path: Path) -> None:
+    place = load_place(["slurm.temporary=relative/x", f"results={tmp_path}"])
+    (found,) = [f for f in doctor.examine(place, None) if f.name == "temporary"]
+    assert (found.ok, found.text) == (False, "slurm.temporary: relative/x: an absolute path is expected")
+
+
 def test_the_kind_of_a_file_system_is_that_of_the_nearest_mount() -> None:
     assert doctor.file_system(Path("/proc/self")) == "proc"
     assert doctor.file_system(Path("/dev/shm")) == "tmpfs"
@@ -127,6 +134,19 @@ def test_no_room_for_bytes_or_files_is_told(
     assert (found.ok, found.text.endswith(said)) == (ok, True), found.text
 
 
+def test_only_a_full_place_is_a_matter_of_quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    found = doctor.results(tmp_path / "file" / "results")
+    assert (found.ok, f"{tmp_path}/file is a file" in found.text, "quota" in found.text) == (False, True, False)
+    monkeypatch.setattr(doctor, "_fill", _stale)
+    found = doctor.results(tmp_path)
+    assert (found.ok, found.text.endswith("): Stale file handle; results=… elsewhere")) == (False, True)
+
+
+def _stale(place: Path) -> None:
+    raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+
 def _over_quota(place: Path) -> None:
     raise OSError(122, "Disk quota exceeded")
 
@@ -136,6 +156,7 @@ def test_a_missing_dataset_is_told(tmp_path: Path) -> None:
     found = doctor.dataset(load(["problem=4", *words]))
     assert (found.ok, "cifar10" in found.text) == (False, True)
     assert doctor.dataset(load(["problem=4", "profile=smoke", *words])).ok
+    assert list(tmp_path.iterdir()) == [], "a check leaves nothing behind"
 
 
 def test_the_dataset_is_looked_for_where_a_run_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,6 +189,19 @@ def test_a_digest_that_was_not_finished_is_told(tmp_path: Path, text: str) -> No
         describe(place)
 
 
+def test_a_check_that_meets_an_error_does_not_end_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = tmp_path / "farm.sif"
+    image.write_bytes(b"an image")
+    image.with_name("farm.sif.sha256").mkdir()
+    monkeypatch.setattr(doctor, "results", _stale)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    place = load_place(["site=torch", f"slurm.image={image}", f"results={tmp_path}"])
+    found = {f.name: f for f in doctor.examine(place, None)}
+    assert found["results"].text == "[Errno 116] Stale file handle"
+    assert found["image"].text == f"{image}.sha256 cannot be read: Is a directory"
+    assert "Slurm" in found
+
+
 def fake(directory: Path, name: str, body: str) -> None:
     """A command of that name, first on the path."""
     path = directory / name
@@ -187,7 +221,9 @@ def test_flags_that_slurm_refuses_are_told_in_its_own_words(tmp_path: Path, monk
 
 def test_slurm_is_asked_about_the_job_that_the_study_would_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    config = load(["problem=2", "site=torch", "slurm.image=null", f"results={tmp_path}", "hardware=H"])
+    config = load(
+        ["problem=2", "site=torch", "slurm.account=a", "slurm.image=null", f"results={tmp_path}", "hardware=H"]
+    )
     fake(tmp_path, "sbatch", 'cat > "${0%/*}/script"')
     assert doctor.slurm_flags(place_of(config), config).ok
     script = (tmp_path / "script").read_text()
@@ -196,12 +232,27 @@ def test_slurm_is_asked_about_the_job_that_the_study_would_be(tmp_path: Path, mo
 
 def test_storage_that_nodes_do_not_share_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    place = load_place(["site=torch", "slurm.image=null", f"results={tmp_path / 'results'}"])
-    fake(tmp_path, "srun", "echo cat: no such file >&2; exit 1")
-    assert not doctor.shared_storage(place).ok
+    place = load_place(["site=torch", "slurm.account=a", "slurm.image=null", f"results={tmp_path / 'results'}"])
+    fake(tmp_path, "srun", "echo gr001; echo cat: no such file >&2; exit 1")
+    found = doctor.shared_storage(place)
+    assert (found.ok, f"{tmp_path} is not the same on gr001 (cat: no such file)" in found.text) == (False, True)
     fake(tmp_path, "srun", 'while [ "$1" != sh ]; do shift; done; exec "$@"')
     found = doctor.shared_storage(place)
     assert (found.ok, socket.gethostname() in found.text) == (True, True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["srun"], "a check leaves nothing behind"
+
+
+def test_a_slurm_that_does_not_answer_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    place = load_place(["site=torch", "slurm.image=null", "slurm.account=a", f"results={tmp_path}"])
+    for command, found in (("sbatch", doctor.slurm_flags), ("srun", doctor.shared_storage)):
+        fake(tmp_path, command, f"echo '{command}: error: Unable to contact slurm controller' >&2; exit 1")
+        text = found(place).text
+        assert ("Slurm does not answer here" in text, "storage" in text, "slurm.account=" in text) == (
+            True,
+            False,
+            False,
+        )
 
 
 REFUSED = "srun: error: Unable to allocate resources: "
@@ -215,14 +266,14 @@ REFUSED = "srun: error: Unable to allocate resources: "
         (f"{REFUSED}Immediate execution impossible, insufficient priority", None, "no node was free"),
         (f"{REFUSED}Invalid account or account/partition combination specified", False, "Invalid account"),
         (f"{REFUSED}Socket timed out on send/recv operation", False, "Socket timed out"),
-        ("srun: error: gr001: task 0: Exited with exit code 1", False, "not the same on a node (srun: error: gr001"),
+        ("srun: error: Task launch failed", False, "not tried: srun: error: Task launch failed"),
     ],
 )
 def test_storage_that_could_not_be_tried_is_neither_ok_nor_wrong(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, srun: str, ok: bool | None, said: str
 ) -> None:
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    place = load_place(["site=torch", "slurm.image=null", f"results={tmp_path / 'results'}"])
+    place = load_place(["site=torch", "slurm.account=a", "slurm.image=null", f"results={tmp_path / 'results'}"])
     fake(tmp_path, "srun", f"echo '{srun}' >&2; exit 1")
     found = doctor.shared_storage(place)
     assert (found.ok, said in found.text) == (ok, True), found.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -96,7 +97,9 @@ def test_the_installation_is_a_script_that_sh_can_read() -> None:
     assert subprocess.run(["sh", "-n", str(ROOT / "docker" / "install.sh")], capture_output=True).stderr == b""
 
 
-@pytest.mark.parametrize(("kind", "flavour"), [("v100", "cu126"), ("rtx8000", "cu130"), ("h200|l40s", "cu130")])
+@pytest.mark.parametrize(
+    ("kind", "flavour"), [("v100", "cu126"), ("rtx8000", "cu130"), ("h200|l40s", "cu130"), ("h200|v100", "cu126")]
+)
 def test_a_v100_gets_a_build_that_knows_it(kind: str, flavour: str) -> None:
     place = load_place(["site=greene", f"slurm.gpu_type='{kind}'", "results=/r", "slurm.image=/i.sif"])
     assert cuda_flavour(place) == flavour
@@ -108,6 +111,32 @@ def test_the_way_to_an_image_that_is_not_there_is_said(farm: Callable[..., Finis
     assert "/scratch/me/farm/farm.sif is not there" in done.out
     assert "docker build -f docker/Dockerfile --build-arg CUDA=cu130" in done.out
     assert "singularity build --fakeroot" in done.out
+
+
+def test_the_way_to_an_image_can_be_pasted(tmp_path: Path) -> None:
+    image = tmp_path / "my image's.sif"
+    place = load_place(["site=greene", "results=/r", f"slurm.image={image}"])
+    commands = [shlex.split(line, comments=True) for line in describe(place)[1] if line.startswith("  ")]
+    docker, sha256sum = commands[2], commands[-1]
+    assert docker == ["singularity", "build", str(image), f"docker-archive:{tmp_path}/farm.tar"]
+    assert sha256sum == ["sha256sum", str(image), ">", f"{image}.sha256"]
+    image.write_bytes(b"an image")
+    assert shlex.split(describe(place)[1][-1].partition("; ")[2]) == sha256sum
+
+
+def test_a_directory_is_no_image(tmp_path: Path) -> None:
+    place = load_place(["site=greene", "results=/r", f"slurm.image={tmp_path}"])
+    right, lines = describe(place)
+    assert (right, lines[0]) == (False, f"{tmp_path} is a directory, and no .sif")
+    assert f"build {tmp_path}/farm.sif docker-archive:" in "".join(lines), "and not in its place"
+
+
+def test_a_digest_that_cannot_be_read_is_told(farm: Callable[..., Finished], tmp_path: Path) -> None:
+    image = tmp_path / "farm.sif"
+    image.write_bytes(b"an image")
+    image.with_name("farm.sif.sha256").mkdir()
+    done = farm("site=greene", f"slurm.image={image}", verb="image", variables={"USER": "me"})
+    assert (done.code, done.err) == (3, f"farm: {image}.sha256 cannot be read: Is a directory\n")
 
 
 def test_an_image_is_held_against_its_digest(tmp_path: Path) -> None:

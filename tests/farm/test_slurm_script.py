@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from farm import config as configuration
+from farm.cli import main
 from farm.config import load
 from farm.errors import PreflightError, UsageError
 from farm.site import NodeType, Slurm, check_time, share
@@ -74,6 +75,28 @@ def test_the_script_is_the_golden_one(name: str) -> None:
 @pytest.mark.parametrize("name", JOBS)
 def test_bash_can_read_the_script(name: str) -> None:
     assert subprocess.run(["bash", "-n"], input=render(JOBS[name]), text=True, capture_output=True).stderr == ""
+
+
+@pytest.mark.parametrize("given", [{}, {"TRITON_CACHE_DIR": "/my own/cache"}])
+def test_caches_in_the_image_are_on_the_nodes_disk_or_where_the_user_says(
+    tmp_path: Path, given: dict[str, str]
+) -> None:
+    """HOME is not in the image: what Triton compiles into it would fail."""
+    (tmp_path / "apptainer").write_text("#!/bin/sh\nexec env\n")
+    (tmp_path / "apptainer").chmod(0o755)
+    script = render(dataclasses.replace(IMAGE, temporary="/tmp/it's here"))
+    function = script[script.index("export FARM_IMAGE=") : script.index("node() {")]
+    shown = subprocess.run(
+        ["bash", "-uc", f"code=/opt/farm\n{function}\ninside true"],
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"} | given,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    passed = dict(line.split("=", 1) for line in shown.stdout.splitlines())
+    for name in ("TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "MPLCONFIGDIR"):
+        expected = given.get(name, f"/tmp/it's here/r7/{name}")
+        assert [passed[f"{way}_{name}"] for way in ("APPTAINERENV", "SINGULARITYENV")] == [expected] * 2
 
 
 def words_of(script: str, variable: str) -> list[str]:
@@ -173,6 +196,33 @@ def test_a_colon_in_a_path_that_the_image_must_see_is_refused(key: str) -> None:
     assert job_of(words)
     with pytest.raises(UsageError, match="a colon separates"):
         job_of([*words, "slurm.image=/i.sif"])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["slurm.temporary=relative/x"], "slurm.temporary: relative/x: an absolute path"),
+        (["slurm.binds=[relative]"], "slurm.binds: relative: an absolute path"),
+        (["slurm.code=relative"], "slurm.code: relative: an absolute path"),
+        (["site=torch"], "slurm.account=ACCOUNT"),
+        (["slurm.options=['--output=/x.log']"], "--output is the farm's own"),
+        (["slurm.options=['-o/x.log']"], "--output is the farm's own"),
+        (["slurm.options=['--wrap=true']"], "--wrap is the farm's own"),
+        (["slurm.options=['--export=ALL']"], "slurm.modules=['export NAME=value']"),
+        (["slurm.head_options=['--exp=ALL']"], "slurm.head_options: --exp=ALL: --export is the farm's own"),
+    ],
+)
+def test_what_a_job_could_not_live_with_is_refused(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("USER", "me")
+    code = main(["submit", "problem=4", "profile=smoke", "results=/r", "slurm.image=/i.sif", *words, "--dry-run"])
+    assert (code, said in capsys.readouterr().err) == (2, True)
+
+
+def test_other_options_of_sbatch_are_taken() -> None:
+    options = ("--exclude=gr003", "--comment=a;b", "--exclusive", "--open-mode=truncate", "-H")
+    assert job_of(["problem=4", f"slurm.options={list(options)}", "results=/r"]).extra == options
 
 
 def test_a_bind_of_ones_own_may_have_a_destination() -> None:

@@ -37,8 +37,12 @@ export FARM_IMAGE='/scratch/my image'"'"'s.sif'
 
 inside() {  # run a command in the image, in place of this shell; Slurm's own commands stay outside
     local name
+    for name in TRITON_CACHE_DIR TORCHINDUCTOR_CACHE_DIR MPLCONFIGDIR; do  # by default in HOME, which the image lacks
+        [[ -n ${!name-} || -z ${SLURM_JOB_ID-} ]] || export "$name"=/tmp"/r$SLURM_JOB_ID/$name"
+    done
     for name in RAY_AUTH_MODE RAY_AUTH_TOKEN_PATH PYTHONNOUSERSITE FARM_COMMIT FARM_IMAGE FARM_UP CUDA_VISIBLE_DEVICES \
-        SLURM_JOB_ID SLURM_NODEID SLURMD_NODENAME SLURM_GPUS_ON_NODE; do
+        SLURM_JOB_ID SLURM_NODEID SLURMD_NODENAME SLURM_GPUS_ON_NODE TRITON_CACHE_DIR TORCHINDUCTOR_CACHE_DIR \
+        MPLCONFIGDIR; do
         [[ -n ${!name-} ]] && export "APPTAINERENV_$name=${!name}" "SINGULARITYENV_$name=${!name}"
     done
     exec apptainer exec --cleanenv --no-home --writable-tmpfs --nv --bind '/shared/100% of '"'"'my'"'"' "results" $HOME' --bind '/data/it'"'"'s here' --pwd "$code" "$FARM_IMAGE" "$@"
