@@ -126,3 +126,13 @@ def test_a_report_has_the_studys_title_else_its_name(made):
     assert paths.markdown.read_text().startswith("# Mine & yours\n")
     assert "<title>Mine &amp; yours</title>" in paths.html.read_text()
     assert "[Mine & yours](own/report/report.md)" in report.write_index(data.directory.parent).markdown.read_text()
+
+
+@pytest.mark.parametrize(("module", "asked"), [("trials.problem4", True), ("own", False)])
+def test_only_the_sheets_studies_speak_of_the_sheet(empty, tmp_path, module, asked):
+    export = empty()
+    export.add("standard", 1, 0, 0.05, epochs=2)
+    export.tables["plan"][0] |= {"config_dataset": "synthetic", "config_module": module}
+    text = report.write_report(export.write(tmp_path), "").markdown.read_text()
+    assert "not from CIFAR-10" in text
+    assert ("the sheet" in text) == asked
