@@ -71,7 +71,7 @@ def _text(section: Section) -> str:
 
 def markdown(title: str, data: Data, sections: Sequence[Section], section_texts: Sequence[str]) -> str:
     """The report as Markdown; figures are links to figures/."""
-    parts = [f"# {title}", *notices(data)]
+    parts = [f"# {words.escape(title)}", *notices(data)]
     for section, text in zip(sections, section_texts, strict=True):
         parts.append(f"## {section.title}")
         parts += _pieces(section, text, str, _markdown_figure(data), _markdown_table(data))
@@ -136,7 +136,7 @@ def index_markdown(entries: Sequence[Entry]) -> str:
     for e in entries:
         stale = " The report is older than its rows." if e.stale else ""
         stale += " From the built-in drawn images, not from CIFAR-10." if e.drawn else ""
-        lines.append(f"- [{e.title}]({e.study}/report/report.md): {e.states}.{stale}")
+        lines.append(f"- [{words.escape(e.title)}]({e.study}/report/report.md): {e.states}.{stale}")
     return "\n".join(lines) + "\n"
 
 

@@ -121,11 +121,11 @@ def test_results_of_another_module_than_the_problems_get_the_general_analysis(ma
 def test_a_report_has_the_studys_title_else_its_name(made):
     data = made([("standard", 1), ("cutout", 1)])
     assert report.write_report(data.directory, "").markdown.read_text().startswith("# own\n")
-    (data.directory / "study.yaml").write_text("# farm run study=own.yaml\ntitle: Mine & yours\n")
+    (data.directory / "study.yaml").write_text('# farm run study=own.yaml\ntitle: "Mine & *yours*"\n')
     paths = report.write_report(data.directory, "")
-    assert paths.markdown.read_text().startswith("# Mine & yours\n")
-    assert "<title>Mine &amp; yours</title>" in paths.html.read_text()
-    assert "[Mine & yours](own/report/report.md)" in report.write_index(data.directory.parent).markdown.read_text()
+    assert paths.markdown.read_text().startswith("# Mine & \\*yours\\*\n")
+    assert "<title>Mine &amp; *yours*</title>" in paths.html.read_text()
+    assert r"[Mine & \*yours\*](own/report/report.md)" in report.write_index(data.directory.parent).markdown.read_text()
 
 
 @pytest.mark.parametrize(("module", "asked"), [("trials.problem4", True), ("own", False)])
