@@ -88,10 +88,12 @@ def curve_figure(data: Data, found: list[Arm], column: Column, options: Options)
         axes.set_ylabel(words + (f" ({column.unit})" if column.unit and not percent else ""), parse_math=False)
         curves.name_lines(axes, lines)
     ends = " ".join(_end(c, data.rows_of(completed[c.label])["epoch"].max()) for c in lines)
+    absent = [c.label for c in every if not len(c.x)]
+    left_out = f" Not drawn, no completed trial with a finite value: {', '.join(absent)}." if absent else ""
     return Figure(
         title=f"{words.capitalize()} against epoch",
         alt=f"Line chart, one line an arm, {column.better} is better. {ends}",
-        caption=f"{column.help.capitalize()}. {curves.how_drawn(lines, options.confidence)}",
+        caption=f"{column.help.capitalize()}. {curves.how_drawn(lines, options.confidence)}{left_out}",
         drawing=drawing,
         source=source(data, [i for ids in completed.values() for i in ids]),
         data=curves.frame(lines, column.name),

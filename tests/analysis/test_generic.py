@@ -74,6 +74,7 @@ def test_an_arm_without_a_finite_value_has_no_line_and_a_remark(made):
     data = made([("standard", 1), ("cutout", 1)], blank("cutout"))
     (figure,) = generic.main(data)[0].values()
     assert list(figure.data["arm"].unique()) == ["standard"]
+    assert figure.caption.endswith("Not drawn, no completed trial with a finite value: cutout.")
     assert table(data).loc["cutout", ["n", "remark"]].tolist() == ["0\xa0of\xa01", "last value not finite"]
 
 
