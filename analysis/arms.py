@@ -37,7 +37,8 @@ def arms(
     """Group the plan's trials into arms, in the plan's order.
 
     `name` makes an arm's name from its values; `named` are the parameters it speaks of, so they are not
-    repeated in the variation. Without `name` the varying parameters are the name, as `farm plan` has it.
+    repeated in the variation. Without `name` the varying parameters are the name, short as
+    `farm plan` has it where that tells all apart.
     """
     columns = _config_columns(plan)
     groups: dict[tuple[str, ...], list[int]] = {}
@@ -46,11 +47,12 @@ def arms(
     vary = [p for p in varying(plan) if p not in named]
     if not name:  # what a text says comes first
         vary.sort(key=lambda p: not any(isinstance(v, str) for v in plan[f"config_{p}"]))
+    everything = [{c.removeprefix("config_"): plan.iloc[p[0]][c] for c in columns} for p in groups.values()]
+    told_apart = len({short(values, vary) for values in everything}) == len(everything)
+    write = short if told_apart and not name else describe
     found = []
-    for positions in groups.values():
-        first = plan.iloc[positions[0]]
-        values = {c.removeprefix("config_"): first[c] for c in columns}
-        rest = describe(values, vary) if name else short(values, vary)
+    for values, positions in zip(everything, groups.values(), strict=True):
+        rest = write(values, vary)
         found.append(
             Arm(
                 name=name(values) if name else rest or "all trials",
@@ -74,7 +76,7 @@ def describe(values: Mapping[str, Any], parameters: Iterable[str]) -> str:
 
 def short(values: Mapping[str, Any], parameters: Iterable[str]) -> str:
     """ "cutout smoothing=0.1": a text speaks for itself, other values have their parameter's name."""
-    return " ".join(str(values[p]) if isinstance(values[p], str) else describe(values, [p]) for p in parameters)
+    return " ".join(v if isinstance(v := values[p], str) and v else describe(values, [p]) for p in parameters)
 
 
 def _config_columns(plan: pd.DataFrame) -> list[str]:
