@@ -37,18 +37,22 @@ def arms(
     """Group the plan's trials into arms, in the plan's order.
 
     `name` makes an arm's name from its values; `named` are the parameters it speaks of, so they are not
-    repeated in the variation. Without `name` the varying parameters are the name.
+    repeated in the variation. Without `name` the varying parameters are the name, short as
+    `farm plan` has it where that tells all apart.
     """
     columns = _config_columns(plan)
     groups: dict[tuple[str, ...], list[int]] = {}
     for position, row in enumerate(plan[columns].itertuples(index=False)):
         groups.setdefault(tuple(_text(v) for v in row), []).append(position)
     vary = [p for p in varying(plan) if p not in named]
+    if not name:  # what a text says comes first
+        vary.sort(key=lambda p: not any(isinstance(v, str) for v in plan[f"config_{p}"]))
+    everything = [{c.removeprefix("config_"): plan.iloc[p[0]][c] for c in columns} for p in groups.values()]
+    told_apart = len({short(values, vary) for values in everything}) == len(everything)
+    write = short if told_apart and not name else describe
     found = []
-    for positions in groups.values():
-        first = plan.iloc[positions[0]]
-        values = {c.removeprefix("config_"): first[c] for c in columns}
-        rest = describe(values, vary)
+    for values, positions in zip(everything, groups.values(), strict=True):
+        rest = write(values, vary)
         found.append(
             Arm(
                 name=name(values) if name else rest or "all trials",
@@ -68,6 +72,11 @@ def varying(plan: pd.DataFrame) -> list[str]:
 def describe(values: Mapping[str, Any], parameters: Iterable[str]) -> str:
     """ "depth=20, schedule=budget" for some of the values."""
     return ", ".join(f"{p}={_text(values[p])}" for p in parameters)
+
+
+def short(values: Mapping[str, Any], parameters: Iterable[str]) -> str:
+    """ "cutout smoothing=0.1": a text speaks for itself, other values have their parameter's name."""
+    return " ".join(v if isinstance(v := values[p], str) and v else describe(values, [p]) for p in parameters)
 
 
 def _config_columns(plan: pd.DataFrame) -> list[str]:

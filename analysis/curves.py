@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +14,8 @@ from matplotlib.axes import Axes
 
 from analysis import stats, style
 
+LEGEND_LETTERS = 34
+"""A line of a legend: of the widest letters, still less than the picture's width."""
 Array = npt.NDArray[np.float64]
 
 
@@ -116,6 +120,35 @@ def label(axes: Axes, curves: Sequence[Curve]) -> None:
     """Write each line's label at its right end; call it last."""
     ends = [(c.label, c.colour, float(c.x[-1]), float(c.value[-1])) for c in curves if len(c.x)]
     style.label_ends(axes, ends)
+
+
+def name_lines(axes: Axes, curves: Sequence[Curve]) -> None:
+    """Say which line is which: at its end where colours tell all apart and labels have room there, else in a legend
+    below; and lay everything out so that all of it is in the picture.
+
+    Call it last, for a drawing of these axes alone.
+    """
+    drawing: Any = axes.figure
+    drawing.set_layout_engine("constrained")
+    if len({c.colour for c in curves}) == len(curves) and style.label_width(axes, [c.label for c in curves]) < 0.42:
+        label(axes, curves)
+    else:
+        _legend_below(axes, curves)
+    drawing.draw_without_rendering()
+    drawing.set_layout_engine("none")  # what is laid out stays so, in every format
+
+
+def _legend_below(axes: Axes, curves: Sequence[Curve]) -> None:
+    """A legend in as many columns as there is room for; the drawing becomes higher by it."""
+    drawing: Any = axes.figure
+    labels = [textwrap.fill(c.label, LEGEND_LETTERS) for c in curves]
+    handles = [axes.plot([], [], c.dashes, color=c.colour)[0] for c in curves]
+    columns = max(1, int(0.97 / (style.label_width(axes, labels) + 0.12)))  # 0.12: the handle, and space
+    legend = drawing.legend(handles, labels, loc="outside lower left", ncols=columns, frameon=False)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    height = legend.get_window_extent(drawing.canvas.get_renderer()).height / drawing.dpi
+    drawing.set_figheight(drawing.get_figheight() + height)
 
 
 def learning_rate_drops(rows: pd.DataFrame, at_most: int = 4) -> list[int]:

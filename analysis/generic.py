@@ -13,9 +13,9 @@ import pandas as pd
 
 from analysis import curves, stats, style
 from analysis.arms import Arm, arms
-from analysis.load import AnalysisError, Data
+from analysis.load import Data
 from analysis.options import Options
-from analysis.outcomes import fate
+from analysis.outcomes import fate, remark
 from analysis.provenance import source
 from analysis.section import Section
 from analysis.style import Figure
@@ -23,22 +23,19 @@ from analysis.table import Table, estimate_column, estimate_columns, plain_table
 from farm.ledger import schema
 from trials.spec import Column
 
-TITLE = "A study"
+TITLE = ""
 PREFERRED = ("validation_error", "test_error", "validation_loss", "test_loss", "train_eval_loss", "train_loss")
 
 
-def measure(data: Data) -> Column:
+def measure(data: Data) -> Column | None:
     """The column that the study is about: the first known one of PREFERRED, else the first with a direction.
 
-    Raises `AnalysisError` where no measured column of the rows says which direction is better.
+    None where no column with numbers says which direction is better.
     """
-    module = str(data.plan["config_module"].iloc[0]) if "config_module" in data.plan and len(data.plan) else None
-    columns = _columns(module) if module else schema.ROWS
+    columns = _columns(data.module) if data.module else schema.ROWS
     usable = [c for c in columns if c.better and c.name in data.rows and data.rows[c.name].notna().any()]
     ranked = sorted(usable, key=lambda c: (c.measured, PREFERRED.index(c.name) if c.name in PREFERRED else 99))
-    if not ranked:
-        raise AnalysisError(f"{data.directory}: no column of {data.table}.parquet has numbers and a better direction")
-    return ranked[0]
+    return ranked[0] if ranked else None
 
 
 def _columns(module: str) -> Sequence[Column]:
@@ -50,53 +47,62 @@ def _columns(module: str) -> Sequence[Column]:
 
 
 def main(data: Data, options: Options | None = None) -> tuple[Mapping[str, Figure], Mapping[str, Table]]:
-    """One figure where rows have epochs, and the table of where each arm ended."""
+    """One figure where rows have epochs, and the table of where each arm ended; of trials, where nothing compares."""
     options = options or Options()
-    if data.rows.empty:
+    if (column := measure(data)) is None:
         return {}, {"trials": trials_table(data)}
-    column, found = measure(data), arms(data.plan)
-    figures = {column.name: curve_figure(data, found, column, options)} if "epoch" in data.rows else {}
-    return figures, {"arms": arms_table(data, found, column, options)}
+    found = arms(data.plan)
+    figure = curve_figure(data, found, column, options) if "epoch" in data.rows else None
+    return {column.name: figure} if figure else {}, {"arms": arms_table(data, found, column, options)}
 
 
 def sections(data: Data, options: Options | None = None) -> list[Section]:
     """The whole report: one section, and what became of every trial."""
     figures, tables = main(data, options)
-    text = {"column": measure(data) if len(data.rows) else None}
+    text = {"column": measure(data), "rows": len(data.rows)}
+    results, trials = ({n: t for n, t in tables.items() if n != "trials"}, {"trials": trials_table(data)})
     return [
-        Section("Results", "generic.md", (), text, figures, tables),
-        Section("Trials", "empty.md", (), {}, {}, {"trials": trials_table(data)}),
+        Section("Results", "generic.md", (), text, figures, results),
+        Section("Trials", "empty.md", (), {}, {}, trials),
     ]
 
 
-def curve_figure(data: Data, found: list[Arm], column: Column, options: Options) -> Figure:
-    """The measure against epoch, one line an arm, on a logarithmic axis where less is better."""
+def curve_figure(data: Data, found: list[Arm], column: Column, options: Options) -> Figure | None:
+    """The measure against epoch, one line an arm, on a logarithmic axis where less is better; None without any."""
     palette = style.colours(a.label for a in found)
+    dashes = style.dashes(palette)
     completed = {a.label: _completed(data, a) for a in found}
-    lines = [
-        curves.curve(data.rows_of(ids), column.name, label, palette[label], confidence=options.confidence)
+    every = [
+        curves.curve(data.rows_of(ids), column.name, label, palette[label], dashes[label], options.confidence)
         for label, ids in completed.items()
-        if ids
     ]
+    lines = [c for c in every if len(c.x)]
+    if not lines:
+        return None
     words, percent = column.name.replace("_", " "), column.unit == "fraction"
     drawing, (axes,) = style.new_drawing()
-    drawing.subplots_adjust(left=0.16, right=0.66, bottom=0.14, top=0.97)
     with style.styled():
         curves.draw(axes, lines, log=column.better == "lower", percent=percent)
-        if lines:
-            curves.limit(axes, lines)
-        style.epoch_axis(axes, max((float(c.x[-1]) for c in lines), default=1.0))
-        axes.set_ylabel(words + (f" ({column.unit})" if column.unit and not percent else ""))
-        curves.label(axes, lines)
-    ends = " ".join(f"{c.label}: {c.value[-1]:.4g} at epoch {c.x[-1]:.0f}." for c in lines)
+        curves.limit(axes, lines)
+        style.epoch_axis(axes, max(float(c.x[-1]) for c in lines))
+        axes.set_ylabel(words + (f" ({column.unit})" if column.unit and not percent else ""), parse_math=False)
+        curves.name_lines(axes, lines)
+    ends = " ".join(_end(c, data.rows_of(completed[c.label])["epoch"].max()) for c in lines)
+    absent = [c.label for c in every if not len(c.x)]
+    left_out = f" Not drawn, no completed trial with a finite value: {', '.join(absent)}." if absent else ""
     return Figure(
         title=f"{words.capitalize()} against epoch",
         alt=f"Line chart, one line an arm, {column.better} is better. {ends}",
-        caption=f"{column.help.capitalize()}. {curves.how_drawn(lines, options.confidence)}",
+        caption=f"{column.help.capitalize()}. {curves.how_drawn(lines, options.confidence)}{left_out}",
         drawing=drawing,
         source=source(data, [i for ids in completed.values() for i in ids]),
         data=curves.frame(lines, column.name),
     )
+
+
+def _end(c: curves.Curve, last: float) -> str:
+    """ "cutout: 0.05 at epoch 30.", and whether that is not the end."""
+    return f"{c.label}: {c.value[-1]:.4g} at epoch {c.x[-1]:.0f}{', not finite after it' if c.x[-1] < last else ''}."
 
 
 def arms_table(data: Data, found: list[Arm], column: Column, options: Options) -> Table:
@@ -128,15 +134,18 @@ def trials_table(data: Data) -> Table:
 
 def _record(data: Data, arm: Arm, column: Column, options: Options) -> dict[str, Any]:
     ids = _completed(data, arm)
-    last = [float(data.rows_of([i])[column.name].iloc[-1]) for i in ids]
-    estimate = stats.mean([v for v in last if np.isfinite(v)], options.confidence)
-    rest = [f"{fate(data, i)}" for i in arm.trials if i not in ids]
-    counted = f"{len(ids)}\N{NO-BREAK SPACE}of\N{NO-BREAK SPACE}{len(arm.trials)}"
+    last = {i: float(data.rows_of([i])[column.name].iloc[-1]) for i in ids}
+    finite = [v for v in last.values() if np.isfinite(v)]
+    estimate, planned = stats.mean(finite, options.confidence), len(arm.trials)
+    parts = [remark(data, arm, ids, set())]
+    if lost := len(last) - len(finite):
+        parts.append("last value not finite" if planned == 1 else f"{lost} of {planned} seeds last value not finite")
+    counted = f"{len(finite)}\N{NO-BREAK SPACE}of\N{NO-BREAK SPACE}{planned}"
     return {
         "arm": arm.label,
         "n": counted,
         **estimate_columns(column.name, estimate),
-        "remark": "; ".join(dict.fromkeys(rest)) or "–",
+        "remark": "; ".join(filter(None, parts)) or "–",
     }
 
 

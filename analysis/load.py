@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
+import yaml
 
 from farm.ledger import schema
 from farm.ledger.durable import read_json
@@ -48,6 +49,11 @@ class Data:
     digests: dict[str, str]
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     outside: tuple[str, ...] = ()
+
+    @property
+    def module(self) -> str:
+        """The trial module of the plan; empty where nothing is planned."""
+        return _module(self.plan)
 
     @property
     def missing(self) -> pd.DataFrame:
@@ -130,13 +136,27 @@ def _main_table(export: Path, found: list[str], plan: pd.DataFrame) -> str:
     """The only row table, or the first of the trial module's `TABLES`."""
     if len(found) == 1:
         return found[0]
-    module = str(plan["config_module"].iloc[0]) if "config_module" in plan and len(plan) else ""
+    module = _module(plan)
     declared = list(schema.row_tables(module)) if module else []
     if sorted(declared) != sorted(found):
         fixed, names = ", ".join(FIXED), ", ".join(found) or "none"
         expected = "one row table is" if len(declared) < 2 else f"the row tables {', '.join(declared)} are"
         raise AnalysisError(f"{export}: {expected} expected beside {fixed}, found {names}")
     return declared[0]
+
+
+def _module(plan: pd.DataFrame) -> str:
+    return str(plan["config_module"].iloc[0]) if "config_module" in plan and len(plan) else ""
+
+
+def title(study_dir: Path) -> str:
+    """`title:` of the study's YAML, as the ledger's last run had it, else the study's name."""
+    try:
+        tree = yaml.safe_load((study_dir / "study.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        tree = None
+    found = tree.get("title") if isinstance(tree, dict) else None
+    return " ".join(str(found or study_dir.name).split())
 
 
 def digests(study_dir: Path) -> dict[str, str]:

@@ -71,7 +71,7 @@ def _text(section: Section) -> str:
 
 def markdown(title: str, data: Data, sections: Sequence[Section], section_texts: Sequence[str]) -> str:
     """The report as Markdown; figures are links to figures/."""
-    parts = [f"# {title}", *notices(data)]
+    parts = [f"# {words.escape(title)}", *notices(data)]
     for section, text in zip(sections, section_texts, strict=True):
         parts.append(f"## {section.title}")
         parts += _pieces(section, text, str, _markdown_figure(data), _markdown_table(data))
@@ -107,9 +107,10 @@ def notices(data: Data) -> list[str]:
     notes = []
     names = [str(v) for v in data.plan["config_dataset"].dropna().unique()] if "config_dataset" in data.plan else []
     if "synthetic" in names:
+        asked = ", and answer nothing that the sheet asks" if data.module.startswith("trials.problem") else ""
         notes.append(
             "**These numbers are from the built-in drawn images, not from CIFAR-10.** They show that the whole "
-            "way works, and answer nothing that the sheet asks."
+            f"way works{asked}."
         )
     rest = [(row.name, fate(data, str(row.trial_id))) for row in data.plan.itertuples() if row.state != "done"]
     ends = ", ".join(f"{n} {status}" for status, n in data.trials["status"].value_counts().items())
@@ -135,7 +136,7 @@ def index_markdown(entries: Sequence[Entry]) -> str:
     for e in entries:
         stale = " The report is older than its rows." if e.stale else ""
         stale += " From the built-in drawn images, not from CIFAR-10." if e.drawn else ""
-        lines.append(f"- [{e.title}]({e.study}/report/report.md): {e.states}.{stale}")
+        lines.append(f"- [{words.escape(e.title)}]({e.study}/report/report.md): {e.states}.{stale}")
     return "\n".join(lines) + "\n"
 
 

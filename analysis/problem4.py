@@ -218,8 +218,8 @@ def _finish(
     """Draw lines, target, learning-rate drops, scales and labels; returns the epochs of the drops."""
     target = 1 - options.target_accuracy
     curves.draw(axes, lines, log=True, percent=True)
-    near = min(float(c.value.min()) for c in scale_to or lines) < 4 * target
-    if near:  # far from the target, its line would squeeze the data into the top of the picture
+    near = _near(scale_to or lines, options)
+    if near:
         axes.axhline(target, color=style.GREY, linewidth=0.9, linestyle=(0, (4, 3)))
         axes.annotate(
             f"{_target(options)} accuracy", (0.01, target), xycoords=("axes fraction", "data"),
@@ -240,6 +240,11 @@ def _completed(data: Data, arm: Arm) -> list[str]:
     return [i for i in arm.trials if i in completed]
 
 
+def _near(lines: Sequence[curves.Curve], options: Options) -> bool:
+    """Whether the target is drawn: far from it, its line would squeeze the data into the top of the picture."""
+    return min(float(c.value.min()) for c in lines) < 4 * (1 - options.target_accuracy)
+
+
 def _target(options: Options) -> str:
     return f"{100 * options.target_accuracy:g} %"
 
@@ -257,5 +262,5 @@ def _drops(drops: Sequence[int]) -> str:
 
 def _caption(lines: Sequence[curves.Curve], drops: Sequence[int], options: Options) -> str:
     dotted = f" Dotted: first epoch with a new learning rate ({', '.join(map(str, drops))})." if drops else ""
-    dashed = f" Dashed grey: {_target(options)} accuracy, where it is near."
+    dashed = f" Thin dashes: {_target(options)} accuracy." if _near(lines, options) else ""
     return curves.how_drawn(lines, options.confidence) + dashed + dotted

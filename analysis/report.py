@@ -14,6 +14,7 @@ from types import ModuleType
 
 from analysis import manifest, provenance, style
 from analysis.load import AnalysisError, Data, load
+from analysis.load import title as load_title
 from analysis.manifest import is_stale, report_directory
 from analysis.options import Options
 from analysis.section import Section
@@ -29,6 +30,10 @@ __all__ = [
 ]
 
 
+PROBLEMS = ("1", "2", "3", "4")
+"""Those of the sheet, each with an analysis of its own."""
+
+
 @dataclass(frozen=True)
 class ReportPaths:
     """Where the report can be read."""
@@ -37,15 +42,10 @@ class ReportPaths:
     html: Path
 
 
-def problem_module(problem: str) -> ModuleType:
-    """analysis.problem<N>, or analysis.generic for a study of the user's own. It is a `section.Problem`."""
-    name = f"analysis.problem{problem}"
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name != name:
-            raise
-        return importlib.import_module("analysis.generic")
+def problem_module(problem: str, data: Data) -> ModuleType:
+    """analysis.problem<N> for results of that problem's trial module, else analysis.generic: a `section.Problem`."""
+    sheets = problem in PROBLEMS and data.module == f"trials.problem{problem}"
+    return importlib.import_module(f"analysis.problem{problem}" if sheets else "analysis.generic")
 
 
 def write_main_results(study_dir: Path, problem: str, options: Options | None = None) -> list[Path]:
@@ -54,7 +54,7 @@ def write_main_results(study_dir: Path, problem: str, options: Options | None = 
     Raises `AnalysisError` where there is no usable export.
     """
     data, report = load(study_dir), report_directory(study_dir)
-    figures, tables = problem_module(problem).main(data, options or Options())
+    figures, tables = problem_module(problem, data).main(data, options or Options())
     paths = [
         p for name, figure in figures.items() for p in style.save(figure, report / "figures", name, ("png", "svg"))
     ]
@@ -69,8 +69,8 @@ def write_report(study_dir: Path, problem: str, options: Options | None = None) 
     data, report = load(study_dir), report_directory(study_dir)
     report.mkdir(parents=True, exist_ok=True)
     (report / manifest.NAME).unlink(missing_ok=True)
-    module = problem_module(problem)
-    title = module.TITLE if problem in module.__name__ else data.study
+    module = problem_module(problem, data)
+    title = module.TITLE or load_title(study_dir)
     sections: Sequence[Section] = module.sections(data, options or Options())
     files = _save_parts(sections, report)
     texts = page.texts(sections)

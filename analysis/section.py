@@ -33,6 +33,7 @@ class Problem(Protocol):
     """The module that analyses a problem: analysis/problem4.py and the like."""
 
     TITLE: str
+    """The report's title; empty where it is the study's own."""
 
     def sections(self, data: Data, options: Options) -> Sequence[Section]:
         """All of the report."""

@@ -8,6 +8,7 @@ shows them 360 pixels wide, and lines also differ in print without colour by the
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ from analysis.provenance import Source
 
 BLACK, SKY, BLUE, GREEN = "#000000", "#56b4e9", "#0072b2", "#009e73"
 ORANGE, VERMILLION, PURPLE, GREY = "#e69f00", "#d55e00", "#cc79a7", "#7f7f7f"
+DASHES = ("-", "--", ":", "-.")
 PALETTE = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, BLACK, GREY)
 
 ARM_COLOURS: Mapping[str, str] = {
@@ -47,6 +49,8 @@ ARM_COLOURS: Mapping[str, str] = {
 
 WIDTH_INCHES = 5.0
 """A point of type is then about a pixel on a phone 390 pixels wide."""
+LABEL_POINTS = 9.0
+"""Type of labels at the ends of lines."""
 RC: Mapping[str, Any] = {
     "svg.hashsalt": "farm",  # ids inside an SVG are then the same in every run
     "svg.fonttype": "path",
@@ -94,6 +98,12 @@ def colours(names: Iterable[str]) -> dict[str, str]:
     free = [c for c in PALETTE if c not in chosen.values()] or list(PALETTE)
     others = [name for name in wanted if name not in chosen]
     return chosen | {name: free[i % len(free)] for i, name in enumerate(others)}
+
+
+def dashes(palette: Mapping[str, str]) -> dict[str, str]:
+    """A line style for each arm of `colours`: solid, and another one each time that its colour comes again."""
+    before = [list(palette.values())[:i].count(colour) for i, colour in enumerate(palette.values())]
+    return {name: DASHES[n % len(DASHES)] for name, n in zip(palette, before, strict=True)}
 
 
 @contextmanager
@@ -155,7 +165,8 @@ def epoch_axis(axes: Axes, last: float, *, name: bool = True) -> None:
 
 
 def label_ends(axes: Axes, ends: Sequence[tuple[str, str, float, float]], gap_points: float = 12.0) -> None:
-    """Write each line's label (label, colour, x, y of its end) right of the axes, apart from one another.
+    """Write each line's label (label, colour, x, y of its end) right of the axes, apart from one another, and no
+    higher or lower than the axes where there is room for all.
 
     Call it when scales, limits and margins are final: labels are placed in display space.
     """
@@ -163,8 +174,8 @@ def label_ends(axes: Axes, ends: Sequence[tuple[str, str, float, float]], gap_po
         return
     scale = axes.figure.dpi / 72
     wanted = [float(axes.transData.transform((x, y))[1]) for _, _, x, y in ends]
-    places = spread(wanted, gap_points * scale)
     box = axes.bbox
+    places = spread(wanted, gap_points * scale, box.y0, box.y1)
     for (label, colour, x, y), place in zip(ends, places, strict=True):
         axes.annotate(
             label,
@@ -172,8 +183,9 @@ def label_ends(axes: Axes, ends: Sequence[tuple[str, str, float, float]], gap_po
             xytext=(1.045, (place - box.y0) / box.height),
             textcoords="axes fraction",
             va="center",
-            fontsize=9,
+            fontsize=LABEL_POINTS,
             color=colour,
+            parse_math=False,
             annotation_clip=False,
             arrowprops={
                 "arrowstyle": "-",
@@ -186,11 +198,26 @@ def label_ends(axes: Axes, ends: Sequence[tuple[str, str, float, float]], gap_po
         )
 
 
-def spread(wanted: Sequence[float], gap: float) -> list[float]:
-    """Move positions as little as possible (least squares) so that neighbours are `gap` apart, order kept.
+def label_width(axes: Axes, labels: Iterable[str]) -> float:
+    """Width of the widest label, as a fraction of the drawing's."""
+    canvas: Any = axes.figure.canvas
+    text = axes.text(0, 0, "", fontsize=LABEL_POINTS, parse_math=False)
+    widths = [0.0]
+    for label in labels:
+        text.set_text(label)
+        widths.append(float(text.get_window_extent(canvas.get_renderer()).width))
+    text.remove()
+    return max(widths) / float(axes.figure.bbox.width)
 
-    Pool-adjacent-violators on the positions less their rank's gaps (Barlow et al. 1972, isotonic regression).
+
+def spread(wanted: Sequence[float], gap: float, lowest: float = -math.inf, highest: float = math.inf) -> list[float]:
+    """Move positions as little as possible (least squares) so that neighbours are `gap` apart, order kept, and none
+    is below `lowest` nor, where there is room for all, above `highest`.
+
+    Pool-adjacent-violators on the positions less their rank's gaps (Barlow et al. 1972, isotonic regression); cut
+    at bounds its solution is the one within them.
     """
+    highest = max(lowest, highest - (len(wanted) - 1) * gap)
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
     pools: list[tuple[float, int]] = []
     for rank, i in enumerate(order):
@@ -198,7 +225,7 @@ def spread(wanted: Sequence[float], gap: float) -> list[float]:
         while len(pools) > 1 and pools[-2][0] > pools[-1][0]:
             (a, m), (b, n) = pools[-2:]
             pools[-2:] = [((a * m + b * n) / (m + n), m + n)]
-    flat = [value for value, count in pools for _ in range(count)]
+    flat = [min(max(value, lowest), highest) for value, count in pools for _ in range(count)]
     placed = dict(zip(order, (v + rank * gap for rank, v in enumerate(flat)), strict=True))
     return [placed[i] for i in range(len(wanted))]
 

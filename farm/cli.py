@@ -171,15 +171,16 @@ def _print_failures(plan: Plan) -> None:
 
 
 def _main_results(config: Config, plan: Plan) -> list[Path]:
-    """The study's main figure and table, when there is anything to show."""
+    """The study's main figure and table, when there is anything to show; why not, where they cannot be made."""
     if not plan.count("done"):
         return []
     from analysis.report import AnalysisError, write_main_results
 
     try:
         return write_main_results(config.ledger, config.settings.problem)
-    except AnalysisError as error:
-        raise PreflightError(str(error)) from None
+    except AnalysisError as error:  # what has run stays done, and the exit code says that
+        print(f"farm: {error}", file=sys.stderr)
+        return []
 
 
 def _status(options: argparse.Namespace) -> int:

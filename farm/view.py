@@ -11,12 +11,15 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from farm import budget
 from farm.plan import STATES, Plan, Trial
 
 PLAIN_SECONDS = 10.0
 ROWS = 20
+OPEN = ("new", "partial", "running")
+"""States of trials that have epochs to go in this run."""
 METRICS = ("validation_error", "test_error", "train_loss")
 
 
@@ -113,12 +116,12 @@ class View:
         return sum(line.trial.bundle.gpu for line in self._lines.values() if line.state == "running")
 
     def _seconds_left(self) -> float | None:
-        """Epochs to go over the rate of epochs since the start; unknown before the first epoch."""
+        """Epochs to go, of what has not ended, over the rate of epochs since the start; unknown before the first."""
         mine = [line for line in self._lines.values() if line.trial.to_run]
         done = sum((line.epochs if line.state == "completed" else line.epoch) - line.trial.epoch for line in mine)
-        total = sum(line.epochs - line.trial.epoch for line in mine)
+        left = sum(line.epochs - line.epoch for line in mine if line.state in OPEN)
         elapsed = time.monotonic() - self._began
-        return (total - done) * elapsed / done if done > 0 and total > done else None
+        return left * elapsed / done if done > 0 and left > 0 else None
 
     def _table(self) -> Table:
         table = Table(title=self._summary(), title_justify="left", box=None, pad_edge=False)
@@ -128,7 +131,7 @@ class View:
         for line in order[:ROWS]:
             seconds = (line.ended or time.monotonic()) - line.began if line.began else None
             table.add_row(
-                line.trial.label,
+                Text(line.trial.label),
                 line.state,
                 f"{line.epoch}/{line.epochs}" if line.epochs else "",
                 _metrics(line.progress),
@@ -149,7 +152,8 @@ def print_plan(plan: Plan) -> None:
     notes: dict[str, list[str]] = {}
     for trial in plan.trials:
         state = f"{trial.state} ({trial.status})" if trial.status not in ("", "completed") else trial.state
-        table.add_row(trial.label, trial.id, state, f"{trial.bundle.cpu:g}", f"{trial.bundle.gpu:g}", _hours(trial))
+        shown, cpus, gpus = Text(trial.label), f"{trial.bundle.cpu:g}", f"{trial.bundle.gpu:g}"
+        table.add_row(shown, trial.id, state, cpus, gpus, _hours(trial))
         if text := note(trial):
             notes.setdefault(text, []).append(trial.label)
     console.print(table)

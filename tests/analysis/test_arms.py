@@ -18,6 +18,20 @@ def test_an_arm_is_named_by_what_varies():
     assert [a.label for a in arms(plan(depth=[8, 20], epochs=[4, 4], seed=[0, 0]))] == ["depth=8", "depth=20"]
 
 
+def test_a_text_speaks_for_itself():
+    grid = plan(smoothing=[0.0, 0.1, 0.1], augmentation=["cutout", "cutout", ""], seed=[0, 0, 0])
+    assert [a.label for a in arms(grid)] == [
+        "cutout smoothing=0",
+        "cutout smoothing=0.1",
+        "augmentation= smoothing=0.1",
+    ]
+
+
+def test_short_names_that_do_not_tell_arms_apart_are_not_used():
+    grid = plan(first=["a b", "a"], second=["c", "b c"], seed=[0, 0])
+    assert [a.label for a in arms(grid)] == ["first=a b, second=c", "first=a, second=b c"]
+
+
 def test_a_column_with_gaps_does_not_split_or_mar_names():
     assert [a.label for a in arms(plan(copies=[4.0, None, 0.5], seed=[0, 0, 0]))] == [
         "copies=4",

@@ -159,3 +159,13 @@ def test_the_protocol_states_the_configured_schedule_and_learning_rate(empty, tm
 
 def test_the_protocol_counts_the_drops_that_the_epochs_hold(study_dir):
     assert "81, 122 and 164 counted from 0, of which 1 falls into 100 epochs." in words(study_dir)
+
+
+@pytest.mark.parametrize(("error", "near"), [(0.05, True), (0.6, False)])
+def test_captions_speak_of_the_target_only_where_it_is_drawn(empty, tmp_path, error, near):
+    export = empty()
+    export.add("standard", 1, 0, error, epochs=100 if near else 3)
+    made = problem4.figures(load(export.write(tmp_path)))
+    for name in ("baseline", problem4.MAIN_FIGURE):
+        drawn = any("94 % accuracy" in t.get_text() for axes in made[name].drawing.axes for t in axes.texts)
+        assert drawn == ("94 % accuracy" in made[name].caption) == near

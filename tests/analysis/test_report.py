@@ -173,7 +173,7 @@ def test_a_study_of_ones_own_has_a_report_too(study_dir):
     text = report.write_report(study_dir, "label smoothing").markdown.read_text()
     assert text.startswith("# problem4")
     assert "The study's measure is `validation_error`" in text
-    assert "augmentation=cutout, M=32" in text
+    assert "cutout M=32" in text
 
 
 def test_the_index_shows_every_study_and_marks_the_stale(written, made_up):

@@ -62,6 +62,12 @@ def test_labels_end_up_apart_and_in_order(wanted, gap):
     assert all(placed[b] - placed[a] >= gap - 1e-6 for a, b in itertools.pairwise(order))
 
 
+@given(st.lists(st.floats(-1000, 1000), max_size=12))
+def test_labels_that_have_room_between_bounds_stay_within(wanted):
+    placed = style.spread(wanted, 15, 0, 180)
+    assert all(-1e-6 <= place <= 180 + 1e-6 for place in placed)
+
+
 @given(st.lists(st.integers(0, 50).map(lambda i: 20.0 * i), unique=True, max_size=12))
 def test_labels_that_are_apart_stay_where_they_are(wanted):
     assert style.spread(wanted, 15) == pytest.approx(wanted)

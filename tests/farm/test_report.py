@@ -10,6 +10,7 @@ import pytest
 from attempts import attempt, request
 from commands import COUNTING, exported
 
+from analysis import report
 from farm import provenance, study
 from farm.cli import main
 
@@ -20,6 +21,17 @@ def words(tmp_path: Path) -> list[str]:
     words = [f"study={COUNTING}", f"results={tmp_path}"]
     assert main(["run", *words, "executor=inline"]) == main(["report", *words]) == 0
     return words
+
+
+def test_a_run_whose_figure_cannot_be_made_is_complete_and_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(*_: object) -> None:
+        raise report.AnalysisError("nothing to draw")
+
+    monkeypatch.setattr(report, "write_main_results", refused)
+    assert main(["run", f"study={COUNTING}", f"results={tmp_path}", "executor=inline"]) == 0
+    assert "farm: nothing to draw" in capsys.readouterr().err
 
 
 def shown(results: Path) -> list[object]:

@@ -26,7 +26,8 @@ ROWS = [
 @cache
 def written(study_dir: Path) -> list[tuple[Section, str]]:
     """Sections of a report with their Markdown, tables' and figures' titles and notes put in."""
-    sections = list(report.problem_module(study_dir.name[-1]).sections(load.load(study_dir), Options()))
+    data = load.load(study_dir)
+    sections = list(report.problem_module(study_dir.name[-1], data).sections(data, Options()))
     parts = [[*s.figures.values(), *s.tables.values()] for s in sections]
     notes = [" ".join(f"{p.title} {' '.join(getattr(p, 'notes', ()))}" for p in shown) for shown in parts]
     return [(s, f"{t} {n}") for s, t, n in zip(sections, page.texts(sections), notes, strict=True)]

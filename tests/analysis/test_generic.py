@@ -1,0 +1,139 @@
+import math
+
+import pandas as pd
+import pytest
+from matplotlib.text import Text
+
+from analysis import generic, report, style
+from analysis.load import load
+
+
+@pytest.fixture
+def made(empty, tmp_path):
+    """The analysis of a made-up study: rows of (augmentation, copies), and what is done to its row table."""
+
+    def make(arms, change=None):
+        export = empty()
+        for i, (augmentation, copies) in enumerate(arms):
+            export.add(augmentation, copies, 0, 0.02 + 0.01 * (i % 7), epochs=4)
+        directory = export.write(tmp_path, "own")
+        if change is not None:
+            path = directory / "export/epochs.parquet"
+            frame = pd.read_parquet(path)
+            change(frame)
+            frame.to_parquet(path)
+        return load(directory)
+
+    return make
+
+
+def outside(drawing):
+    """Texts that are not wholly in the picture."""
+    drawing.draw_without_rendering()
+    canvas, renderer = drawing.bbox, drawing.canvas.get_renderer()
+    texts = [t for t in drawing.findobj(Text) if t.get_visible() and t.get_text()]
+    boxes = {t.get_text(): t.get_window_extent(renderer) for t in texts}
+    return [s for s, b in boxes.items() if b.x0 < 0 or b.y0 < 0 or b.x1 > canvas.x1 or b.y1 > canvas.y1]
+
+
+def table(data):
+    return generic.main(data)[1]["arms"].frame.set_index("arm")
+
+
+def blank(augmentation, epochs=(1, 2, 3, 4)):
+    def change(frame):
+        chosen = (frame["config_augmentation"] == augmentation) & frame["epoch"].isin(epochs)
+        frame.loc[chosen, "validation_error"] = math.nan
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "arms",
+    [
+        [(a, m) for a in ("standard", "cutout") for m in (1, 2)],
+        [("cutout", m) for m in range(1, 25)],
+        [("a text that has no room beside the axes of this figure", 1), ("W" * 200, 1), ("cutout", 1)],
+    ],
+    ids=["few", "many", "long"],
+)
+def test_every_label_is_in_the_picture(made, arms):
+    (figure,) = generic.main(made(arms))[0].values()
+    assert outside(figure.drawing) == []
+    shown = ["".join(t.get_text().split()) for t in figure.drawing.findobj(Text)]  # a long one stands on several lines
+    assert all("".join(arm.split()) in shown for arm in figure.data["arm"])
+
+
+def test_lines_of_one_colour_differ_in_their_dashes():
+    palette = style.colours(f"factor={i}" for i in range(24))
+    dashes = style.dashes(palette)
+    assert len({(palette[name], dashes[name]) for name in palette}) == 24
+
+
+def test_an_arm_without_a_finite_value_has_no_line_and_a_remark(made):
+    data = made([("standard", 1), ("cutout", 1)], blank("cutout"))
+    (figure,) = generic.main(data)[0].values()
+    assert list(figure.data["arm"].unique()) == ["standard"]
+    assert figure.caption.endswith("Not drawn, no completed trial with a finite value: cutout.")
+    assert table(data).loc["cutout", ["n", "remark"]].tolist() == ["0\xa0of\xa01", "last value not finite"]
+
+
+def test_nothing_finite_makes_a_table_alone(made):
+    def change(frame):
+        frame["validation_error"] = math.inf
+
+    figures, tables = generic.main(made([("standard", 1), ("cutout", 1)], change))
+    assert (figures, list(tables)) == ({}, ["arms"])
+
+
+def test_a_last_value_that_is_not_finite_is_said(made):
+    data = made([("standard", 1), ("cutout", 1)], blank("cutout", (3, 4)))
+    (figure,) = generic.main(data)[0].values()
+    assert "at epoch 2, not finite after it." in figure.alt
+    assert figure.alt.count("not finite") == 1
+    assert table(data).loc["cutout", "remark"] == "last value not finite"
+
+
+def test_without_a_measure_the_trials_are_reported(made):
+    def change(frame):
+        frame[[c for c in frame if "error" in c or "loss" in c or "seconds" in c]] = math.nan
+
+    data = made([("standard", 1), ("cutout", 1)], change)
+    assert list(generic.main(data)[1]) == ["trials"]
+    text = report.write_report(data.directory, "").markdown.read_text()
+    assert "No column with numbers says which direction is better" in text
+    assert text.count("What became of every trial") == 1
+
+
+def test_a_label_is_no_formula(made):
+    data = made([(r"$\frac$", 1), ("cutout", 1)])
+    assert report.write_main_results(data.directory, "")
+    assert r"$\frac$" in report.write_report(data.directory, "").html.read_text()
+    many = made([(r"$\frac$", 1), *[("cutout", m) for m in range(1, 25)]])
+    assert report.write_main_results(many.directory, "")
+
+
+@pytest.mark.parametrize("problem", ["1", "1_tables", "4/..", ""])
+def test_results_of_another_module_than_the_problems_get_the_general_analysis(made, problem):
+    data = made([("standard", 1), ("cutout", 1)])
+    assert report.problem_module(problem, data) is generic
+
+
+def test_a_report_has_the_studys_title_else_its_name(made):
+    data = made([("standard", 1), ("cutout", 1)])
+    assert report.write_report(data.directory, "").markdown.read_text().startswith("# own\n")
+    (data.directory / "study.yaml").write_text('# farm run study=own.yaml\ntitle: "Mine & *yours*"\n')
+    paths = report.write_report(data.directory, "")
+    assert paths.markdown.read_text().startswith("# Mine & \\*yours\\*\n")
+    assert "<title>Mine &amp; *yours*</title>" in paths.html.read_text()
+    assert r"[Mine & \*yours\*](own/report/report.md)" in report.write_index(data.directory.parent).markdown.read_text()
+
+
+@pytest.mark.parametrize(("module", "asked"), [("trials.problem4", True), ("own", False)])
+def test_only_the_sheets_studies_speak_of_the_sheet(empty, tmp_path, module, asked):
+    export = empty()
+    export.add("standard", 1, 0, 0.05, epochs=2)
+    export.tables["plan"][0] |= {"config_dataset": "synthetic", "config_module": module}
+    text = report.write_report(export.write(tmp_path), "").markdown.read_text()
+    assert "not from CIFAR-10" in text
+    assert ("the sheet" in text) == asked
