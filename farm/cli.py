@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import json
 import os
 import shlex
@@ -16,11 +15,18 @@ from farm import help as helping
 from farm.checks import short_path
 from farm.command_line import is_override
 from farm.config import Config
-from farm.errors import COMPLETE, FAILED, INTERRUPTED, STORAGE_ERRORS, FarmError, PreflightError, UsageError
+from farm.errors import (
+    COMPLETE,
+    FAILED,
+    INTERRUPTED,
+    PLACE_ERRORS,
+    STORAGE_ERRORS,
+    FarmError,
+    PreflightError,
+    UsageError,
+)
 from farm.plan import STATES, Plan
 
-PLACE_ERRORS = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
-"""Something else stands where the ledger or the report is to be written."""
 Verb = Callable[[argparse.Namespace], int]
 
 

@@ -141,5 +141,4 @@ def plan_with(configs: Iterable[Config], wanted: str) -> tuple[Config, Plan, Tri
             errors[config.study] = error
     if len(errors) == 1:
         raise errors.popitem()[1]
-    names = ", ".join(errors) or "nothing"
-    raise UsageError(f"{wanted}: no such trial in {names}; farm why TRIAL problem=4 looks in that study")
+    raise UsageError(f"{wanted}: no such trial in {', '.join(errors)}; farm why TRIAL problem=4 looks in that study")
