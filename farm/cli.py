@@ -133,7 +133,7 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _show_plan(config: Config, as_json: bool) -> int:
-    from farm import study
+    from farm import budget, study
     from farm.slurm.submit import site_nodes
     from farm.view import print_plan
 
@@ -142,6 +142,7 @@ def _show_plan(config: Config, as_json: bool) -> int:
         print(json.dumps(_plan_json(plan), indent=1))
     else:
         print_plan(plan)
+    budget.check(plan, config.settings.max_gpu_hours)
     return FAILED if plan.count("failed") or plan.count("unschedulable") else COMPLETE
 
 
