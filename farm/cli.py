@@ -194,9 +194,11 @@ def _status(options: argparse.Namespace) -> int:
     from farm.recall import last_grid
     from farm.status import status
 
+    if options.watch and options.json:
+        raise UsageError("--watch and --json: one of the two; --json shows it once")
     config, words = last_grid(options.overrides)
     command = shlex.join(["farm", "run", *words])
-    if options.watch and not options.json:
+    if options.watch:
         current = status_view.watch(lambda: status(config), command)
     else:
         current = status(config)
