@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import dataclasses
 import errno
 import fcntl
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,8 +95,15 @@ def _export(root: Path, directory: Path, plan: Plan | None, module: str) -> Expo
         write_file(paths["trials"], parquet(whole.sort_by("trial_id")))
     write_file(paths["attempts"], parquet(_attempts(root)))
     if plan is not None:
-        write_file(paths["plan"], parquet(plan_table(plan, module)))
+        write_file(paths["plan"], parquet(plan_table(_without(plan, damaged), module)))
     return Export(directory, paths, damaged)
+
+
+def _without(plan: Plan, damaged: Sequence[Path]) -> Plan:
+    """The plan with trials whose results cannot be read as new, which a run makes of them."""
+    lost = {trial_id(path) for path in damaged}
+    trials = (dataclasses.replace(t, state="new", status="") if t.id in lost else t for t in plan.trials)
+    return dataclasses.replace(plan, trials=tuple(trials))
 
 
 def plan_table(plan: Plan, module: str) -> pa.Table:

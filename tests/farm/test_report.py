@@ -167,6 +167,14 @@ def test_a_trial_with_damaged_results_makes_a_report_no_older(
     assert shown(tmp_path) == [1]
 
 
+def test_damaged_rows_leave_the_other_trials_their_report(words: list[str], tmp_path: Path) -> None:
+    shutil.rmtree(tmp_path / "counting" / "export")
+    next(tmp_path.glob("counting/trials/factor2-*/done/rows.parquet")).write_text("junk")
+    assert main(["report", *words]) == 1
+    assert main(["report", *words, "--check"]) == 0
+    assert shown(tmp_path) == [1]
+
+
 def test_a_damaged_plan_is_found(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "counting" / "export" / "plan.parquet").write_text("junk")
     assert main(["report", *words, "--check"]) == 1
