@@ -11,11 +11,14 @@ from typing import Any
 import pandas as pd
 
 from analysis.load import digests
-from farm.ledger.durable import MANIFEST
+from farm.ledger import gather
+from farm.ledger.durable import MANIFEST, read_json
 from farm.ledger.scan import DONE, trial_directories, trial_id
 
 NAME = "manifest.json"
 PLAN = "plan.parquet"
+SHAPE = {"export": dict, "shown": list, "files": dict, "states": dict, "figures": list, "origins": dict}
+"""Kinds of what a manifest has to hold."""
 
 
 def report_directory(study_dir: Path) -> Path:
@@ -36,12 +39,9 @@ def write(study_dir: Path, content: Mapping[str, Any], files: Iterable[str]) -> 
 
 
 def read(study_dir: Path) -> dict[str, Any]:
-    """The manifest; empty where there is none, or none that can be read."""
-    try:
-        found = json.loads((report_directory(study_dir) / NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    """The manifest; empty where there is none, or none of the shape that `write_report` gives it."""
+    found = read_json(report_directory(study_dir) / NAME) or {}
+    return found if all(isinstance(found.get(key), kind) for key, kind in SHAPE.items()) else {}
 
 
 def is_stale(study_dir: Path) -> list[str]:
@@ -51,23 +51,23 @@ def is_stale(study_dir: Path) -> list[str]:
     """
     manifest, report = read(study_dir), report_directory(study_dir)
     if not manifest:
-        return [f"{report}: no report there yet"]
-    then, now = manifest.get("export", {}), _digests(study_dir)
+        return [f"{report}: no report there yet, or none that is whole"]
+    then, now = manifest["export"], _digests(study_dir)
     export = study_dir / "export"
     changed = [name for name in now if name in then and now[name] != then[name]]
     reasons = [f"{export / name} has changed since the report" for name in changed]
     reasons += [f"{export / name} is newer than the report" for name in now if name not in then]
     reasons += [f"{export / name} was there for the report, and is gone" for name in then if name not in now]
-    if n := len(_planned(study_dir) - set(manifest.get("shown", []))):
-        reasons.append(f"{n} finished trial{'' if n == 1 else 's'} of the plan came after the report")
+    try:
+        if n := len(_planned(study_dir).difference(manifest["shown"])):
+            reasons.append(f"{n} finished trial{'' if n == 1 else 's'} of the plan came after the report")
+    except (OSError, ValueError):
+        reasons.append(f"{export / PLAN} is gone or damaged; `farm report` has it made")
     if n := len(_unexported(study_dir)):
         reasons.append(f"{n} finished trial{'' if n == 1 else 's'} came after the export; `farm report` has both made")
-    files = manifest.get("files", {})
-    if not isinstance(files, dict):
-        return [*reasons, f"{report}: an older farm wrote it"]
     return reasons + [
         f"{report / name} {'was written anew by a run' if (report / name).is_file() else 'is missing'}"
-        for name, digest in files.items()
+        for name, digest in manifest["files"].items()
         if _digest(report / name) != digest
     ]
 
@@ -81,21 +81,16 @@ def _digests(study_dir: Path) -> dict[str, str]:
 
 
 def _planned(study_dir: Path) -> set[str]:
-    """Ids of the plan's finished trials."""
-    plan = _ids(study_dir / "export" / PLAN, "state")
+    """Ids of the plan's finished trials. Raises where it cannot be read."""
+    plan = pd.read_parquet(study_dir / "export" / PLAN, columns=["trial_id", "state"])
     return set(plan.loc[plan["state"] == "done", "trial_id"])
 
 
 def _unexported(study_dir: Path) -> set[str]:
-    """Ids of trials that have finished since the export."""
-    done = {trial_id(path) for path in trial_directories(study_dir) if (path / DONE / MANIFEST).exists()}
-    return done - set(_ids(study_dir / "export" / "trials.parquet")["trial_id"]) if done else set()
-
-
-def _ids(path: Path, *further: str) -> pd.DataFrame:
-    """Column `trial_id` of a table of the export, and `further` ones; no row where it cannot be read."""
-    columns = ["trial_id", *further]
+    """Ids of trials that have finished since the export; those with damaged results cannot be exported."""
+    done = {trial_id(path): path for path in trial_directories(study_dir) if (path / DONE / MANIFEST).exists()}
     try:
-        return pd.read_parquet(path, columns=columns)
+        exported = set(pd.read_parquet(study_dir / "export" / "trials.parquet", columns=["trial_id"])["trial_id"])
     except (OSError, ValueError):
-        return pd.DataFrame(columns=columns)
+        exported = set()
+    return {i for i, path in done.items() if i not in exported and gather.read(path) is not None}

@@ -23,6 +23,7 @@ __all__ = [
     "AnalysisError",
     "Options",
     "ReportPaths",
+    "index_is_stale",
     "is_stale",
     "write_index",
     "write_main_results",
@@ -93,16 +94,38 @@ def write_report(study_dir: Path, problem: str, options: Options | None = None) 
 
 def write_index(results: Path) -> ReportPaths:
     """Write `<results>/index.html` and index.md: one page for all studies that have a report."""
+    texts = _index(results)
+    for name, text in texts.items():
+        (results / name).write_text(text, encoding="utf-8")
+    return ReportPaths(*(results / name for name in texts))
+
+
+def index_is_stale(results: Path) -> list[str]:
+    """Why the index does not show the reports as they are, in sentences; empty where it does, or where there is none.
+
+    It is made anew and compared.
+    """
+    try:
+        texts = _index(results)
+    except AnalysisError:
+        return []
+    paths = {results / name: text.encode() for name, text in texts.items()}
+    return [
+        f"{path} {'is older than the reports' if path.is_file() else 'is missing'}"
+        for path, text in paths.items()
+        if not path.is_file() or path.read_bytes() != text
+    ]
+
+
+def _index(results: Path) -> dict[str, str]:
+    """The text of each file of the index, by name."""
     from analysis import page
 
     studies = [d for d in sorted(results.glob("*")) if d.is_dir() and manifest.read(d)]
     if not studies:
         raise AnalysisError(f"{results}: no study there has a report; `farm report study=NAME` writes one")
     entries = [page.Entry(d.name, manifest.read(d), is_stale(d)) for d in studies]
-    paths = ReportPaths(results / "index.md", results / "index.html")
-    paths.markdown.write_text(page.index_markdown(entries), encoding="utf-8")
-    paths.html.write_text(page.index_html(entries, results), encoding="utf-8")
-    return paths
+    return {"index.md": page.index_markdown(entries), "index.html": page.index_html(entries, results)}
 
 
 def _save_parts(sections: Sequence[Section], report: Path) -> list[Path]:

@@ -164,6 +164,8 @@ class _Run:
             try:
                 rows, state = self._next(trial)
             except StopIteration as end:
+                if not isinstance(end.value, Outcome):
+                    raise TypeError(f"{self.spec.module}: run has to end with `return Outcome(...)`") from None
                 return end.value, state
             self._epoch_seconds = time.monotonic() - self._epoch_began
             due = time.monotonic() - last_commit >= self.request.commit_seconds

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import json
 import os
 import shlex
@@ -16,11 +15,18 @@ from farm import help as helping
 from farm.checks import short_path
 from farm.command_line import is_override
 from farm.config import Config
-from farm.errors import COMPLETE, FAILED, INTERRUPTED, STORAGE_ERRORS, FarmError, PreflightError, UsageError
+from farm.errors import (
+    COMPLETE,
+    FAILED,
+    INTERRUPTED,
+    PLACE_ERRORS,
+    STORAGE_ERRORS,
+    FarmError,
+    PreflightError,
+    UsageError,
+)
 from farm.plan import STATES, Plan
 
-PLACE_ERRORS = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
-"""Something else stands where the ledger or the report is to be written."""
 Verb = Callable[[argparse.Namespace], int]
 
 
@@ -127,7 +133,7 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _show_plan(config: Config, as_json: bool) -> int:
-    from farm import study
+    from farm import budget, study
     from farm.slurm.submit import site_nodes
     from farm.view import print_plan
 
@@ -136,6 +142,7 @@ def _show_plan(config: Config, as_json: bool) -> int:
         print(json.dumps(_plan_json(plan), indent=1))
     else:
         print_plan(plan)
+    budget.check(plan, config.settings.max_gpu_hours)
     return FAILED if plan.count("failed") or plan.count("unschedulable") else COMPLETE
 
 
@@ -188,9 +195,11 @@ def _status(options: argparse.Namespace) -> int:
     from farm.recall import last_grid
     from farm.status import status
 
+    if options.watch and options.json:
+        raise UsageError("--watch and --json: one of the two; --json shows it once")
     config, words = last_grid(options.overrides)
     command = shlex.join(["farm", "run", *words])
-    if options.watch and not options.json:
+    if options.watch:
         current = status_view.watch(lambda: status(config), command)
     else:
         current = status(config)

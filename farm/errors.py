@@ -27,6 +27,8 @@ STORAGE_ERRORS = (
     errno.ESHUTDOWN,  # Lustre has evicted this node
 )
 """Errors of `OSError` that a file system gives and not a mistake in a program."""
+PLACE_ERRORS = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
+"""Something else stands where the ledger or the report is to be written."""
 
 
 class FarmError(Exception):

@@ -20,14 +20,17 @@ FIXED = ("config_module", "config_hardware", "config_dataset")
 """Columns that relatives share: a laptop's smoke run says nothing of a GPU's."""
 
 
-def estimated_seconds(ledger: Path, specs: Sequence[Spec], epochs_done: Mapping[str, int]) -> dict[str, float]:
+def estimated_seconds(
+    ledger: Path, specs: Sequence[Spec], epochs_done: Mapping[str, int], on_gpu: Mapping[str, bool] | None = None
+) -> dict[str, float]:
     """Seconds that each spec still needs, by id, from the finished trials that differ in the fewest parameters.
 
     The median of what these took for an epoch, times the epochs that are left after `epochs_done`. Where trials
     have no parameter `epochs`, the median of their whole time, less the share of their module's `steps` that is
     done. Relatives that differ in one number alone, at two of its values or more, give a power law in that number:
     M=32 is foreseen from M=1 and M=2. Specs without any finished relative (same trial module, hardware and dataset)
-    are left out.
+    are left out. `on_gpu` says of each whether it will run on a GPU, and so must its relatives have: the hardware of
+    trials that are not timed is no part of their spec.
     """
     done = _finished(ledger) if specs else {}
     if not done.get("seconds"):
@@ -35,13 +38,13 @@ def estimated_seconds(ledger: Path, specs: Sequence[Spec], epochs_done: Mapping[
     from farm.ledger.schema import config_columns
 
     relatives = _Relatives(done)
-    rates: dict[tuple[str, ...], float | None] = {}
+    rates: dict[tuple[tuple[str, ...], bool | None], float | None] = {}
     found: dict[str, float] = {}
     for spec in specs:
         values = config_columns(spec)
-        key = tuple(repr(values.get(c)) for c in relatives.columns)
+        key = tuple(repr(values.get(c)) for c in relatives.columns), (on_gpu or {}).get(spec.id)
         if key not in rates:
-            rates[key] = relatives.rate(key)
+            rates[key] = relatives.rate(*key)
         rate, steps = rates[key], steps_of(spec.module, spec.parameters)
         if rate is not None:
             left = max(1 - epochs_done.get(spec.id, 0) / steps, 0.0) if steps else 1.0
@@ -58,13 +61,16 @@ class _Relatives:
         self._table = np.array([[repr(v) for v in done[c]] for c in self.columns], dtype=object).T
         epochs = np.array([e or 1 for e in done.get("config_epochs", [1] * len(done["seconds"]))], dtype=float)
         self._rates = np.array(done["seconds"], dtype=float) / epochs
+        self._on_gpu = np.array([d != "cpu" for d in done.get("device", [None] * len(epochs))])
 
-    def rate(self, key: Sequence[str]) -> float | None:
+    def rate(self, key: Sequence[str], on_gpu: bool | None) -> float | None:
         """Seconds that an epoch of a trial with these values takes; None without a relative."""
         wanted = np.array(key, dtype=object)
         differs = self._table != wanted
         distance = differs.sum(axis=1).astype(float)
         distance[differs[:, self._fixed].any(axis=1)] = np.inf
+        if on_gpu is not None:
+            distance[self._on_gpu != on_gpu] = np.inf
         nearest = distance == distance.min()
         if not np.isfinite(distance.min()):
             return None

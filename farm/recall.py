@@ -9,7 +9,8 @@ from pathlib import Path
 
 from farm import config as configuration
 from farm.config import Config
-from farm.errors import UsageError
+from farm.errors import PreflightError, UsageError
+from farm.ledger.scan import TRIALS
 
 PLACE = ("problem", "study", "site", "results")
 """Keys that say which ledger is meant, and nothing of the grid in it."""
@@ -40,10 +41,15 @@ def place_words(overrides: list[str]) -> list[str]:
 
 
 def studies_with_results(overrides: list[str]) -> list[list[str]]:
-    """Overrides for each of the farm's own studies that has a ledger under `results=` (or the usual place)."""
-    given = dict(o.split("=", 1) for o in overrides if "=" in o)
-    results = configuration.results_directory(given.get("results"), None)
-    return [[f"study={name}", *overrides] for name in configuration.studies() if (results / name).is_dir()]
+    """Overrides for each of the farm's own studies that has a ledger or an export in the directory of results.
+
+    Raises `PreflightError` where none has.
+    """
+    results = configuration.load_place(overrides).results
+    found = [n for n in configuration.studies() if any((results / n / part).is_dir() for part in (TRIALS, "export"))]
+    if not found:
+        raise PreflightError(f"{results}: no study has results there yet; problem=N or study=NAME says which is meant")
+    return [[f"study={name}", *overrides] for name in found]
 
 
 def data_root(config: Config) -> Path:

@@ -5,80 +5,91 @@ from __future__ import annotations
 import dataclasses
 import errno
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from farm import config as configuration
 from farm.checks import short_path
 from farm.config import Config
-from farm.errors import COMPLETE, FAILED, PreflightError
+from farm.errors import COMPLETE, FAILED, PLACE_ERRORS, STORAGE_ERRORS, FarmError, PreflightError
 from farm.ledger.scan import TRIALS
 from farm.recall import data_root, last_grid, studies_with_results
 
 if TYPE_CHECKING:
     from analysis.options import Options
+    from analysis.report import ReportPaths
 
 
 def report(overrides: list[str], check: bool) -> int:
     """Write the report of the study that is named, or of all that have results; the exit code.
 
-    With `check` nothing is written, and 1 says that a report is older than its rows. Raises `PreflightError` where
-    there is nothing to report.
+    With `check` nothing is written, and 1 says that a report is older than its rows. Of several studies one that
+    cannot be reported leaves the others theirs. Raises `PreflightError` where there is nothing to report.
     """
     if any(o.startswith(("problem=", "study=")) for o in overrides):
-        return _report_one(overrides, check)
-    found = [
-        c
-        for c in map(configuration.load, studies_with_results(overrides))
-        if (c.ledger / "export").is_dir() or (c.ledger / TRIALS).is_dir()
-    ]
-    if not found:
-        raise PreflightError("no study has results to report yet; problem=N or study=NAME says which is meant")
-    codes = [_report_one([f"study={c.study}", *overrides], check) for c in found]
-    if not check:
-        _write_index(found[0].results)
+        code = _report_one(overrides, check)
+        results = configuration.load(overrides).results
+        return code if check or not (results / "index.html").exists() else max(code, _write_index(results))
+    studies = studies_with_results(overrides)
+    configs = [configuration.load(words) for words in studies]  # a misspelt word ends it before anything is written
+    codes = [_or_said(_report_one, words, check) for words in studies]
+    codes.append(_or_said(_check_index if check else _write_index, configs[0].results))
     return max(codes)
 
 
-def _report_one(overrides: list[str], check: bool) -> int:
-    from analysis.report import AnalysisError, is_stale, write_report
+def _or_said(work: Callable[..., int], *arguments: Any) -> int:
+    """The code of one study's part; its error is said, and the other studies go on."""
+    try:
+        return work(*arguments)
+    except FarmError as error:
+        print(f"farm: {error}", file=sys.stderr)
+        return error.exit_code
+    except OSError as error:
+        if error.errno not in (*STORAGE_ERRORS, *PLACE_ERRORS):
+            raise
+        print(f"farm: {error}", file=sys.stderr)
+        return PreflightError.exit_code
 
+
+def _report_one(overrides: list[str], check: bool) -> int:
     config = last_grid(overrides)[0]
-    if not check:
-        _export_first(config)
-    if not (config.ledger / "export").is_dir():
+    if not any((config.ledger / part).is_dir() for part in (TRIALS, "export")):
         raise PreflightError(f"{config.ledger}: nothing has finished there yet; farm run comes first")
     if check:
-        stale = is_stale(config.ledger)
-        for reason in stale:
-            print(f"farm: {reason}", file=sys.stderr)
-        return FAILED if stale else COMPLETE
+        from analysis.report import is_stale
+
+        return _told(is_stale(config.ledger))
+    damaged = _export_first(config)
+    for path in dataclasses.astuple(_write_report(config)):
+        print(short_path(path))
+    return FAILED if damaged else COMPLETE
+
+
+def _write_report(config: Config) -> ReportPaths:
+    from analysis.report import AnalysisError, write_report
+
     try:
-        paths = write_report(config.ledger, config.settings.problem, _options(config))
+        return write_report(config.ledger, config.settings.problem, _options(config))
     except AnalysisError as error:
         raise PreflightError(str(error)) from None
-    for path in dataclasses.astuple(paths):
-        print(short_path(path))
-    return COMPLETE
 
 
 def reproduce(overrides: list[str]) -> int:
     """Run the whole sheet as far as it goes here, report on it, and say what is missing; the exit code."""
-    from analysis.report import AnalysisError, write_report
     from farm import reproduce as sheet
 
-    def one(config: Config) -> None:
-        try:
-            print(short_path(write_report(config.ledger, config.settings.problem, _options(config)).html))
-        except AnalysisError as error:
-            print(f"farm: {error}", file=sys.stderr)
+    codes = []
 
-    code, parts = sheet.reproduce(overrides, one)
-    _write_index(parts[0].config.results)
+    def one(config: Config) -> int:
+        print(short_path(_write_report(config).html))
+        return COMPLETE
+
+    code, parts = sheet.reproduce(overrides, lambda config: codes.append(_or_said(one, config)))
+    codes.append(_or_said(_write_index, parts[0].config.results))
     for line in sheet.lacking(parts):
         print(line)
-    return code
+    return max(code, *codes)
 
 
 def _options(config: Config) -> Options:
@@ -95,20 +106,24 @@ def _options(config: Config) -> Options:
     return Options(images=images, images_source="the first two training images of CIFAR-10")
 
 
-def _export_first(config: Config) -> None:
-    """Export what has finished since; a ledger that cannot be written, or an export without one, is shown as it is."""
+def _export_first(config: Config) -> Sequence[Path]:
+    """Export what has finished since, and name the trials whose results are damaged, which it returns.
+
+    A ledger that cannot be written, or an export without one, is shown as it is.
+    """
     from farm import study
 
     if not (config.ledger / TRIALS).is_dir():
-        return
+        return ()
     try:
         damaged = study.export(config).damaged
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
         print(f"farm: {error}; the report shows what was last exported", file=sys.stderr)
-        return
+        return ()
     tell_damaged(damaged)
+    return damaged
 
 
 def tell_damaged(trials: Sequence[Path]) -> None:
@@ -117,10 +132,23 @@ def tell_damaged(trials: Sequence[Path]) -> None:
         print(f"farm: {trial.name}: its results are damaged; farm run redoes it", file=sys.stderr)
 
 
-def _write_index(results: Path) -> None:
+def _write_index(results: Path) -> int:
     from analysis.report import AnalysisError, write_index
 
     try:
         print(short_path(write_index(results).html))
     except AnalysisError as error:
-        print(f"farm: {error}", file=sys.stderr)
+        raise PreflightError(str(error)) from None
+    return COMPLETE
+
+
+def _check_index(results: Path) -> int:
+    from analysis.report import index_is_stale
+
+    return _told(index_is_stale(results))
+
+
+def _told(reasons: Sequence[str]) -> int:
+    for reason in reasons:
+        print(f"farm: {reason}", file=sys.stderr)
+    return FAILED if reasons else COMPLETE

@@ -38,16 +38,19 @@ def watch(look: Callable[[], Status], command: str, seconds: float = WATCH_SECON
             last = line
             time.sleep(seconds)
             current = look()
-    with Live(_whole(current, command), auto_refresh=False, console=Console(highlight=False)) as live:
+    with Live(_whole(current, command, in_place=True), auto_refresh=False, console=Console(highlight=False)) as live:
         while current.driver is not None:
             time.sleep(seconds)
             current = look()
-            live.update(_whole(current, command), refresh=True)
+            live.update(_whole(current, command, in_place=True), refresh=True)
     return current
 
 
-def _whole(status: Status, command: str) -> Group:
-    """Headline, the grid it speaks of, a line a trial, GPUs, failures."""
+def _whole(status: Status, command: str, in_place: bool = False) -> Group:
+    """Headline, the grid it speaks of, a line a trial, GPUs, failures.
+
+    Shown in place, a terminal that is too short cuts it off below: there the long table comes last.
+    """
     driver = status.driver
     who = f"pid {driver.pid} on {driver.host} since {driver.since[:19]}Z" if driver else "no driver at work"
     lines = [_headline(status), f"{command}  ({who})"]
@@ -56,7 +59,8 @@ def _whole(status: Status, command: str) -> Group:
             f"outside this grid: {n} finished trial{'' if n == 1 else 's'}; farm status with the study's name alone "
             "takes in what differs only in what is swept"
         )
-    return Group(*map(Text, lines), _table(status), *map(Text, [*_gpus(status), *_failures(status)]))
+    table, notes = Group(_table(status)), Group(*map(Text, [*_gpus(status), *_failures(status)]))
+    return Group(*map(Text, lines), *([notes, table] if in_place else [table, notes]))
 
 
 def _headline(status: Status) -> str:

@@ -68,7 +68,8 @@ def make_plan(config: Config, nodes: list[Node] | None = None, estimate: bool = 
     digest = provenance.source_digest(config.settings.module)
     missing = [s for s, _ in grid if s.id not in states or states[s.id].state != "done"]
     epochs_done = {i: progress.epoch for i, progress in states.items()}
-    seconds = estimated_seconds(config.ledger, missing, epochs_done) if estimate else {}
+    on_gpu = {s.id: _device(config, bundle) != "cpu" for s, bundle in grid}
+    seconds = estimated_seconds(config.ledger, missing, epochs_done, on_gpu) if estimate else {}
     return planning.make(config, grid, states, nodes, digest, seconds)
 
 
@@ -224,13 +225,10 @@ def _head_address() -> str:
 def request(config: Config, trial: Trial, run_id: str) -> Request:
     """What an attempt at a planned trial is told."""
     settings = config.settings
-    device = settings.device
-    if device == "auto":
-        device = "cuda" if trial.bundle.gpu else "cpu"
     return Request(
         ledger=str(config.ledger),
         spec=trial.spec.as_dict(),
-        device=device,
+        device=_device(config, trial.bundle),
         data_root=str(config.data_root),
         cache=str(config.cache),
         commit_seconds=settings.commit_seconds,
@@ -239,6 +237,12 @@ def request(config: Config, trial: Trial, run_id: str) -> Request:
         keep=settings.keep,
         info={"driver": run_id},
     )
+
+
+def _device(config: Config, bundle: planning.Bundle) -> str:
+    """ "cpu" or "cuda"."""
+    device = config.settings.device
+    return device if device != "auto" else "cuda" if bundle.gpu else "cpu"
 
 
 def _say(text: str) -> None:

@@ -12,7 +12,7 @@ from farm.checks import nearest, short_path
 from farm.config import Config
 from farm.errors import UsageError
 from farm.ledger.durable import MANIFEST, read_json
-from farm.ledger.scan import DONE, attempt_records, trial_directories, trial_id
+from farm.ledger.scan import ATTEMPTS, DONE, TRIALS, attempt_records, log_of, trial_directories, trial_id
 from farm.plan import Plan, Trial
 from farm.slurm.submit import site_nodes
 from trials.spec import parameter_defaults
@@ -124,7 +124,8 @@ def _history(ledger: Path, trial: Trial) -> Iterator[str]:
     records: Sequence[dict[str, Any]] = list(attempt_records(ledger, *folders)) if folders else []
     for record in records:
         error = str(record.get("error") or record.get("error_class") or "").strip().splitlines()
-        log = f" (log: {short_path(Path(str(record['log_path'])))})" if record.get("log_path") else ""
+        path = log_of(ledger / TRIALS / record["name"] / ATTEMPTS / str(record["attempt"]), record)
+        log = f" (log: {short_path(Path(path))})" if path else ""
         said = f": {error[-1]}" if error else ""
         where = f"on {record.get('host')}, {record.get('started_at')}"
         yield f"  attempt {record['attempt']} {where}: {record['how']}{said}{log}"
@@ -141,5 +142,4 @@ def plan_with(configs: Iterable[Config], wanted: str) -> tuple[Config, Plan, Tri
             errors[config.study] = error
     if len(errors) == 1:
         raise errors.popitem()[1]
-    names = ", ".join(errors) or "nothing"
-    raise UsageError(f"{wanted}: no such trial in {names}; farm why TRIAL problem=4 looks in that study")
+    raise UsageError(f"{wanted}: no such trial in {', '.join(errors)}; farm why TRIAL problem=4 looks in that study")

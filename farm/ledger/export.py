@@ -6,12 +6,13 @@ Done trials never change, so an export keeps the rows it has and reads only tria
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import fcntl
 import hashlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,7 @@ def _export(root: Path, directory: Path, plan: Plan | None, module: str) -> Expo
         write_file(paths["trials"], parquet(whole.sort_by("trial_id")))
     write_file(paths["attempts"], parquet(_attempts(root)))
     if plan is not None:
-        write_file(paths["plan"], parquet(plan_table(plan, module)))
+        write_file(paths["plan"], parquet(plan_table(_without(plan, damaged), module)))
     written = {p.name: digest_of(p) for kind, p in paths.items() if kind != "plan" or plan is not None}
     if digests != (digests := digests | written):
         write_json(directory / DIGESTS, digests)
@@ -123,6 +124,13 @@ def planned_states(root: Path) -> set[str]:
         return set(pq.read_table(root / "export" / "plan.parquet", columns=["state"])["state"].to_pylist())
     except (OSError, pa.ArrowException):
         return set()
+
+
+def _without(plan: Plan, damaged: Sequence[Path]) -> Plan:
+    """The plan with trials whose results cannot be read as new, which a run makes of them."""
+    lost = {trial_id(path) for path in damaged}
+    trials = (dataclasses.replace(t, state="new", status="") if t.id in lost else t for t in plan.trials)
+    return dataclasses.replace(plan, trials=tuple(trials))
 
 
 def plan_table(plan: Plan, module: str) -> pa.Table:

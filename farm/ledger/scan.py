@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -78,13 +78,18 @@ def progress(path: Path) -> Progress:
 def _error(attempt: Path, end: dict[str, Any] | None) -> tuple[str, str]:
     """What an attempt fell to, and the path of what it said. Inline attempts have no log but their end's record."""
     if end is None:
-        log = attempt / "log.txt"
         lost = f"attempt {attempt.name} recorded no end: it or its node was lost, or it is running"
-        return lost, str(log) if log.exists() else ""
+        return lost, log_of(attempt, {})
     if end.get("how") == "drained":
         return "", ""
-    log_path = end.get("log_path") or attempt / "end.json"
-    return str(end.get("error") or end.get("error_class") or ""), str(log_path)
+    log = log_of(attempt, end) or str(attempt / "end.json")
+    return str(end.get("error") or end.get("error_class") or ""), log
+
+
+def log_of(attempt: Path, record: Mapping[str, Any]) -> str:
+    """Path of what an attempt said: beside its record, also in a ledger that was moved, else where that has it."""
+    log = attempt / "log.txt"
+    return str(log) if log.exists() else str(record.get("log_path") or "")
 
 
 def attempt_directories(path: Path) -> list[Path]:

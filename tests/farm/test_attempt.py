@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from farm.attempt import End, Request
 from farm.ledger import durable, scan
 from farm.ledger import tidy as ledger_tidy
 from farm.ledger.durable import read_json
+from trials.spec import Context, Epoch, Spec, trial_module
 
 
 def rows(wanted: Request) -> list[dict[str, Any]]:
@@ -140,3 +142,13 @@ def test_a_request_for_absent_cuda_is_the_machines_failure(tmp_path: Path) -> No
         pytest.skip("this machine has CUDA")
     end = attempt(dataclasses.replace(request(tmp_path), device="cuda"))
     assert (end.how, "device=cpu" in end.error) == ("interrupted", True)
+
+
+def test_a_trial_that_forgets_its_outcome_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(spec: Spec, context: Context) -> Iterator[Epoch]:
+        yield [{"epoch": 1}], None
+
+    monkeypatch.setattr(trial_module("counting"), "run", run)
+    end = attempt(request(tmp_path))
+    assert (end.how, end.error_class) == ("failed", "TypeError")
+    assert "run has to end with `return Outcome(...)`" in end.error

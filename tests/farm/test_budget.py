@@ -135,6 +135,27 @@ def test_a_refused_run_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixt
     assert not (tmp_path / "counting" / "trials").exists()
 
 
+def test_a_plan_says_that_a_run_would_be_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from farm.cli import main
+
+    arguments = [*STUDY, f"results={tmp_path}", "resources.gpu=1", "max_gpu_hours=1"]
+    for command in (["plan"], ["plan", "--json"], ["run", "--dry-run"]):
+        assert main([*command, *arguments]) == 3
+        captured = capsys.readouterr()
+        assert "without an estimate" in captured.err
+        assert "factor=2" in captured.out
+        if "--json" in command:
+            assert len(json.loads(captured.out)["trials"]) == 2
+
+
+def test_a_run_on_the_cpu_says_nothing_of_a_gpu(tmp_path: Path) -> None:
+    finish(tmp_path / "counting", 1.0, factor=1)
+    words = [*STUDY, f"results={tmp_path}", "sweep.factor=[2]", "resources.gpu=1"]
+    seconds = {d: make_plan(configuration.load([*words, f"device={d}"])).trials[0].seconds for d in ("cpu", "auto")}
+    assert seconds["cpu"] is not None
+    assert seconds["auto"] is None
+
+
 def test_without_a_gpu_here_the_ledgers_own_model_is_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("farm.provenance.gpu_models", lambda: ())
     arguments = [*STUDY, f"results={tmp_path}", "timed=true", "resources.gpu=1", "device=auto"]

@@ -40,7 +40,7 @@ def test_trials_know_nothing_of(module: str) -> None:
 
 
 def test_analysis_knows_only_the_ledgers_reading_side() -> None:
-    allowed = {"farm.ledger.schema", "farm.ledger.scan", "farm.ledger.durable"}
+    allowed = {f"farm.ledger.{name}" for name in ("schema", "scan", "durable", "gather")}
     assert {name for _, name in imported("analysis") if name.split(".")[0] in ("farm", "ray", "torch")} <= allowed
 
 

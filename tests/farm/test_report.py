@@ -11,8 +11,10 @@ from attempts import attempt, request
 from commands import COUNTING, exported
 
 from analysis import report
-from farm import provenance, study
+from farm import provenance, reporting, study
 from farm.cli import main
+from farm.errors import PreflightError
+from farm.recall import studies_with_results
 
 
 @pytest.fixture
@@ -109,3 +111,99 @@ def test_timed_results_are_shown_on_a_machine_with_another_gpu(tmp_path: Path, m
     for looked_at in (words[:2], words):
         assert main(["export", *looked_at]) == 0
         assert {row["config_hardware"] for row in exported(tmp_path, "counting", "plan")} == {"NVIDIA H200"}
+
+
+@pytest.fixture
+def both(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The results of two studies, `counting` and `other`, which are all that there are, with reports and an index."""
+    other = tmp_path / "other.yaml"
+    other.write_text(COUNTING.read_text().replace("study: counting", "study: other"))
+    place = words[1:]
+    assert main(["run", f"study={other}", *place, "executor=inline"]) == 0
+    studies = [f"study={COUNTING}", f"study={other}"]
+    monkeypatch.setattr(reporting, "studies_with_results", lambda overrides: [[s, *overrides] for s in studies])
+    assert main(["report", *place]) == main(["report", *place, "--check"]) == 0
+    return place
+
+
+def test_a_broken_study_leaves_the_others_their_reports(
+    both: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(tmp_path / "counting" / "trials")
+    for table in (tmp_path / "counting" / "export").iterdir():
+        table.write_text("junk")
+    for page in ("other/report/index.html", "index.html"):
+        (tmp_path / page).unlink()
+    assert main(["report", *both]) == 3
+    assert "not readable as Parquet" in capsys.readouterr().err
+    assert (tmp_path / "other" / "report" / "index.html").exists()
+    assert (tmp_path / "index.html").exists()
+
+
+def test_a_study_without_its_export_leaves_the_others_their_check(
+    both: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(tmp_path / "counting" / "export")
+    (tmp_path / "other" / "report" / "index.html").unlink()
+    assert main(["report", *both, "--check"]) == 1
+    said = capsys.readouterr().err
+    assert "counting/export/trials.parquet was there for the report, and is gone" in said
+    assert "other/report/index.html is missing" in said
+
+
+def test_a_reports_index_goes_with_it(both: list[str], tmp_path: Path) -> None:
+    attempt(request(tmp_path / "counting", factor=3))
+    assert main(["report", f"study={COUNTING}", *both]) == 0
+    assert "3 done" in (tmp_path / "index.html").read_text()
+    assert main(["report", *both, "--check"]) == 0
+
+
+def test_an_index_that_is_gone_or_older_is_found(
+    both: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "index.html").unlink()
+    (tmp_path / "index.md").write_text("# Studies\n")
+    assert main(["report", *both, "--check"]) == 1
+    said = capsys.readouterr().err
+    assert "index.html is missing" in said
+    assert "index.md is older than the reports" in said
+
+
+def test_a_trial_with_damaged_results_makes_a_report_no_older(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    next(tmp_path.glob("counting/trials/factor2-*/done/manifest.json")).write_text("{}")
+    assert main(["report", *words]) == main(["export", *words]) == 1
+    assert "its results are damaged" in capsys.readouterr().err
+    assert main(["report", *words, "--check"]) == 0
+    assert shown(tmp_path) == [1]
+
+
+def test_damaged_rows_leave_the_other_trials_their_report(words: list[str], tmp_path: Path) -> None:
+    shutil.rmtree(tmp_path / "counting" / "export")
+    next(tmp_path.glob("counting/trials/factor2-*/done/rows.parquet")).write_text("junk")
+    assert main(["report", *words]) == 1
+    assert main(["report", *words, "--check"]) == 0
+    assert shown(tmp_path) == [1]
+
+
+def test_a_damaged_plan_is_found(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "counting" / "export" / "plan.parquet").write_text("junk")
+    assert main(["report", *words, "--check"]) == 1
+    assert "plan.parquet is gone or damaged" in capsys.readouterr().err
+
+
+def test_a_damaged_manifest_is_no_report(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "counting" / "report" / "manifest.json").write_text('{"export": 3, "shown": 7, "files": {}}')
+    assert main(["report", *words, "--check"]) == 1
+    assert "no report there yet, or none that is whole" in capsys.readouterr().err
+
+
+def test_without_a_study_the_sites_results_are_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FARM_RESULTS", raising=False)
+    (tmp_path / "site.yaml").write_text(f"results: {tmp_path}\n")
+    words = [f"site={tmp_path / 'site.yaml'}", "profile=smoke"]
+    with pytest.raises(PreflightError, match=f"{tmp_path}: no study has results there yet"):
+        studies_with_results(words)
+    (tmp_path / "problem3" / "trials").mkdir(parents=True)
+    assert studies_with_results(words) == [["study=problem3", *words]]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -138,3 +140,25 @@ def test_reports_follow_each_study(tmp_path: Path) -> None:
     small = [f"results={tmp_path}", "executor=inline", "view=plain"]
     code, _ = reproduce(small, lambda c: reported.append(c.study), [f"study={COUNTING}"])
     assert (code, reported) == (0, ["counting"])
+
+
+def test_a_report_that_fails_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = configuration.load([f"study={COUNTING}", f"results={tmp_path}"])
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    def two_studies(overrides: list[str], report: Callable[[Config], None]) -> tuple[int, list[Part]]:
+        report(config)
+        report(config)
+        return 0, [Part((), config, 1, make_plan(config))]
+
+    monkeypatch.setattr("analysis.report.write_report", refused)
+    monkeypatch.setattr("analysis.report.write_index", refused)
+    monkeypatch.setattr("farm.reproduce.reproduce", two_studies)
+    assert main(["reproduce", f"results={tmp_path}"]) == 3
+    captured = capsys.readouterr()
+    assert captured.err.count("Read-only file system") == 3
+    assert "2 of 2 trials are missing" in captured.out

@@ -15,9 +15,11 @@ from typing import Any
 import pytest
 from attempts import attempt, directory, request
 from commands import COUNTING, command, environment
+from rich.console import Console
 
 from farm import config as configuration
 from farm import status as looking
+from farm import status_view
 from farm.cli import main
 from farm.ledger.durable import OWN_DIGEST
 from farm.ledger.lock import LedgerLock
@@ -104,6 +106,18 @@ def test_a_failure_is_shown_with_its_log(ledger: Path, capsys: pytest.CaptureFix
     out = capsys.readouterr().out
     assert "counting: 2 failed" in out
     assert "ValueError: a bug in the trial (log: /somewhere/log.txt)" in out
+
+
+def test_shown_in_place_failures_come_before_the_long_table(ledger: Path) -> None:
+    attempt(request(ledger, epochs=10, end="failed"))
+    console = Console(width=200, record=True)
+    console.print(status_view._whole(look(ledger.parent, "trial.end=failed"), "farm run", in_place=True))
+    text = console.export_text()
+    assert text.index("a bug in the trial") < text.index("epoch")
+
+
+def test_watching_prints_no_json(tmp_path: Path) -> None:
+    assert main(["status", f"study={COUNTING}", f"results={tmp_path}", "--watch", "--json"]) == 2
 
 
 def test_the_grid_is_that_of_the_last_command(ledger: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ from commands import COUNTING
 
 from farm.cli import main
 from farm.command_line import is_override
+from farm.ledger.scan import progress
 
 
 @pytest.fixture
@@ -65,6 +66,19 @@ def test_a_failed_trial_says_how_to_go_on(tmp_path: Path, capsys: pytest.Capture
     assert "retry=failed" in lines[0]
     assert "ValueError: a bug in the trial" in lines[1]
     assert "nothing has finished" in lines[2]
+
+
+def test_logs_are_found_in_a_ledger_that_was_moved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wanted = request(tmp_path / "counting", end="failed")
+    attempt(wanted)
+    log = directory(wanted) / "attempts" / "1" / "log.txt"
+    log.write_text("a bug")
+    end = log.with_name("end.json")
+    end.write_text(json.dumps(json.loads(end.read_text()) | {"log_path": "/before/log.txt"}))
+    assert progress(directory(wanted)).log == str(log)
+    lines = why(tmp_path, capsys, "factor=1", "trial.end=failed")
+    assert lines[1].endswith("attempts/1/log.txt)")
+    assert "/before" not in lines[1]
 
 
 def test_the_beginning_of_an_id_is_enough(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
