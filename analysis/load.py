@@ -19,7 +19,7 @@ import yaml
 
 from farm.ledger import schema
 from farm.ledger.durable import read_json
-from farm.ledger.export import DIGESTS
+from farm.ledger.gather import DIGESTS
 
 ROOT = Path(__file__).resolve().parent.parent
 FIXED = ("trials", "attempts", "plan")

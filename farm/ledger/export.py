@@ -31,14 +31,11 @@ from farm.ledger.durable import (
     write_file,
     write_json,
 )
-from farm.ledger.gather import batches, rows_digest, with_defaults
+from farm.ledger.gather import DIGESTS, batches, rows_digest, with_defaults
 from farm.ledger.scan import DONE, attempt_records, trial_directories, trial_id
 from farm.ledger.store import parquet
 from farm.ledger.tidy import sweep, tidy
 from farm.plan import Plan
-
-DIGESTS = "digests.json"
-"""In the export: SHA-256 of each table as it was written. Parquet itself would read many a flipped bit as a number."""
 
 
 @dataclass(frozen=True)

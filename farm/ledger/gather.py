@@ -18,6 +18,8 @@ from trials.spec import parameter_defaults
 BATCH = 500
 """Trials whose rows are held in memory at once."""
 ROWS, TRIAL = "rows.parquet", "trial.parquet"
+DIGESTS = "digests.json"
+"""In the export: SHA-256 of each table as it was written. Parquet itself would read many a flipped bit as a number."""
 
 
 @dataclass(frozen=True)
