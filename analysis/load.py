@@ -7,7 +7,6 @@ and the rows lack is in `Data.missing`, `Data.ended` says how the rest ended. No
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shlex
 from collections.abc import Mapping
@@ -18,7 +17,7 @@ import pandas as pd
 import yaml
 
 from farm.ledger import schema
-from farm.ledger.durable import read_json
+from farm.ledger.durable import file_digest, read_json
 from farm.ledger.gather import DIGESTS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -162,7 +161,7 @@ def title(study_dir: Path) -> str:
 def digests(study_dir: Path) -> dict[str, str]:
     """SHA-256 of every Parquet file of the export, by file name; empty where there is none."""
     paths = sorted((study_dir / "export").glob("*.parquet"))
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+    return {path.name: file_digest(path) for path in paths}
 
 
 def _read(path: Path) -> pd.DataFrame:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ import pandas as pd
 
 from analysis.load import digests
 from farm.ledger import gather
-from farm.ledger.durable import MANIFEST, read_json
+from farm.ledger.durable import MANIFEST, file_digest, read_json
 from farm.ledger.scan import DONE, trial_directories, trial_id
 
 NAME = "manifest.json"
@@ -73,7 +72,7 @@ def is_stale(study_dir: Path) -> list[str]:
 
 
 def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+    return file_digest(path) if path.is_file() else ""
 
 
 def _digests(study_dir: Path) -> dict[str, str]:

@@ -23,7 +23,6 @@ from analysis.table import Table
 
 TITLE = "Problem 1: adaptive learning-rate methods"
 MAIN_FIGURE = "training-loss"
-DASHES = ("-", "--", ":", "-.")
 
 
 def main(data: Data, options: Options | None = None) -> tuple[Mapping[str, Figure], Mapping[str, Table]]:
@@ -151,7 +150,7 @@ def _lines(data: Data, shown: Sequence[Result], column: str, options: Options) -
     made: list[curves.Curve] = []
     for r in shown:
         earlier = sum(other.method == r.method for other in shown[: shown.index(r)])
-        dashes, colour = DASHES[earlier % len(DASHES)], style.ARM_COLOURS[r.method]
+        dashes, colour = style.DASHES[earlier % len(style.DASHES)], style.ARM_COLOURS[r.method]
         made.append(curves.curve(data.rows_of(r.completed), column, r.title, colour, dashes, options.confidence))
     return made
 

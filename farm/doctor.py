@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import importlib
 import os
 import re
@@ -21,6 +20,7 @@ from pathlib import Path
 from farm import provenance
 from farm.config import Config, Place
 from farm.errors import FarmError, PreflightError
+from farm.ledger import durable
 from farm.site import absolute, expand, image_path, no_image
 from farm.slurm.script import render
 from farm.slurm.submit import allocation_plan, batch_job, doctor_script, placement_options, sbatch
@@ -302,8 +302,7 @@ def written_digest(file: Path) -> str | None:
 def file_digest(path: Path) -> str:
     """SHA-256 of a file. Raises `PreflightError` where it cannot be read."""
     try:
-        with path.open("rb") as source:
-            return hashlib.file_digest(source, "sha256").hexdigest()
+        return durable.file_digest(path)
     except OSError as error:
         raise PreflightError(f"{path} cannot be read: {error.strerror}") from None
 

@@ -91,6 +91,12 @@ def create_directories(path: Path) -> None:
     create_directory(path)
 
 
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def read_json(path: Path) -> dict[str, Any] | None:
     """The JSON object in a file; None where it is gone or holds something else. Raises `OSError` otherwise."""
     try:

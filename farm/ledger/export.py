@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import errno
 import fcntl
-import hashlib
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -25,6 +24,7 @@ from farm.ledger import schema
 from farm.ledger.durable import (
     MANIFEST,
     TEMPORARY,
+    file_digest,
     read_json,
     read_manifest,
     sync_directory,
@@ -79,7 +79,7 @@ def _export(root: Path, directory: Path, plan: Plan | None, module: str) -> Expo
     row_paths = {names[kind]: paths[kind] for kind in ("rows", *further)}
     kept = (paths["trials"], *row_paths.values())
     digests = read_json(directory / DIGESTS) or {}
-    intact = all(p.exists() and digests.get(p.name) == digest_of(p) for p in kept)
+    intact = all(p.exists() and digests.get(p.name) == file_digest(p) for p in kept)
     old = _old_trials(paths["trials"], found) if intact else _Old([], set(), False)
     fresh = [t for i, t in sorted(found.items()) if i not in old.ids]
     for identity, trial in found.items():
@@ -87,6 +87,7 @@ def _export(root: Path, directory: Path, plan: Plan | None, module: str) -> Expo
             sweep(trial)
         elif read_manifest(trial / DONE) is not None:  # a trial whose results are damaged may be running again
             tidy(trial)  # its last attempt may have died just before it did so itself
+    written = [paths["attempts"]]
     if fresh or old.dropped or not intact:
         trials = [with_defaults(t, module) for t in old.trials]
         rows = [_Rows(path, module, name) for name, path in row_paths.items()]
@@ -100,19 +101,14 @@ def _export(root: Path, directory: Path, plan: Plan | None, module: str) -> Expo
             one.close()
         whole = pa.concat_tables(trials, promote_options="permissive") if trials else _empty_trials(module)
         write_file(paths["trials"], parquet(whole.sort_by("trial_id")))
+        written += kept
     write_file(paths["attempts"], parquet(_attempts(root)))
     if plan is not None:
         write_file(paths["plan"], parquet(plan_table(_without(plan, damaged), module)))
-    written = {p.name: digest_of(p) for kind, p in paths.items() if kind != "plan" or plan is not None}
-    if digests != (digests := digests | written):
+        written.append(paths["plan"])
+    if digests != (digests := digests | {p.name: file_digest(p) for p in written}):
         write_json(directory / DIGESTS, digests)
     return Export(directory, paths, damaged)
-
-
-def digest_of(path: Path) -> str:
-    """SHA-256 of a file, as hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def planned_states(root: Path) -> set[str]:
