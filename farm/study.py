@@ -198,7 +198,8 @@ def _execute_with_ray(config: Config, plan: Plan, run_id: str, signals: Signals)
                 for trial in plan.trials:
                     if trial.state == "unschedulable":
                         view.say(f"unschedulable {trial.label}: {trial.reason}")
-            jobs = [launch.Job(t.label, t.bundle, request(config, t, run_id)) for t in plan.to_run]
+            waiting = plan.longest_first if elastic or plan.room(nodes) > 1 else plan.to_run
+            jobs = [launch.Job(t.label, t.bundle, request(config, t, run_id)) for t in waiting]
             if jobs and not signals.stopping():
                 launch.run(jobs, run_id, view, signals, settings.retries, kinds, own=address is None)
     except ConnectionError as error:

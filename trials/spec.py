@@ -109,6 +109,12 @@ def steps_of(module: str, parameters: Mapping[str, Scalar]) -> int:
     return 0 if steps is None else steps(parameters)
 
 
+def work_of(module: str, parameters: Mapping[str, Scalar]) -> float:
+    """How long a trial takes beside others of its study: its module's `work(parameters)`, else its steps. No unit."""
+    work: Callable[[Mapping[str, Scalar]], float] | None = getattr(trial_module(module), "work", None)
+    return float(steps_of(module, parameters) if work is None else work(parameters))
+
+
 @functools.cache
 def parameter_defaults(module: str) -> dict[str, Scalar]:
     """Name and introduced default of every parameter of a trial module."""

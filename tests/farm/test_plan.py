@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 
 import counting
@@ -120,6 +121,51 @@ def test_two_half_empty_nodes_do_not_hold_one_gang() -> None:
 def test_larger_gangs_are_offered_first() -> None:
     made = plan("sweep.gpus=[1,4,2]", "resources.gpu=gpus", nodes=(Node(8, 4),))
     assert [t.bundle.gpu for t in made.to_run] == [4, 4, 2, 2, 1, 1]
+
+
+def test_of_several_at_once_the_longest_is_offered_first() -> None:
+    config = configuration.load(["problem=4"])
+    points = planning.specs(config, "f" * 64, "NVIDIA H200")
+    arms = {(s.parameters["augmentation"], s.parameters["M"]): s.id for s, _ in points}
+
+    def order(ledger: dict[str, Progress], seconds: dict[str, float]) -> list[object]:
+        made = planning.make(config, points, ledger, (Node(16, 2),), seconds=seconds)
+        names = {identity: name for name, identity in arms.items()}
+        return [names[t.id] for t in made.longest_first]
+
+    cutout, baseline = [("cutout", m) for m in (32, 16, 8, 4, 2, 1)], ("standard", 1)
+    assert order({}, {}) == [*cutout, baseline]  # by the work that the module declares: no trial has finished yet
+    nearly = {arms["cutout", 32]: Progress("partial", 99)}  # what is left counts
+    assert order(nearly, {}) == [*cutout[1:], baseline, cutout[0]]
+    estimates = dict.fromkeys(arms.values(), 100.0)
+    assert order({}, estimates | {arms["cutout", 2]: 300.0})[0] == ("cutout", 2)
+    assert order({}, {arms["cutout", 2]: 300.0})[0] == ("cutout", 32)  # an estimate of one says nothing beside the rest
+
+
+def test_larger_gangs_go_before_longer_trials() -> None:
+    made = plan("sweep.gpus=[1,4]", "sweep.factor=[1]", "resources.gpu=gpus", nodes=(Node(8, 4),))
+    small, large = sorted(made.trials, key=lambda t: t.bundle.gpu)
+    longer = dataclasses.replace(
+        made, trials=tuple(dataclasses.replace(t, seconds=9 - t.bundle.gpu) for t in made.trials)
+    )
+    assert [t.id for t in longer.longest_first] == [large.id, small.id]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "overrides", "room"),
+    [
+        ((Node(8, 2),), (), 2),
+        ((Node(8, 1),), (), 1),
+        ((Node(1, 4),), (), 1),  # the CPUs hold no more
+        ((Node(8, 4), Node(8, 1)), (), 5),
+        ((Node(8, 4), Node(8, 4)), ("resources.exclusive=node",), 2),
+        ((Node(8, 1),), ("resources.gpu=0.5",), 2),
+        ((Node(8, 0),), ("resources.gpu=0",), 8),
+        ((), (), 0),
+    ],
+)
+def test_how_many_fit_at_once(nodes: tuple[Node, ...], overrides: tuple[str, ...], room: int) -> None:
+    assert plan("resources.gpu=1", *overrides, nodes=nodes).room(nodes) == room
 
 
 def test_a_fraction_of_several_gpus_is_refused() -> None:

@@ -191,6 +191,16 @@ def test_trials_that_need_more_than_half_the_gpus_take_turns(farm: Callable[...,
     assert all(before[1] <= after[0] for before, after in itertools.pairwise(spans))
 
 
+@pytest.mark.parametrize(("cpus", "first"), [(2, {12, 4}), (1, {2, 3})])
+def test_the_longest_begin_first_where_several_run_at_once(
+    farm: Callable[..., Finished], tmp_path: Path, cpus: int, first: set[int]
+) -> None:
+    assert farm(STUDY, f"cpus={cpus}", "sweep.epochs=[2,3,4,12]", "sweep.factor=[1]", "trial.seconds=0.1").code == 0
+    begun = sorted(exported(tmp_path / "results", "counting", "attempts"), key=lambda r: str(r["started_at"]))
+    epochs = {r["trial_id"]: r["config_epochs"] for r in exported(tmp_path / "results", "counting", "trials")}
+    assert {epochs[r["trial_id"]] for r in begun[:2]} == first
+
+
 def test_a_killed_trial_is_tried_again(farm: Callable[..., Finished], tmp_path: Path) -> None:
     done = farm(STUDY, "cpus=2", "trial.end=killed", "trial.end_epoch=3", "trial.once=true", "commit_seconds=0")
     assert done.code == 0
