@@ -1,9 +1,9 @@
-# make setup | demo | test | check | report | reproduce | images | lock
+# make setup | demo | test | check | report | reproduce | reference | images | lock
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test check report reproduce faults images lock clean
+.PHONY: setup demo test check report reproduce reference faults images lock clean
 
 setup: $(STAMP)
 
@@ -30,6 +30,10 @@ report: setup
 # The whole sheet, as far as this machine can hold it; the same command goes on. make reproduce WITH='profile=smoke'
 reproduce: setup
 	$(VENV)/bin/farm reproduce $(WITH)
+
+# docs/reference-report.md anew, from the rows in analysis/reference
+reference: setup
+	$(PYTHON) -m analysis.joined analysis/reference docs/reference-report.md
 
 # Random faults, half an hour by default: make faults MINUTES=30 SEED=4
 MINUTES := 30

@@ -57,7 +57,7 @@ def _noted(table: Table, group: Group, groups_: int) -> Table:
             f"There are results of {groups_} machines or variations; each has tables of its own, for their times do "
             "not compare."
         )
-    if group.boots > 1:
+    if group.boots > 1 and table.source.trials:
         notes.append(
             f"Measured on {group.boots} machines of this kind, or after as many starts of one: where the host decides "
             "a time, repetitions differ by the host too."

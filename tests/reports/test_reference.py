@@ -1,0 +1,56 @@
+"""docs/reference-report.md is what the rows in analysis/reference/ give, and all that it links to is there."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from commands import ROOT
+
+from analysis.joined import join
+from analysis.load import AnalysisError
+
+REPORT = ROOT / "docs" / "reference-report.md"
+LINK = re.compile(r"\]\(([^)#:]+)\)")
+
+
+def test_it_is_what_the_rows_give(tmp_path: Path) -> None:
+    target = tmp_path / REPORT.name
+    shutil.copytree(ROOT / "analysis" / "reference", tmp_path / "reference", ignore=shutil.ignore_patterns("report"))
+    shutil.copyfile(REPORT, target)
+    join(tmp_path / "reference", target)
+    assert target.read_text() == REPORT.read_text()  # `make reference` brings it up to date
+    new, old = (
+        sorted(p.relative_to(f) for p in f.rglob("*")) for f in (target.with_suffix(""), REPORT.with_suffix(""))
+    )
+    assert new == old
+    for path in (p for p in new if p.suffix == ".csv"):
+        assert (target.with_suffix("") / path).read_bytes() == (REPORT.with_suffix("") / path).read_bytes()
+
+
+def test_every_link_leads_somewhere() -> None:
+    links = LINK.findall(REPORT.read_text())
+    assert len(links) > 10
+    assert not [link for link in links if not (REPORT.parent / link).is_file()]
+
+
+def test_what_stands_before_the_reports_stays_and_problems_without_rows_are_named(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "analysis" / "reference" / "problem4", tmp_path / "reference" / "problem4")
+    target = tmp_path / "all.md"
+    target.write_text("# Ours\n\nBy hand.\n\nNot run: problem 4.\n\n## Problem 1\n")
+    join(tmp_path / "reference", target)
+    text = target.read_text()
+    assert text.startswith(
+        "# Ours\n\nBy hand.\n\nNot run: problem 1.\n\nNot run: problem 2.\n\nNot run: problem 3.\n\n## Problem 4"
+    )
+    assert re.findall("^# ", text, re.MULTILINE) == ["# "]
+
+
+def test_a_directory_without_rows_is_refused_and_the_file_left_alone(tmp_path: Path) -> None:
+    target = tmp_path / "all.md"
+    target.write_text("# Ours\n")
+    with pytest.raises(AnalysisError, match="none of problem1, problem2"):
+        join(tmp_path, target)
+    assert target.read_text() == "# Ours\n"
