@@ -2,7 +2,8 @@
 
     python -m analysis.joined analysis/reference docs/reference-report.md            (`make reference`)
 
-Beside NAME.md the directory NAME/ gets the linked figures and tables. CIFAR-10's images are in none of them.
+Beside NAME.md the directory NAME/ gets the linked figures and tables, and loses those that NAME.md linked before.
+CIFAR-10's images are in none of them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from pathlib import Path
 from analysis.load import AnalysisError
 from analysis.report import PROBLEMS, write_report
 
-LINK = re.compile(r"(?<=\]\()(?:figures|tables)/[\w./-]+(?=\))")
+FILE = r"(?:figures|tables)/[\w-]+\.\w+"
+LINK = re.compile(rf"(?<=\]\(){FILE}(?=\))")
 HEADING = re.compile(r"^#", re.MULTILINE)
 FIRST = re.compile(r"^(?:## |Not run: )", re.MULTILINE)
 """Where the reports begin; what stands before it in the file is written by hand and stays."""
@@ -33,11 +35,13 @@ def join(results: Path, target: Path) -> None:
         raise AnalysisError(f"{results}: none of {', '.join(s.name for s in studies.values())} has an export there")
     reports = {study.name: write_report(study, p).markdown for p, study in found.items()}
     files = target.with_suffix("")
-    shutil.rmtree(files, ignore_errors=True)
-    parts = [FIRST.split(target.read_text(encoding="utf-8"))[0].strip()] if target.exists() else []
+    before = target.read_text(encoding="utf-8") if target.exists() else ""
+    for link in re.findall(rf"\]\({re.escape(files.name)}/([\w-]+/{FILE})\)", before):
+        (files / link).unlink(missing_ok=True)
+    parts = [FIRST.split(before)[0].strip()]
     parts += [f"Not run: problem {p}." for p in PROBLEMS if p not in found]
     parts += [_moved(report, files / name, target.parent) for name, report in reports.items()]
-    target.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    target.write_text("\n\n".join(filter(None, parts)) + "\n", encoding="utf-8")
 
 
 def _moved(report: Path, files: Path, base: Path) -> str:
@@ -58,7 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("results", type=Path)
     parser.add_argument("target", type=Path)
     options = parser.parse_args(arguments)
-    join(options.results, options.target)
+    try:
+        join(options.results, options.target)
+    except (AnalysisError, OSError) as error:
+        raise SystemExit(f"{options.target}: not written: {error}") from None
     print(options.target)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from farm.ledger.durable import MANIFEST
 from farm.ledger.scan import DONE, trial_directories, trial_id
-from trials.spec import Spec, steps_of
+from trials.spec import Spec, parameter_defaults, steps_of, work_of
 
 IGNORED = ("config_seed", "config_epochs")
 """Columns that make two trials no less related: seeds take equally long, and epochs are scaled."""
@@ -28,7 +28,8 @@ def estimated_seconds(
     The median of what these took for an epoch, times the epochs that are left after `epochs_done`. Where trials
     have no parameter `epochs`, the median of their whole time, less the share of their module's `steps` that is
     done. Relatives that differ in one number alone, at two of its values or more, give a power law in that number:
-    M=32 is foreseen from M=1 and M=2. Specs without any finished relative (same trial module, hardware and dataset)
+    M=32 is foreseen from M=1 and M=2. From one value it is foreseen in proportion to the `work` that the trial module
+    declares, where it does. Specs without any finished relative (same trial module, hardware and dataset)
     are left out. `on_gpu` says of each whether it will run on a GPU, and so must its relatives have: the hardware of
     trials that are not timed is no part of their spec.
     """
@@ -44,7 +45,7 @@ def estimated_seconds(
         values = config_columns(spec)
         key = tuple(repr(values.get(c)) for c in relatives.columns), (on_gpu or {}).get(spec.id)
         if key not in rates:
-            rates[key] = relatives.rate(*key)
+            rates[key] = relatives.rate(*key, _work(spec.module, values))
         rate, steps = rates[key], steps_of(spec.module, spec.parameters)
         if rate is not None:
             left = max(1 - epochs_done.get(spec.id, 0) / steps, 0.0) if steps else 1.0
@@ -62,9 +63,10 @@ class _Relatives:
         epochs = np.array([e or 1 for e in done.get("config_epochs", [1] * len(done["seconds"]))], dtype=float)
         self._rates = np.array(done["seconds"], dtype=float) / epochs
         self._on_gpu = np.array([d != "cpu" for d in done.get("device", [None] * len(epochs))])
+        self._done, self._work = done, np.zeros(len(epochs))  # 0: not yet asked
 
-    def rate(self, key: Sequence[str], on_gpu: bool | None) -> float | None:
-        """Seconds that an epoch of a trial with these values takes; None without a relative."""
+    def rate(self, key: Sequence[str], on_gpu: bool | None, work: float) -> float | None:
+        """Seconds that an epoch of a trial with these values and this work takes; None without a relative."""
         wanted = np.array(key, dtype=object)
         differs = self._table != wanted
         distance = differs.sum(axis=1).astype(float)
@@ -79,7 +81,10 @@ class _Relatives:
                 alone = nearest & differs[:, column]
                 if (law := self._power_law(int(column), alone, wanted[column])) is not None:
                     return law
-        return float(np.median(self._rates[nearest]))
+        for row in np.flatnonzero(nearest & (self._work == 0)):
+            values = {c: self._done[c][row] for c in self._done if c.startswith("config_")}
+            self._work[row] = _work(str(values["config_module"]), values)
+        return float(np.median(self._rates[nearest] / self._work[nearest]) * work)
 
     def _power_law(self, column: int, rows: np.ndarray, wanted: str) -> float | None:
         """Rate at a number by a straight line through logarithms; None for fewer than two positive numbers."""
@@ -92,6 +97,17 @@ class _Relatives:
             return None
         slope, level = np.polyfit(np.log(x[usable]), np.log(self._rates[rows][usable]), 1)
         return float(np.exp(level + slope * np.log(at)))
+
+
+def _work(module: str, values: Mapping[str, Any]) -> float:
+    """Declared work of an epoch, from the config columns of a trial; 1 where the module says nothing that is of use."""
+    defaults = parameter_defaults(module)
+    found = {name: values.get(f"config_{name}") for name in defaults}
+    parameters = {name: defaults[name] if value is None else value for name, value in found.items()}
+    try:
+        return work_of(module, parameters) / (steps_of(module, parameters) or 1) or 1.0
+    except ValueError:  # a run says so
+        return 1.0
 
 
 def _finished(ledger: Path) -> dict[str, list[Any]]:

@@ -52,8 +52,6 @@ class Trial:
     log: str = ""
     seconds: float | None = None
     """Estimate of what is left of it; None where no finished trial tells."""
-    work: float = 0.0
-    """What is left of it beside others of its study, in no unit: `trials.spec.work_of`."""
     stale: bool = False
     """Done, by other sources than today's under the same REVISION."""
 
@@ -90,12 +88,13 @@ class Plan:
     def longest_first(self) -> list[Trial]:
         """`to_run` for several at once: of equal gangs the longest first, so that none is left to run alone at the end.
 
-        Graham 1969, "Bounds on multiprocessing timing anomalies": at most 4/3 of the shortest possible time. By the
-        estimates where every trial has one, else by `Trial.work`; equals stay in the grid's order.
+        By the estimates where every trial has one, else by the work that the trial module declares; equals stay in the
+        grid's order. (Graham 1969, "Bounds on multiprocessing timing anomalies": of trials of one size and known
+        length, at most 4/3 of the shortest possible time.) Raises `UsageError` where the module's `work` fails.
         """
         waiting = self.to_run
         known = all(t.seconds is not None for t in waiting)
-        length = {t.id: (t.seconds or 0.0) if known else t.work for t in waiting}
+        length = {t.id: (t.seconds or 0.0) if known else _work_left(t) for t in waiting}
         return sorted(waiting, key=lambda t: (-t.bundle.gpu, -t.bundle.cpu, -length[t.id]))
 
     def room(self, nodes: Sequence[Node]) -> int:
@@ -181,7 +180,6 @@ def make(
                 reason=reason,
                 log=progress.log,
                 seconds=(seconds or {}).get(identity),
-                work=_work_left(spec, progress.epoch),
                 stale=stale,
             )
         )
@@ -253,9 +251,13 @@ def _state(progress: Progress, bundle: Bundle, nodes: Sequence[Node], retry: str
     return progress.state, progress.error
 
 
-def _work_left(spec: Spec, done: int) -> float:
-    steps = steps_of(spec.module, spec.parameters)
-    return work_of(spec.module, spec.parameters) * (max(1 - done / steps, 0.0) if steps else 1.0)
+def _work_left(trial: Trial) -> float:
+    module, parameters = trial.spec.module, trial.spec.parameters
+    steps = steps_of(module, parameters)
+    try:
+        return work_of(module, parameters) * (max(1 - trial.epoch / steps, 0.0) if steps else 1.0)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def _held(node: Node, bundle: Bundle) -> int:

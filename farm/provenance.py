@@ -88,7 +88,8 @@ def _git(*arguments: str) -> str | None:
     if not (ROOT / ".git").exists():
         return None
     try:
-        answer = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, timeout=20)
+        command = ["git", "--no-optional-locks", "-C", str(ROOT), *arguments]  # a kill would leave index.lock behind
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.SubprocessError):
         return None
     return answer.stdout.strip() if answer.returncode == 0 else None

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import importlib
 import json
+import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -88,8 +89,9 @@ def trial_module(name: str) -> Any:
     depends on the method), so that a spec says everything; `check(parameters)`, which says what is wrong with them
     together; `revision(parameters)`, where a change concerned some of its trials only and REVISION is that of the
     others; `steps(parameters)`, how often a trial without a parameter `epochs` yields at most (for its progress and
-    time left only); `TABLE`, the name of its row table (else "epochs"); `COLUMNS`, columns of its own rows; and
-    `SUMMARY`, columns of its trials' one row.
+    time left only); `work(parameters)`, how long a trial takes beside others of its study (for estimates and the order
+    of trials only, until finished trials tell); `TABLE`, the name of its row table (else "epochs"); `COLUMNS`, columns
+    of its own rows; and `SUMMARY`, columns of its trials' one row.
     """
     return importlib.import_module(name)
 
@@ -110,9 +112,20 @@ def steps_of(module: str, parameters: Mapping[str, Scalar]) -> int:
 
 
 def work_of(module: str, parameters: Mapping[str, Scalar]) -> float:
-    """How long a trial takes beside others of its study: its module's `work(parameters)`, else its steps. No unit."""
+    """How long a trial takes beside others of its study: its module's `work(parameters)`, else its steps. No unit.
+
+    Raises `ValueError` where the module's function fails or returns no number above 0.
+    """
     work: Callable[[Mapping[str, Scalar]], float] | None = getattr(trial_module(module), "work", None)
-    return float(steps_of(module, parameters) if work is None else work(parameters))
+    if work is None:
+        return float(steps_of(module, parameters))
+    try:
+        found = float(work(parameters))
+    except Exception as error:  # the user's own code
+        raise ValueError(f"{module}.work: {type(error).__name__}: {error}") from error
+    if not 0 < found < math.inf:
+        raise ValueError(f"{module}.work returned {found}: a number above 0 is expected")
+    return found
 
 
 @functools.cache

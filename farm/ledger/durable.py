@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import os
 import secrets
@@ -43,9 +44,9 @@ def write_directory(target: Path, files: Mapping[str, bytes], meta: Mapping[str,
     os.mkdir(temporary)
     try:
         for name, content in files.items():
-            _write(temporary / name, content)
+            write_new(temporary / name, content)
         digests = {n: {"bytes": len(c), "sha256": hashlib.sha256(c).hexdigest()} for n, c in files.items()}
-        _write(temporary / MANIFEST, _manifest({"files": digests, **(meta or {})}))
+        write_new(temporary / MANIFEST, _manifest({"files": digests, **(meta or {})}))
         sync_directory(temporary)
         os.rename(temporary, target)
     except OSError as error:
@@ -61,12 +62,51 @@ def write_file(target: Path, content: bytes) -> None:
     """Create or replace one file in one step."""
     temporary = target.with_name(f"{TEMPORARY}{target.name}-{os.getpid()}-{secrets.token_hex(4)}")
     try:
-        _write(temporary, content)
+        write_new(temporary, content)
         os.replace(temporary, target)
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
     sync_directory(target.parent)
+
+
+def write_new(path: Path, content: bytes) -> None:
+    """Create one file and make its content durable, not yet its name. Raises `FileExistsError`."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    try:
+        view = memoryview(content)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class Growing(io.RawIOBase):
+    """A file that is written piece by piece beside its target; `put` makes it durable and replaces the target."""
+
+    def __init__(self, target: Path) -> None:
+        super().__init__()
+        self._target, self._temporary = target, target.with_name(f"{TEMPORARY}{target.name}-{os.getpid()}")
+        self._descriptor = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, content: Any) -> int:
+        return os.write(self._descriptor, content)
+
+    def put(self) -> None:
+        """The file is whole: in one step it stands in its target's place."""
+        os.fsync(self._descriptor)
+        self.close()
+        os.replace(self._temporary, self._target)
+        sync_directory(self._target.parent)
+
+    def close(self) -> None:
+        if not self.closed:
+            os.close(self._descriptor)
+        super().close()
 
 
 def write_json(target: Path, value: Mapping[str, Any]) -> None:
@@ -159,14 +199,3 @@ def _read(path: Path) -> bytes:
                 raise
             time.sleep(0 if error.errno == errno.ESTALE else PAUSE_SECONDS)
     raise AssertionError("unreachable")
-
-
-def _write(path: Path, content: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-    try:
-        view = memoryview(content)
-        while view:
-            view = view[os.write(descriptor, view) :]
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import errno
 import fcntl
-import os
+import io
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,10 +24,10 @@ from farm.ledger import schema
 from farm.ledger.durable import (
     MANIFEST,
     TEMPORARY,
+    Growing,
     file_digest,
     read_json,
     read_manifest,
-    sync_directory,
     write_file,
     write_json,
 )
@@ -36,6 +36,8 @@ from farm.ledger.scan import DONE, attempt_records, trial_directories, trial_id
 from farm.ledger.store import parquet
 from farm.ledger.tidy import sweep, tidy
 from farm.plan import Plan
+
+WRITE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -167,11 +169,12 @@ class _Rows:
     """A row table, written in batches to a temporary file and renamed into place at the end."""
 
     def __init__(self, target: Path, module: str, name: str) -> None:
-        self._target, self._temporary = target, target.with_name(f".tmp-{target.name}-{os.getpid()}")
+        self._target, self._file = target, Growing(target)
+        self._buffer = io.BufferedWriter(self._file, WRITE_BYTES)
         self._name, self._main, self._module = name, schema.row_table(module), module
         fields = [pa.field(c.name, schema.ARROW[c.type]) for c in schema.row_tables(module)[name]]
         self._schema = pa.schema([*fields, *schema.config_schema(module)])
-        self._writer = pq.ParquetWriter(self._temporary, self._schema, compression="zstd")
+        self._writer = pq.ParquetWriter(self._buffer, self._schema, compression="zstd")
 
     def keep(self, ids: set[str]) -> None:
         """Copy the rows of trials that stand as they did, a row group at a time."""
@@ -203,10 +206,8 @@ class _Rows:
     def close(self) -> None:
         """Make the file durable and put it in place."""
         self._writer.close()
-        with self._temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(self._temporary, self._target)
-        sync_directory(self._target.parent)
+        self._buffer.flush()
+        self._file.put()
 
 
 def _empty_trials(module: str) -> pa.Table:

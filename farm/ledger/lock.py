@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any
 
 from farm.errors import PreflightError
-from farm.ledger.durable import read_json, write_file
+from farm.ledger.durable import read_json, write_file, write_new
 from farm.ledger.store import now
 
 HEARTBEAT_SECONDS = 5.0
@@ -92,7 +92,7 @@ class LedgerLock:
         path = self.directory / f"{number}.json"
         draft = self.directory / f"draft-{secrets.token_hex(8)}"
         try:
-            draft.write_text(json.dumps(self._content()))
+            write_new(draft, json.dumps(self._content()).encode())
             os.link(draft, path)
         except (FileExistsError, FileNotFoundError):  # another was first, and may have removed the draft
             return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,37 @@ def test_relatives_along_one_number_give_a_power_law(timed: Path) -> None:
 def test_relatives_that_differ_in_a_word_give_their_median(timed: Path) -> None:
     wanted = spec(factor=1, epochs=3, end="diverged")
     assert estimated_seconds(timed, [wanted], {})[wanted.id] == pytest.approx(30)
+
+
+def problem4(copies: int, epochs: int = 100) -> Spec:
+    values = parameter_defaults("trials.problem4") | {"M": copies, "epochs": epochs}
+    return Spec("trials.problem4", values, 0, 1, "cifar10", "x", 1, True, "NVIDIA H200")
+
+
+@pytest.fixture
+def one_arm(tmp_path: Path) -> Path:
+    """A ledger with one finished trial of problem 4: M=16, 100 epochs, 545 s."""
+    (tmp_path / "export").mkdir()
+    row = config_columns(problem4(16)) | {"trial_id": problem4(16).id, "seconds": 545.0}
+    pd.DataFrame([row]).to_parquet(tmp_path / "export" / "trials.parquet")
+    return tmp_path
+
+
+def test_one_relative_is_scaled_by_the_work_that_its_module_declares(one_arm: Path) -> None:
+    arms = {m: problem4(m) for m in (1, 8, 32)}
+    found = estimated_seconds(one_arm, list(arms.values()), {arms[32].id: 50})
+    assert {m: found[spec.id] for m, spec in arms.items()} == {
+        1: pytest.approx(545 / 16), 8: pytest.approx(545 / 2), 32: pytest.approx(545),
+    }  # fmt: skip
+    longer = problem4(8, epochs=200)
+    assert estimated_seconds(one_arm, [longer], {})[longer.id] == pytest.approx(545)
+
+
+@pytest.mark.parametrize("work", [lambda parameters: 1 / 0, lambda parameters: math.nan, lambda parameters: 0])
+def test_work_of_no_use_leaves_the_median(one_arm: Path, monkeypatch: pytest.MonkeyPatch, work: Any) -> None:
+    monkeypatch.setattr("trials.problem4.work", work)
+    wanted = problem4(1)
+    assert estimated_seconds(one_arm, [wanted], {})[wanted.id] == pytest.approx(545)
 
 
 def test_another_dataset_is_no_relative(timed: Path) -> None:

@@ -142,6 +142,18 @@ def test_of_several_at_once_the_longest_is_offered_first() -> None:
     assert order({}, {arms["cutout", 2]: 300.0})[0] == ("cutout", 32)  # an estimate of one says nothing beside the rest
 
 
+def test_a_declared_work_that_fails_is_told_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = planning.make(
+        configuration.load(["problem=4"]), planning.specs(configuration.load(["problem=4"]), "", "x"), {}, ()
+    )
+    monkeypatch.setattr("trials.problem4.work", lambda parameters: 1 / 0)
+    with pytest.raises(UsageError, match=r"trials\.problem4\.work: ZeroDivisionError: division by zero"):
+        _ = made.longest_first
+    monkeypatch.setattr("trials.problem4.work", lambda parameters: -1)
+    with pytest.raises(UsageError, match=r"returned -1\.0: a number above 0"):
+        _ = made.longest_first
+
+
 def test_larger_gangs_go_before_longer_trials() -> None:
     made = plan("sweep.gpus=[1,4]", "sweep.factor=[1]", "resources.gpu=gpus", nodes=(Node(8, 4),))
     small, large = sorted(made.trials, key=lambda t: t.bundle.gpu)

@@ -36,7 +36,7 @@ if str(ROOT) not in sys.path:
 
 import faults  # noqa: E402  # the lines above make it importable
 import mounts  # noqa: E402
-from oracle import Oracle, Violation, check_none_lost  # noqa: E402
+from oracle import Oracle, Violation, check_ends, check_none_lost  # noqa: E402
 
 FAULTS = faults.FAULTS | mounts.FAULTS
 STUDY = (
@@ -87,6 +87,8 @@ class Round:
     entry: Callable[[list[str]], int] | None = None
     """What a driver runs with the words; None: the command line's main."""
     met: list[str] = field(default_factory=list)
+    drivers: dict[int, str] = field(default_factory=dict)
+    """The fault that each driver met, by its pid; "" for the undisturbed one at the end."""
     figure: bool = True
     longest: float = 1.2
     """Seconds that an undisturbed run takes; kills and signals fall within them."""
@@ -96,6 +98,7 @@ class Round:
         sys.stdout.flush()
         pid = os.fork()
         if pid:
+            self.drivers[pid] = self.met[-1] if self.met else ""
             return Driver(pid)
         code = 70
         try:
@@ -123,6 +126,7 @@ class Round:
     def finish(self) -> int:
         """The undisturbed run at the end; its exit code."""
         driver = self.start()
+        self.drivers[driver.pid] = ""
         code = driver.wait(120)
         if code is None:
             driver.signal(signal.SIGKILL)
@@ -194,6 +198,7 @@ def run_round(seed: str, directory: Path, oracle: Oracle, longest: float, most: 
     if code != 0:
         raise Violation(f"the last run ended with {code}")
     oracle.check(trouble.results / "problem4")
+    check_ends(trouble.results / "problem4", {pid: faults.ends_after(name) for pid, name in trouble.drivers.items()})
     if faults.ORDERLY.issuperset(trouble.met):
         check_none_lost(trouble.results / "problem4")
     return trouble

@@ -274,5 +274,19 @@ FAULTS: dict[str, Callable[[Round], None]] = {
         torn_table, lock_of_another_host,
     )
 }  # fmt: skip
+UNWRITTEN = frozenset({"full_disk", "input_output_error", "read_only", "real_full_disk", "read_only_mount"})
+
+
+def ends_after(fault: str) -> frozenset[str]:
+    """How attempts of a driver that met a fault ("" for none) can end: kills drain none, signals lose none."""
+    if fault in ("", "two_drivers"):
+        return frozenset({"completed"})
+    if fault in ("sigterm", "sigint"):
+        return frozenset({"completed", "drained"})
+    if fault == "read_error":
+        return frozenset({"completed", "interrupted"})
+    return frozenset({"completed", "lost"} | ({"interrupted"} if fault in UNWRITTEN else set()))
+
+
 ORDERLY = frozenset({"sigterm", "sigint", "two_drivers", "read_error"})
 """After these alone each attempt has recorded its end: none counts as lost."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,18 @@ def check_attempts(ledger: Path) -> None:
     exported = pq.read_table(ledger / "export" / "attempts.parquet").num_rows
     if exported != len(records):
         raise Violation(f"{exported} attempts exported of {len(records)}")
+
+
+def check_ends(ledger: Path, allowed: Mapping[int, Collection[str]]) -> None:
+    """Each attempt ended in a way in which the fault that its driver met can end one; `allowed` is by the driver's pid.
+
+    Attempts whose records were damaged have no driver, and are left out.
+    """
+    for record in attempt_records(ledger):
+        pid = int(str(record.get("driver") or "0").partition("-")[0])
+        if pid in allowed and record["how"] not in allowed[pid]:
+            told = f"{record['how']!r}, where its driver's fault allows {sorted(allowed[pid])}"
+            raise Violation(f"attempt {record['attempt']} at {record['trial_id']} is recorded as {told}")
 
 
 def check_none_lost(ledger: Path) -> None:

@@ -27,7 +27,7 @@ import psutil
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "faults")]
 
-from oracle import Oracle, Violation  # noqa: E402  # the line above makes it importable
+from oracle import Oracle, Violation, check_ends  # noqa: E402  # the line above makes it importable
 
 from farm.ledger.scan import attempt_records  # noqa: E402
 
@@ -155,8 +155,19 @@ FAULTS: tuple[Callable[[subprocess.Popen[bytes], random.Random], bool], ...] = (
 )  # fmt: skip
 
 
-def strike(results: Path, chance: random.Random) -> tuple[str, bool, str]:
-    """One run with one fault: the fault's name, whether it found its target, and how the run ended."""
+def ends_after(fault: str) -> frozenset[str]:
+    """How attempts of a run that met a fault ("" for none) can end: no drain after a kill, no loss after a signal."""
+    if fault in ("terminate", "interrupt"):
+        return frozenset({"completed", "drained"})
+    kills = {"": set(), "trial_process": {"killed"}}
+    return frozenset({"completed"} | kills.get(fault, {"killed", "lost"}))
+
+
+def strike(results: Path, chance: random.Random, ends: dict[int, frozenset[str]]) -> tuple[str, bool, str]:
+    """One run with one fault: the fault's name, whether it found its target, and how the run ended.
+
+    `ends` is told, by the driver's pid, how attempts of this run can have ended.
+    """
     before = len(list(attempt_records(results / "problem4")))
     run = start(results)
     while run.poll() is None and len(list(attempt_records(results / "problem4"))) == before:
@@ -165,6 +176,7 @@ def strike(results: Path, chance: random.Random) -> tuple[str, bool, str]:
     fault = chance.choice(FAULTS)
     watched = family(run)
     struck = run.poll() is None and fault(run, chance)
+    ends[run.pid] = ends_after(fault.__name__ if struck else "")
     try:
         run.wait(LONGEST_SECONDS)
     except subprocess.TimeoutExpired:
@@ -197,15 +209,17 @@ def main() -> int:
     while seen.total() < options.faults:
         results = directory / f"round-{number}"
         number += 1
+        ends: dict[int, frozenset[str]] = {}
         try:
             for _ in range(chance.randint(1, 4)):
-                fault, struck, ending = strike(results, chance)
+                fault, struck, ending = strike(results, chance, ends)
                 seen[fault] += struck
                 print(f"round {number}: {fault} {'struck' if struck else 'came late'} -> {ending}", flush=True)
             last = start(results)
             if last.wait(LONGEST_SECONDS):
                 raise Violation(f"the last run ended with {last.returncode}")
             oracle.check(results / "problem4")
+            check_ends(results / "problem4", ends | {last.pid: ends_after("")})
             shutil.rmtree(results)
         except Violation as violation:
             violations += 1

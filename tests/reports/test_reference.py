@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from commands import ROOT
 
-from analysis.joined import join
+from analysis.joined import join, main
 from analysis.load import AnalysisError
 
 REPORT = ROOT / "docs" / "reference-report.md"
@@ -54,3 +54,22 @@ def test_a_directory_without_rows_is_refused_and_the_file_left_alone(tmp_path: P
     with pytest.raises(AnalysisError, match="none of problem1, problem2"):
         join(tmp_path, target)
     assert target.read_text() == "# Ours\n"
+
+
+def test_what_lies_beside_the_file_and_is_not_its_own_stays(tmp_path: Path) -> None:
+    results = tmp_path / "all"  # the directory that the linked files of all.md go to
+    shutil.copytree(ROOT / "analysis" / "reference" / "problem4", results / "problem4")
+    before = sorted(p for p in results.rglob("*") if p.is_file())
+    old = results / "problem4" / "figures" / "old.svg"
+    old.parent.mkdir()
+    old.touch()
+    (tmp_path / "all.md").write_text("# Ours\n\n## Then\n\n![](all/problem4/figures/old.svg)\n")
+    main([str(results), str(tmp_path / "all.md")])
+    assert all(p.is_file() for p in before)
+    assert not old.exists()
+    assert (results / "problem4" / "figures" / "validation-error.svg").is_file()
+
+
+def test_the_command_says_what_is_wrong_without_a_traceback(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"not written: .*none of problem1"):
+        main([str(tmp_path), str(tmp_path / "all.md")])
