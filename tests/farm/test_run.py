@@ -12,13 +12,14 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from commands import COUNTING, Finished, command, environment, exported, run_farm, wait_for
+from commands import COUNTING, ROOT, Finished, command, environment, exported, run_farm, wait_for
 
 from farm.ledger import scan
 
@@ -136,6 +137,45 @@ def test_a_signal_drains_and_the_same_command_goes_on(tmp_path: Path, number: si
     if number == signal.SIGTERM:
         assert run_farm(tmp_path, *arguments).code == 0
         assert len(rows(tmp_path / "results")) == 180
+
+
+SIGNALLED_AS_RAY_TAKES_IT = """
+import importlib, os, sys
+from farm.private import use_own_token
+use_own_token()  # Ray reads its mode as it is imported
+number, place, *words = sys.argv[1:]
+module, _, name = place.rpartition(".")
+module = importlib.import_module(module)
+take = getattr(module, name)
+def taken(*arguments):
+    found = take(*arguments)
+    print("asked for the signal", flush=True)
+    os.kill(os.getpid(), int(number))
+    return found
+setattr(module, name, taken)
+from farm.cli import main
+sys.exit(main(["run", *words]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "taking"),
+    [
+        (signal.SIGTERM, "ray._private.utils.set_sigterm_handler"),
+        (signal.SIGUSR1, "ray.tune.tune._setup_signal_catching"),
+    ],
+)
+def test_a_signal_just_after_ray_would_take_it_for_itself_drains(
+    tmp_path: Path, number: signal.Signals, taking: str
+) -> None:
+    words = [sys.executable, "-c", SIGNALLED_AS_RAY_TAKES_IT, str(int(number)), taking, STUDY, "cpus=2"]
+    variables = environment() | {"PYTHONPATH": str(ROOT)}
+    results = tmp_path / "results"
+    done = subprocess.run([*words, f"results={results}"], env=variables, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, "asked for the signal" in done.stdout) == (75, True), done.stdout + done.stderr
+    assert [r["state"] for r in exported(results, "counting", "plan")] == ["new", "new"]
+    assert run_farm(tmp_path, STUDY, "executor=inline").code == 0
+    assert len(rows(results)) == 6
 
 
 def test_a_drain_does_not_reach_for_a_trials_loaders(tmp_path: Path) -> None:
