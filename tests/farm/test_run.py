@@ -203,6 +203,37 @@ def test_the_second_driver_is_told_who_is_first(tmp_path: Path) -> None:
     assert socket.gethostname() in second.err
 
 
+def test_a_driver_that_lost_its_lock_leaves_its_successors_run_alone(tmp_path: Path) -> None:
+    """It is suspended, and again while its own request to drain is there: all the time that the second runs."""
+    ledger = tmp_path / "results" / "counting"
+    words = ("trial.epochs=5", "trial.seconds=1", "drain_seconds=60", "commit_seconds=0", "cpus=2")
+    first = start(tmp_path, *words, "executor=inline")
+    wait_for(lambda: highest_commit(ledger))
+    first.send_signal(signal.SIGSTOP)
+    (held,) = (ledger / "lock").glob("*.json")  # as if its holder were on another host
+    held.write_text(json.dumps(json.loads(held.read_text()) | {"boot_id": "elsewhere", "heartbeat_seconds": 0.1}))
+    second = start(tmp_path, *words)
+    wait_for(lambda: running(ledger) == 3)
+    first.send_signal(signal.SIGCONT)
+    wait_for(lambda: list(ledger.glob("drain-*")) or first.poll() is not None)
+    first.send_signal(signal.SIGSTOP)
+    said, _ = second.communicate(timeout=120)
+    assert second.returncode == 0, said
+    written = times_of_writing(ledger)
+    first.send_signal(signal.SIGCONT)
+    said, _ = first.communicate(timeout=60)
+    assert ("another driver has taken this ledger over" in said, first.returncode in (0, 75)) == (True, True), said
+    assert times_of_writing(ledger) == written
+    assert list(ledger.glob("drain-*")) == []
+    keys = [(r["config_factor"], r["epoch"]) for r in exported(tmp_path / "results", "counting", "epochs")]
+    assert sorted(keys) == [(factor, epoch) for factor in (1, 2) for epoch in range(1, 6)]
+
+
+def times_of_writing(ledger: Path) -> dict[Path, int]:
+    """When each file was written that a run makes of a ledger."""
+    return {p: p.stat().st_mtime_ns for name in ("export", "report") for p in (ledger / name).rglob("*.*")}
+
+
 def test_each_trial_gets_exactly_its_gpus(farm: Callable[..., Finished], tmp_path: Path) -> None:
     axes = ("sweep.gpus=[1,2,4,0.5,8]", "sweep.factor=[1]", "resources.gpu=gpus", "resources.cpu=0.5")
     done = farm(STUDY, "gpus=4", "cpus=2", *axes)
