@@ -9,6 +9,8 @@ import pytest
 from clusters import Head, head
 from commands import COUNTING, ROOT, environment, exported, run_farm
 
+from farm.ledger import scan
+
 pytestmark = pytest.mark.ray
 STUDY = f"study={COUNTING}"
 
@@ -59,6 +61,18 @@ def test_a_run_joins_the_cluster_that_is_named(cluster: Head, tmp_path: Path, wh
     assert (done.code, done.out.count("completed")) == (1, 2), done.out + done.err
     states = {r["gpus"]: r["state"] for r in exported(tmp_path / "results", "counting", "plan")}
     assert states == {1: "done", 2: "done", 4: "unschedulable"}
+
+
+def test_a_run_that_names_no_cluster_joins_none_that_is_there(cluster: Head, tmp_path: Path) -> None:
+    """Though Ray would find the head: among the processes, and in the file of the cluster that started last."""
+    scratch = Path(cluster.environment["RAY_AUTH_TOKEN_PATH"]).parent
+    (scratch / "ray").mkdir()
+    (scratch / "ray" / "ray_current_cluster").write_text(cluster.address)
+    done = run_farm(tmp_path, STUDY, "cpus=2", variables=cluster.environment | {"RAY_TMPDIR": str(scratch)})
+    assert (done.code, done.err) == (0, "")
+    here = {attempt["node_id"] for attempt in scan.attempt_records(tmp_path / "results" / "counting")}
+    there = {node["node_id"] for node in cluster.get("/api/v0/nodes")["data"]["result"]["result"]}
+    assert (len(here), len(there), here & there) == (1, 1, set())
 
 
 def test_a_cluster_that_does_not_answer_is_said_so(tmp_path: Path) -> None:
