@@ -203,11 +203,14 @@ def test_the_second_driver_is_told_who_is_first(tmp_path: Path) -> None:
     assert socket.gethostname() in second.err
 
 
-def test_a_driver_that_lost_its_lock_leaves_its_successors_run_alone(tmp_path: Path) -> None:
+def test_a_driver_that_lost_its_lock_leaves_its_successors_run_alone(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     """It is suspended, and again while its own request to drain is there: all the time that the second runs."""
     ledger = tmp_path / "results" / "counting"
     words = ("trial.epochs=5", "trial.seconds=1", "drain_seconds=60", "commit_seconds=0", "cpus=2")
     first = start(tmp_path, *words, "executor=inline")
+    request.addfinalizer(first.kill)  # a suspended process would stay where an assertion fails
     wait_for(lambda: highest_commit(ledger))
     first.send_signal(signal.SIGSTOP)
     (held,) = (ledger / "lock").glob("*.json")  # as if its holder were on another host
