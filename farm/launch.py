@@ -178,12 +178,8 @@ class _Unsaved:
 class _Events(_Unsaved, Callback):
     """Passes Tune's events on to the view. Tune ends the whole run when a callback raises, so it must not."""
 
-    def __init__(self, view: View, renew: Callable[[], None]) -> None:
-        self._view, self._renew = view, renew
-
-    def on_step_begin(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
-        if iteration <= 1:
-            self._renew()
+    def __init__(self, view: View) -> None:
+        self._view = view
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         self._view.started(trial.config["label"])
@@ -338,15 +334,14 @@ def run(
                 storage_path=scratch,
                 verbose=0,
                 stop=_DrainStopper(view, signals.stopping, own),
-                callbacks=[_Events(view, signals.renew)],
+                callbacks=[_Events(view)],
                 # The ledger counts (`TrialActor._goes_on`). Tune's own bound is for actors that end without a
                 # record, and one above, or `retries=0` would not let a preempted trial go on.
                 failure_config=FailureConfig(max_failures=retries + 1),
                 checkpoint_config=CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
             ),
         )
-        with signals.held():  # Tune takes SIGUSR1 for itself; `renew` takes it back and lets signals through
-            tuner.fit()
+        tuner.fit()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

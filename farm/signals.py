@@ -11,6 +11,7 @@ from typing import Any
 from farm.errors import INTERRUPTED, RESUMABLE
 
 NUMBERS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+KEPT = (signal.SIGTERM, signal.SIGUSR1)
 
 
 @dataclass
@@ -39,28 +40,34 @@ class Signals:
 
     @contextlib.contextmanager
     def handled(self) -> Iterator[None]:
-        """Handle the three signals inside the block."""
+        """Handle the three signals inside the block.
+
+        After a drain the process is about to end with `exit_code`, and SIGTERM and SIGUSR1 no longer keep it from that.
+        """
         before = {n: signal.signal(n, self._handle) for n in NUMBERS}
         try:
             yield
         finally:
             for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def renew(self) -> None:
-        """Install the handlers again, after a library has put its own in place, and let held signals through."""
-        for number in NUMBERS:
-            signal.signal(number, self._handle)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, NUMBERS)
+                draining = self.received and number != signal.SIGINT
+                signal.signal(number, signal.SIG_IGN if draining else handler)
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Hold the three signals back until `renew`, or the end of the block: none is lost to a library."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, NUMBERS)
+    def kept(self) -> Iterator[None]:
+        """Inside the block no library takes SIGTERM or SIGUSR1 for itself, as Ray and Ray Tune do when they start.
+
+        A mask would not hold the signals back: they then go to one of Ray's threads, which do not have it.
+        """
+        install = signal.signal
+
+        def install_others(number: int, handler: Any) -> Any:
+            return signal.getsignal(number) if number in KEPT else install(number, handler)
+
+        signal.signal = install_others  # type: ignore[assignment]
         try:
             yield
         finally:
-            self.renew()
+            signal.signal = install
 
     def _handle(self, number: int, frame: Any) -> None:
         self.received.append(number)

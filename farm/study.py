@@ -165,7 +165,8 @@ def _execute(config: Config, plan: Plan, run_id: str, signals: Signals) -> Plan:
                 [(t.label, request(config, t, run_id)) for t in plan.to_run], view, signals, config.settings.retries
             )
         return make_plan(config)
-    nodes = _execute_with_ray(config, plan, run_id, signals)
+    with signals.kept():
+        nodes = _execute_with_ray(config, plan, run_id, signals)
     return make_plan(config, nodes)
 
 
@@ -192,7 +193,6 @@ def _execute_with_ray(config: Config, plan: Plan, run_id: str, signals: Signals)
             plan = make_plan(config, nodes)
         if address is None:
             keeper = ForkClient(run_id)
-        signals.renew()
         with View(plan, settings.view, 0.0 if elastic else sum(n.gpu for n in nodes)) as view:
             if elastic:
                 for trial in plan.trials:

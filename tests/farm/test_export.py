@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from attempts import attempt, directory, request
-from commands import COUNTING, exported
+from commands import COUNTING, exported, wait_for
 
 from farm import config as configuration
 from farm.cli import main
@@ -202,6 +204,27 @@ def test_what_a_killed_writer_left_in_an_exported_trial_is_removed(tmp_path: Pat
     (trial / ".tmp-done-1-ab").mkdir()
     export(tmp_path, None, "counting")
     assert not list(trial.glob(".tmp-*"))
+
+
+def test_an_export_waits_while_another_holds_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other holds it shared: only who wants it exclusively waits for that."""
+    finish(tmp_path)
+    begun, real = threading.Event(), export_module._export
+    monkeypatch.setattr(export_module, "_export", lambda *a: (begun.set(), real(*a))[1])
+    waiting = threading.Thread(target=export, args=(tmp_path, None, "counting"))
+    with (tmp_path / ".export.lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_SH)
+        waiting.start()
+        wait_for(lambda: begun.is_set() or waits_for(other.fileno()))
+        assert not begun.is_set()
+    waiting.join()
+    assert len(exported(tmp_path.parent, tmp_path.name, "epochs")) == 3
+
+
+def waits_for(descriptor: int) -> bool:
+    """Whether anybody waits for a lock on the open file (in /proc/locks: `1: -> FLOCK … MAJOR:MINOR:INODE …`)."""
+    inode = os.fstat(descriptor).st_ino
+    return any("->" in line and f":{inode} " in line for line in Path("/proc/locks").read_text().splitlines())
 
 
 @pytest.mark.parametrize("value", [None, True, -1, 2**70, float("nan"), "x", [], {}])

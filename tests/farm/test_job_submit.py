@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from clusters import Head, head
+from clusters import Head, head, second_node
 from commands import COUNTING, ROOT, environment, exported, run_farm
+
+from farm.ledger import scan
 
 pytestmark = pytest.mark.ray
 STUDY = f"study={COUNTING}"
@@ -61,6 +65,40 @@ def test_a_run_joins_the_cluster_that_is_named(cluster: Head, tmp_path: Path, wh
     assert states == {1: "done", 2: "done", 4: "unschedulable"}
 
 
+def test_a_run_that_names_no_cluster_joins_none_that_is_there(cluster: Head, tmp_path: Path) -> None:
+    """Though Ray would find the head: among the processes, and in the file of the cluster that started last."""
+    scratch = Path(cluster.environment["RAY_AUTH_TOKEN_PATH"]).parent
+    (scratch / "ray").mkdir()
+    (scratch / "ray" / "ray_current_cluster").write_text(cluster.address)
+    done = run_farm(tmp_path, STUDY, "cpus=2", variables=cluster.environment | {"RAY_TMPDIR": str(scratch)})
+    assert (done.code, done.err) == (0, "")
+    here = {attempt["node_id"] for attempt in scan.attempt_records(tmp_path / "results" / "counting")}
+    there = {node["node_id"] for node in cluster.nodes()}
+    assert (len(here), len(there), here & there) == (1, 1, set())
+
+
 def test_a_cluster_that_does_not_answer_is_said_so(tmp_path: Path) -> None:
     done = run_farm(tmp_path, STUDY, "ray_address=127.0.0.1:1")
     assert (done.code, "127.0.0.1:1" in done.err, "Traceback" in done.err) == (3, True, False), done.err
+
+
+def test_no_trial_is_split_over_two_nodes_and_no_gpu_has_two_trials(cluster: Head, tmp_path: Path) -> None:
+    words = (STUDY, "sweep.gpus=[1,2,3]", "sweep.factor=[1,2,3]", "trial.seconds=0.3", "resources.gpu=gpus")
+    with second_node(cluster, ROOT, gpus=2):
+        words = (*words, "resources.cpu=0.25", f"ray_address={cluster.address}")
+        done = run_farm(tmp_path, *words, variables=cluster.environment)
+    assert (done.code, done.err) == (1, "")
+    plan = {r["trial_id"]: r for r in exported(tmp_path / "results", "counting", "plan")}
+    assert sorted((r["gpus"], r["state"]) for r in plan.values()) == [
+        *[(1, "done")] * 3, *[(2, "done")] * 3, *[(3, "unschedulable")] * 3,
+    ]  # fmt: skip
+    held = defaultdict(list)
+    for attempt in scan.attempt_records(tmp_path / "results" / "counting"):
+        ids = attempt["gpu_ids"].split(",")
+        assert len(set(ids)) == plan[attempt["trial_id"]]["gpus"]
+        for one in ids:
+            held[attempt["node_id"], one].append((attempt["started_at"], attempt["ended_at"]))
+    assert {node for node, _ in held} == {node["node_id"] for node in cluster.nodes()}
+    assert {one for _, one in held} == {"0", "1"}
+    for spans in held.values():
+        assert all(before[1] <= after[0] for before, after in itertools.pairwise(sorted(spans)))

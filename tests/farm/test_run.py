@@ -12,13 +12,14 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from commands import COUNTING, Finished, command, environment, exported, run_farm, wait_for
+from commands import COUNTING, ROOT, Finished, command, environment, exported, run_farm, wait_for
 
 from farm.ledger import scan
 
@@ -138,6 +139,45 @@ def test_a_signal_drains_and_the_same_command_goes_on(tmp_path: Path, number: si
         assert len(rows(tmp_path / "results")) == 180
 
 
+SIGNALLED_AS_RAY_TAKES_IT = """
+import importlib, os, sys
+from farm.private import use_own_token
+use_own_token()  # Ray reads its mode as it is imported
+number, place, *words = sys.argv[1:]
+module, _, name = place.rpartition(".")
+module = importlib.import_module(module)
+take = getattr(module, name)
+def taken(*arguments):
+    found = take(*arguments)
+    print("asked for the signal", flush=True)
+    os.kill(os.getpid(), int(number))
+    return found
+setattr(module, name, taken)
+from farm.cli import main
+sys.exit(main(["run", *words]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "taking"),
+    [
+        (signal.SIGTERM, "ray._private.utils.set_sigterm_handler"),
+        (signal.SIGUSR1, "ray.tune.tune._setup_signal_catching"),
+    ],
+)
+def test_a_signal_just_after_ray_would_take_it_for_itself_drains(
+    tmp_path: Path, number: signal.Signals, taking: str
+) -> None:
+    words = [sys.executable, "-c", SIGNALLED_AS_RAY_TAKES_IT, str(int(number)), taking, STUDY, "cpus=2"]
+    variables = environment() | {"PYTHONPATH": str(ROOT)}
+    results = tmp_path / "results"
+    done = subprocess.run([*words, f"results={results}"], env=variables, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, "asked for the signal" in done.stdout) == (75, True), done.stdout + done.stderr
+    assert [r["state"] for r in exported(results, "counting", "plan")] == ["new", "new"]
+    assert run_farm(tmp_path, STUDY, "executor=inline").code == 0
+    assert len(rows(results)) == 6
+
+
 def test_a_drain_does_not_reach_for_a_trials_loaders(tmp_path: Path) -> None:
     ledger = tmp_path / "results" / "problem2"
     words = ("problem=2", "profile=smoke", "sweep.mode=[dataparallel]", "sweep.gpus=[1]", "trial.train_examples=2048")
@@ -161,6 +201,40 @@ def test_the_second_driver_is_told_who_is_first(tmp_path: Path) -> None:
     assert second.code == 3
     assert str(first.pid) in second.err
     assert socket.gethostname() in second.err
+
+
+def test_a_driver_that_lost_its_lock_leaves_its_successors_run_alone(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """It is suspended, and again while its own request to drain is there: all the time that the second runs."""
+    ledger = tmp_path / "results" / "counting"
+    words = ("trial.epochs=5", "trial.seconds=1", "drain_seconds=60", "commit_seconds=0", "cpus=2")
+    first = start(tmp_path, *words, "executor=inline")
+    request.addfinalizer(first.kill)  # a suspended process would stay where an assertion fails
+    wait_for(lambda: highest_commit(ledger))
+    first.send_signal(signal.SIGSTOP)
+    (held,) = (ledger / "lock").glob("*.json")  # as if its holder were on another host
+    held.write_text(json.dumps(json.loads(held.read_text()) | {"boot_id": "elsewhere", "heartbeat_seconds": 0.1}))
+    second = start(tmp_path, *words)
+    wait_for(lambda: running(ledger) == 3)
+    first.send_signal(signal.SIGCONT)
+    wait_for(lambda: list(ledger.glob("drain-*")) or first.poll() is not None)
+    first.send_signal(signal.SIGSTOP)
+    said, _ = second.communicate(timeout=120)
+    assert second.returncode == 0, said
+    written = times_of_writing(ledger)
+    first.send_signal(signal.SIGCONT)
+    said, _ = first.communicate(timeout=60)
+    assert ("another driver has taken this ledger over" in said, first.returncode in (0, 75)) == (True, True), said
+    assert times_of_writing(ledger) == written
+    assert list(ledger.glob("drain-*")) == []
+    keys = [(r["config_factor"], r["epoch"]) for r in exported(tmp_path / "results", "counting", "epochs")]
+    assert sorted(keys) == [(factor, epoch) for factor in (1, 2) for epoch in range(1, 6)]
+
+
+def times_of_writing(ledger: Path) -> dict[Path, int]:
+    """When each file was written that a run makes of a ledger."""
+    return {p: p.stat().st_mtime_ns for name in ("export", "report") for p in (ledger / name).rglob("*.*")}
 
 
 def test_each_trial_gets_exactly_its_gpus(farm: Callable[..., Finished], tmp_path: Path) -> None:

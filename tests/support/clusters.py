@@ -45,6 +45,11 @@ class Head:
         with urllib.request.urlopen(request, timeout=5) as answer:
             return json.load(answer)
 
+    def nodes(self) -> list[dict[str, Any]]:
+        """What the dashboard knows of each node there is or was: its `node_id`, its `state`, and more."""
+        found: list[dict[str, Any]] = self.get("/api/v0/nodes")["data"]["result"]["result"]
+        return found
+
 
 def free_ports(count: int) -> list[int]:
     """Ports that nobody listens on now."""
@@ -87,6 +92,34 @@ def head(cwd: Path, environment: dict[str, str], cpus: int = 2, gpus: int = 0) -
         _end(process)
         log.close()
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def second_node(first: Head, cwd: Path, cpus: int = 2, gpus: int = 0) -> Iterator[None]:
+    """Another node of a head's cluster on this machine, for the length of a block."""
+    scratch = Path(first.environment["RAY_AUTH_TOKEN_PATH"]).parent
+    agent, agent_rpc, metrics = free_ports(3)
+    options = {
+        "address": first.address, "num-cpus": cpus, "num-gpus": gpus, "dashboard-agent-listen-port": agent,
+        "dashboard-agent-grpc-port": agent_rpc, "metrics-export-port": metrics, "min-worker-port": 0,
+        "max-worker-port": 0, "node-ip-address": "127.0.0.1",
+    }  # fmt: skip
+    words = [str(RAY), "start", "--block", *(f"--{k}={v}" for k, v in options.items())]
+    with (scratch / "second.log").open("w") as log:
+        process = subprocess.Popen(words, cwd=cwd, env=first.environment, stdout=log, stderr=log)
+        try:
+            _wait_until_joined(process, first, scratch / "second.log")
+            yield
+        finally:
+            _end(process)
+
+
+def _wait_until_joined(process: subprocess.Popen[bytes], first: Head, log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while sum(node["state"] == "ALIVE" for node in first.nodes()) < 2:
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.2)
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], found: Head, log: Path) -> None:

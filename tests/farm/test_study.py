@@ -1,0 +1,52 @@
+"""One run of a study, from preflight to export."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from commands import COUNTING, ROOT, command, environment, exported, run_farm
+
+from farm.ledger import scan
+
+STUDY = f"study={COUNTING}"
+SIGNALLED_IN_PREFLIGHT = """
+import os, signal, sys
+from farm import cli, study
+check = study._check_results
+study._check_results = lambda config: (os.kill(os.getpid(), int(sys.argv[1])), check(config))
+code = cli.main(["run", *sys.argv[2:]])
+print("Ray was started" if "ray" in sys.modules else "no Ray")
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
+def test_a_signal_during_preflight_starts_nothing(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    results = tmp_path / "results"
+    words = [sys.executable, "-c", SIGNALLED_IN_PREFLIGHT, str(int(number)), STUDY, f"results={results}"]
+    variables = environment() | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(words, capture_output=True, text=True, env=variables, timeout=60)
+    assert (done.returncode, done.stderr) == (code, "")
+    assert ("counting: 2 new" in done.stdout, "no Ray" in done.stdout) == (True, True)
+    assert list(scan.attempt_records(results / "counting")) == []
+    assert [r["state"] for r in exported(results, "counting", "plan")] == ["new", "new"]
+    again = run_farm(tmp_path, STUDY, "executor=inline")
+    assert (again.code, len(exported(results, "counting", "epochs"))) == (0, 6)
+
+
+def test_sigusr1_again_and_again_until_a_run_has_ended_drains_it(tmp_path: Path) -> None:
+    words = [*command(STUDY), f"results={tmp_path / 'results'}"]
+    with subprocess.Popen(words, env=environment(), stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        assert run.stdout.readline() == "counting: 2 new\n"
+        while run.poll() is None:
+            run.send_signal(signal.SIGUSR1)
+            time.sleep(0.001)
+        assert run.returncode == 75, run.stdout.read()
+    assert run_farm(tmp_path, STUDY, "executor=inline").code == 0
+    assert len(exported(tmp_path / "results", "counting", "epochs")) == 6
