@@ -12,6 +12,7 @@ from farm.errors import INTERRUPTED, RESUMABLE
 
 NUMBERS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 KEPT = (signal.SIGTERM, signal.SIGUSR1)
+INSTALL = signal.signal
 
 
 @dataclass
@@ -52,22 +53,30 @@ class Signals:
                 draining = self.received and number != signal.SIGINT
                 signal.signal(number, signal.SIG_IGN if draining else handler)
 
+    def renew(self) -> None:
+        """Install the handlers again below Python, where Ray's C++ has put its own on top of them as it started.
+
+        That one passes SIGTERM on, but leaves an alarm that aborts the process after 3 s, in the middle of a drain.
+        """
+        for number in NUMBERS:
+            INSTALL(number, self._handle)
+        signal.alarm(0)
+
     @contextlib.contextmanager
     def kept(self) -> Iterator[None]:
         """Inside the block no library takes SIGTERM or SIGUSR1 for itself, as Ray and Ray Tune do when they start.
 
         A mask would not hold the signals back: they then go to one of Ray's threads, which do not have it.
         """
-        install = signal.signal
 
         def install_others(number: int, handler: Any) -> Any:
-            return signal.getsignal(number) if number in KEPT else install(number, handler)
+            return signal.getsignal(number) if number in KEPT else INSTALL(number, handler)
 
         signal.signal = install_others  # type: ignore[assignment]
         try:
             yield
         finally:
-            signal.signal = install
+            signal.signal = INSTALL
 
     def _handle(self, number: int, frame: Any) -> None:
         self.received.append(number)

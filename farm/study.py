@@ -193,6 +193,7 @@ def _execute_with_ray(config: Config, plan: Plan, run_id: str, signals: Signals)
             plan = make_plan(config, nodes)
         if address is None:
             keeper = ForkClient(run_id)
+        signals.renew()
         with View(plan, settings.view, 0.0 if elastic else sum(n.gpu for n in nodes)) as view:
             if elastic:
                 for trial in plan.trials:

@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,20 @@ def test_a_signal_drains_and_the_same_command_goes_on(tmp_path: Path, number: si
     if number == signal.SIGTERM:
         assert run_farm(tmp_path, *arguments).code == 0
         assert len(rows(tmp_path / "results")) == 180
+
+
+def test_a_drain_may_take_longer_than_rays_own_handler_would_let_it(tmp_path: Path) -> None:
+    """Ray's C++ takes SIGTERM too, and aborts the process 3 s after it."""
+    words = ("sweep.factor=[1]", "trial.epochs=9", "trial.seconds=5", "drain_seconds=60", "commit_seconds=0", "cpus=2")
+    run = start(tmp_path, *words)
+    ledger = tmp_path / "results" / "counting"
+    wait_for(lambda: highest_commit(ledger))
+    begun, sent = highest_commit(ledger), time.monotonic()
+    run.send_signal(signal.SIGTERM)
+    said, _ = run.communicate(timeout=60)
+    assert (run.returncode, "SIGTERM received" in said) == (75, False), said
+    assert time.monotonic() - sent > 3
+    assert highest_commit(ledger) == begun + 1
 
 
 SIGNALLED_AS_RAY_TAKES_IT = """
