@@ -20,7 +20,7 @@ from analysis.report import PROBLEMS, write_report
 FILE = r"(?:figures|tables)/[\w-]+\.\w+"
 LINK = re.compile(rf"(?<=\]\(){FILE}(?=\))")
 HEADING = re.compile(r"^#", re.MULTILINE)
-FIRST = re.compile(r"^(?:## |Not run: )", re.MULTILINE)
+FIRST = re.compile(r"^(?:## Problem |Not run: problem )", re.MULTILINE)
 """Where the reports begin; what stands before it in the file is written by hand and stays."""
 
 
@@ -34,6 +34,8 @@ def join(results: Path, target: Path) -> None:
     if not found:
         raise AnalysisError(f"{results}: none of {', '.join(s.name for s in studies.values())} has an export there")
     reports = {study.name: write_report(study, p).markdown for p, study in found.items()}
+    if not target.suffix:
+        raise AnalysisError("the file needs a suffix (.md): without it its name is that of the directory beside it")
     files = target.with_suffix("")
     before = target.read_text(encoding="utf-8") if target.exists() else ""
     for link in re.findall(rf"\]\({re.escape(files.name)}/([\w-]+/{FILE})\)", before):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shlex
@@ -25,6 +26,7 @@ from farm.errors import (
     PreflightError,
     UsageError,
 )
+from farm.output import Output
 from farm.plan import STATES, Plan
 
 Verb = Callable[[argparse.Namespace], int]
@@ -108,10 +110,15 @@ def _run(options: argparse.Namespace) -> int:
 
         if there.is_wanted(config):
             return there.run_there(config, options.overrides)
+    with contextlib.redirect_stdout(Output(sys.stdout)):
+        return _run_here(config, options.overrides)
+
+
+def _run_here(config: Config, overrides: Sequence[str]) -> int:
     from farm import study
     from farm.recall import place_words
 
-    result = study.run(config, options.overrides)
+    result = study.run(config, list(overrides))
     _print_failures(result.plan)
     if result.comparison:
         print(result.comparison)
@@ -121,7 +128,7 @@ def _run(options: argparse.Namespace) -> int:
         print(short_path(path))
     print(f"{short_path(config.ledger / 'export')}: {', '.join(p.name for p in result.tables.values())}")
     if n := len(study.finished_outside(config)):
-        command = shlex.join(["farm", "report", *place_words(options.overrides)])
+        command = shlex.join(["farm", "report", *place_words(list(overrides))])
         print(f"outside this grid: {n} finished trial{'' if n == 1 else 's'} of this study; {command} takes them in")
     return result.exit_code
 

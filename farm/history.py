@@ -10,7 +10,7 @@ import numpy as np
 
 from farm.ledger.durable import MANIFEST
 from farm.ledger.scan import DONE, trial_directories, trial_id
-from trials.spec import Spec, parameter_defaults, steps_of, work_of
+from trials.spec import Spec, parameter_defaults, steps_of, trial_module, work_of
 
 IGNORED = ("config_seed", "config_epochs")
 """Columns that make two trials no less related: seeds take equally long, and epochs are scaled."""
@@ -39,14 +39,15 @@ def estimated_seconds(
     from farm.ledger.schema import config_columns
 
     relatives = _Relatives(done)
-    rates: dict[tuple[tuple[str, ...], bool | None], float | None] = {}
+    rates: dict[tuple[tuple[str, ...], bool | None, float], float | None] = {}
     found: dict[str, float] = {}
     for spec in specs:
         values = config_columns(spec)
-        key = tuple(repr(values.get(c)) for c in relatives.columns), (on_gpu or {}).get(spec.id)
+        work, steps = _work(spec.module, values), _steps(spec)
+        key = tuple(repr(values.get(c)) for c in relatives.columns), (on_gpu or {}).get(spec.id), work
         if key not in rates:
-            rates[key] = relatives.rate(*key, _work(spec.module, values))
-        rate, steps = rates[key], steps_of(spec.module, spec.parameters)
+            rates[key] = relatives.rate(*key)
+        rate = rates[key]
         if rate is not None:
             left = max(1 - epochs_done.get(spec.id, 0) / steps, 0.0) if steps else 1.0
             found[spec.id] = rate * float(values.get("config_epochs") or 1) * left
@@ -99,13 +100,22 @@ class _Relatives:
         return float(np.exp(level + slope * np.log(at)))
 
 
+def _steps(spec: Spec) -> int:
+    try:
+        return steps_of(spec.module, spec.parameters)
+    except ValueError:  # a run says so
+        return 0
+
+
 def _work(module: str, values: Mapping[str, Any]) -> float:
-    """Declared work of an epoch, from the config columns of a trial; 1 where the module says nothing that is of use."""
+    """Work that the module declares, for an epoch where trials have epochs, from a trial's config columns; else 1."""
+    if not hasattr(trial_module(module), "work"):
+        return 1.0
     defaults = parameter_defaults(module)
     found = {name: values.get(f"config_{name}") for name in defaults}
     parameters = {name: defaults[name] if value is None else value for name, value in found.items()}
     try:
-        return work_of(module, parameters) / (steps_of(module, parameters) or 1) or 1.0
+        return work_of(module, parameters) / float(values.get("config_epochs") or 1)
     except ValueError:  # a run says so
         return 1.0
 

@@ -103,6 +103,12 @@ class Plan:
         return sum(_held(node, waiting[-1].bundle) for node in nodes) if waiting else 0
 
 
+def check_work(plan: Plan) -> None:
+    """Raise `UsageError` where the trial module's `work` or `steps` fails for a trial that would run."""
+    for trial in plan.to_run:
+        _work_left(trial)
+
+
 def specs(config: Config, fingerprint: str, hardware: str | None) -> list[tuple[Spec, Bundle]]:
     """The grid's points, seeds innermost, without duplicates.
 

@@ -56,11 +56,10 @@ class Signals:
     def renew(self) -> None:
         """Install the handlers again below Python, where Ray's C++ has put its own on top of them as it started.
 
-        That one passes SIGTERM on, but leaves an alarm that aborts the process after 3 s, in the middle of a drain.
+        That one prints a stack before it passes SIGTERM on.
         """
         for number in NUMBERS:
             INSTALL(number, self._handle)
-        signal.alarm(0)
 
     @contextlib.contextmanager
     def kept(self) -> Iterator[None]:
@@ -79,6 +78,7 @@ class Signals:
             signal.signal = INSTALL
 
     def _handle(self, number: int, frame: Any) -> None:
+        signal.alarm(0)  # Ray's handler in C++ sets one that aborts the process after 3 s, in the middle of a drain
         self.received.append(number)
         if len(self.received) == 1:
             for function in self.on_first:

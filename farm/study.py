@@ -121,6 +121,7 @@ def run(config: Config, arguments: list[str]) -> Result:
         with LedgerLock(config.ledger, on_lost=lambda: os.kill(os.getpid(), signal.SIGTERM), say=_say) as lock:
             sweep_ledger(config.ledger)
             planned = plan = make_plan(config)
+            planning.check_work(plan)
             budget.check(plan, config.settings.max_gpu_hours)
             _record_study(config, arguments)
             drain = drain_file(config.ledger, run_id)
@@ -187,13 +188,13 @@ def _execute_with_ray(config: Config, plan: Plan, run_id: str, signals: Signals)
     keeper = None
     try:
         launch.connect(address, settings.cpus, settings.gpus, config.study_file.parent)
+        signals.renew()
         kinds = kinds_that_are_up(Path(os.environ[FARM_UP])) if elastic else None
         nodes = launch.nodes() if kinds is None else list(kinds.values())
         if address is not None:
             plan = make_plan(config, nodes)
         if address is None:
             keeper = ForkClient(run_id)
-        signals.renew()
         with View(plan, settings.view, 0.0 if elastic else sum(n.gpu for n in nodes)) as view:
             if elastic:
                 for trial in plan.trials:

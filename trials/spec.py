@@ -104,11 +104,14 @@ def revision_of(module: str, parameters: Mapping[str, Scalar]) -> int:
 
 
 def steps_of(module: str, parameters: Mapping[str, Scalar]) -> int:
-    """How often a trial yields, at most: its `epochs`, else its module's `steps(parameters)`, else 0: not known."""
+    """How often a trial yields, at most: its `epochs`, else its module's `steps(parameters)`, else 0: not known.
+
+    Raises `ValueError` where the module's function fails.
+    """
     if isinstance(epochs := parameters.get("epochs"), int):
         return epochs
-    steps: Callable[[Mapping[str, Scalar]], int] | None = getattr(trial_module(module), "steps", None)
-    return 0 if steps is None else steps(parameters)
+    steps = getattr(trial_module(module), "steps", None)
+    return 0 if steps is None else int(_asked(f"{module}.steps", steps, parameters))
 
 
 def work_of(module: str, parameters: Mapping[str, Scalar]) -> float:
@@ -116,16 +119,21 @@ def work_of(module: str, parameters: Mapping[str, Scalar]) -> float:
 
     Raises `ValueError` where the module's function fails or returns no number above 0.
     """
-    work: Callable[[Mapping[str, Scalar]], float] | None = getattr(trial_module(module), "work", None)
+    work = getattr(trial_module(module), "work", None)
     if work is None:
         return float(steps_of(module, parameters))
-    try:
-        found = float(work(parameters))
-    except Exception as error:  # the user's own code
-        raise ValueError(f"{module}.work: {type(error).__name__}: {error}") from error
+    found = _asked(f"{module}.work", work, parameters)
     if not 0 < found < math.inf:
         raise ValueError(f"{module}.work returned {found}: a number above 0 is expected")
     return found
+
+
+def _asked(name: str, function: Callable[[Mapping[str, Scalar]], float], parameters: Mapping[str, Scalar]) -> float:
+    """What a trial module's own function answers; `ValueError` where it fails."""
+    try:
+        return float(function(parameters))
+    except Exception as error:
+        raise ValueError(f"{name}: {type(error).__name__}: {error}") from error
 
 
 @functools.cache

@@ -78,6 +78,8 @@ def write_new(path: Path, content: bytes) -> None:
         while view:
             view = view[os.write(descriptor, view) :]
         os.fsync(descriptor)
+    except OSError as error:
+        raise _named(error, path) from None
     finally:
         os.close(descriptor)
 
@@ -94,7 +96,10 @@ class Growing(io.RawIOBase):
         return True
 
     def write(self, content: Any) -> int:
-        return os.write(self._descriptor, content)
+        try:
+            return os.write(self._descriptor, content)
+        except OSError as error:
+            raise _named(error, self._temporary) from None
 
     def put(self) -> None:
         """The file is whole: in one step it stands in its target's place."""
@@ -103,10 +108,23 @@ class Growing(io.RawIOBase):
         os.replace(self._temporary, self._target)
         sync_directory(self._target.parent)
 
+    def discard(self) -> None:
+        """Unless it was `put`, the file goes; what is still written to it goes nowhere."""
+        if not self.closed:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, self._descriptor)
+            os.close(null)
+            self._temporary.unlink(missing_ok=True)
+
     def close(self) -> None:
         if not self.closed:
             os.close(self._descriptor)
         super().close()
+
+
+def _named(error: OSError, path: Path) -> OSError:
+    """The error with the file that it is about."""
+    return OSError(error.errno, error.strerror, str(path))
 
 
 def write_json(target: Path, value: Mapping[str, Any]) -> None:

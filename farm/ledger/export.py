@@ -92,15 +92,16 @@ def _export(root: Path, directory: Path, plan: Plan | None, module: str) -> Expo
     written = [paths["attempts"]]
     if fresh or old.dropped or not intact:
         trials = [with_defaults(t, module) for t in old.trials]
-        rows = [_Rows(path, module, name) for name, path in row_paths.items()]
-        for one in rows:
-            one.keep(old.ids)
-        for batch in batches(fresh, module, damaged):
-            trials.append(batch.trials)
+        with contextlib.ExitStack() as stack:
+            rows = [stack.enter_context(_Rows(path, module, name)) for name, path in row_paths.items()]
             for one in rows:
-                one.add(batch.rows)
-        for one in rows:
-            one.close()
+                one.keep(old.ids)
+            for batch in batches(fresh, module, damaged):
+                trials.append(batch.trials)
+                for one in rows:
+                    one.add(batch.rows)
+            for one in rows:
+                one.close()
         whole = pa.concat_tables(trials, promote_options="permissive") if trials else _empty_trials(module)
         write_file(paths["trials"], parquet(whole.sort_by("trial_id")))
         written += kept
@@ -166,7 +167,8 @@ def _old_trials(trials: Path, found: dict[str, Path]) -> _Old:
 
 
 class _Rows:
-    """A row table, written in batches to a temporary file and renamed into place at the end."""
+    """A row table, written in batches to a temporary file, which is renamed into place by `close` or goes with the
+    block."""
 
     def __init__(self, target: Path, module: str, name: str) -> None:
         self._target, self._file = target, Growing(target)
@@ -175,6 +177,12 @@ class _Rows:
         fields = [pa.field(c.name, schema.ARROW[c.type]) for c in schema.row_tables(module)[name]]
         self._schema = pa.schema([*fields, *schema.config_schema(module)])
         self._writer = pq.ParquetWriter(self._buffer, self._schema, compression="zstd")
+
+    def __enter__(self) -> _Rows:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.discard()
 
     def keep(self, ids: set[str]) -> None:
         """Copy the rows of trials that stand as they did, a row group at a time."""

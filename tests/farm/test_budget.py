@@ -111,6 +111,26 @@ def test_one_relative_is_scaled_by_the_work_that_its_module_declares(one_arm: Pa
     assert estimated_seconds(one_arm, [longer], {})[longer.id] == pytest.approx(545)
 
 
+def test_an_estimate_does_not_hang_on_the_order_of_the_grid(one_arm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trials.problem4.work", lambda parameters: parameters["epochs"] ** 2)
+    grid = [problem4(16, epochs) for epochs in (200, 50)]
+    for order in (grid, grid[::-1]):
+        found = estimated_seconds(one_arm, order, {})
+        assert [found[spec.id] for spec in grid] == [pytest.approx(4 * 545), pytest.approx(545 / 4)]
+
+
+def test_work_tells_of_trials_without_epochs_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trials.problem2.work", lambda parameters: parameters["gpus"], raising=False)
+    values = parameter_defaults("trials.problem2")
+    one, four = (
+        Spec("trials.problem2", values | {"gpus": n}, 0, 1, "cifar10", "x", 1, True, "NVIDIA H200") for n in (1, 4)
+    )
+    (tmp_path / "export").mkdir()
+    row = config_columns(one) | {"trial_id": one.id, "seconds": 600.0}
+    pd.DataFrame([row]).to_parquet(tmp_path / "export" / "trials.parquet")
+    assert estimated_seconds(tmp_path, [four], {})[four.id] == pytest.approx(2400)
+
+
 @pytest.mark.parametrize("work", [lambda parameters: 1 / 0, lambda parameters: math.nan, lambda parameters: 0])
 def test_work_of_no_use_leaves_the_median(one_arm: Path, monkeypatch: pytest.MonkeyPatch, work: Any) -> None:
     monkeypatch.setattr("trials.problem4.work", work)

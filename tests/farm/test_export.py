@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import gc
 import json
 import os
 import shutil
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -18,8 +21,8 @@ from commands import COUNTING, exported, wait_for
 
 from farm import config as configuration
 from farm.cli import main
+from farm.ledger import durable, schema
 from farm.ledger import export as export_module
-from farm.ledger import schema
 from farm.ledger.durable import write_directory
 from farm.ledger.export import export
 from farm.ledger.store import parquet
@@ -204,6 +207,25 @@ def test_what_a_killed_writer_left_in_an_exported_trial_is_removed(tmp_path: Pat
     (trial / ".tmp-done-1-ab").mkdir()
     export(tmp_path, None, "counting")
     assert not list(trial.glob(".tmp-*"))
+
+
+def test_a_row_table_that_meets_a_full_disk_leaves_no_part_of_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the disk stays full, and the next run is refused before an export could tidy."""
+    finish(tmp_path)
+
+    def full(*arguments: Any) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(durable, "os", SimpleNamespace(**{**vars(os), "write": full}))
+        with pytest.raises(OSError, match=r"No space left on device: '.*/export/\.tmp-epochs\.parquet"):
+            export(tmp_path, None, "counting")
+    gc.collect()  # the Parquet writer ends its file as it goes
+    assert [p.name for p in (tmp_path / "export").iterdir()] == []
+    export(tmp_path, None, "counting")
+    assert len(exported(tmp_path.parent, tmp_path.name, "epochs")) == 3
 
 
 def test_an_export_waits_while_another_holds_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -152,6 +152,11 @@ def test_a_declared_work_that_fails_is_told_before_anything_starts(monkeypatch: 
     monkeypatch.setattr("trials.problem4.work", lambda parameters: -1)
     with pytest.raises(UsageError, match=r"returned -1\.0: a number above 0"):
         _ = made.longest_first
+    estimated = dataclasses.replace(made, trials=tuple(dataclasses.replace(t, seconds=1.0) for t in made.trials))
+    with pytest.raises(UsageError, match=r"returned -1\.0"):
+        planning.check_work(estimated)
+    monkeypatch.setattr("trials.problem4.work", lambda parameters: 1)
+    planning.check_work(estimated)
 
 
 def test_larger_gangs_go_before_longer_trials() -> None:

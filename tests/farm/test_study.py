@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 from commands import COUNTING, ROOT, command, environment, exported, run_farm
 
+from farm import config as configuration
+from farm import study
+from farm.errors import UsageError
 from farm.ledger import scan
 
 STUDY = f"study={COUNTING}"
@@ -50,3 +53,27 @@ def test_sigusr1_again_and_again_until_a_run_has_ended_drains_it(tmp_path: Path)
         assert run.returncode == 75, run.stdout.read()
     assert run_farm(tmp_path, STUDY, "executor=inline").code == 0
     assert len(exported(tmp_path / "results", "counting", "epochs")) == 6
+
+
+@pytest.mark.parametrize("output", ["nobody reads it any more", "its disk is full"])
+def test_a_run_outlives_its_standard_output(tmp_path: Path, output: str) -> None:
+    words = [*command(STUDY, "executor=inline"), f"results={tmp_path / 'results'}"]
+    with open("/dev/full", "w") as full:
+        stdout = subprocess.PIPE if output.startswith("nobody") else full
+        with subprocess.Popen(words, env=environment(), stdout=stdout, stderr=subprocess.PIPE, text=True) as run:
+            if run.stdout is not None:
+                run.stdout.close()
+            assert run.stderr is not None
+            assert run.stderr.read() == ""
+    assert run.returncode == 0
+    attempts = exported(tmp_path / "results", "counting", "attempts")
+    assert [r["how"] for r in attempts] == ["completed", "completed"]
+
+
+def test_a_work_that_fails_is_told_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import counting
+
+    monkeypatch.setattr(counting, "work", lambda parameters: parameters["nope"], raising=False)
+    with pytest.raises(UsageError, match=r"counting\.work: KeyError: 'nope'"):
+        study.run(configuration.load([STUDY, "executor=inline", f"results={tmp_path}"]), [])
+    assert list(scan.attempt_records(tmp_path / "counting")) == []
