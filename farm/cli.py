@@ -114,11 +114,11 @@ def _run(options: argparse.Namespace) -> int:
         return _run_here(config, options.overrides)
 
 
-def _run_here(config: Config, overrides: Sequence[str]) -> int:
+def _run_here(config: Config, overrides: list[str]) -> int:
     from farm import study
     from farm.recall import place_words
 
-    result = study.run(config, list(overrides))
+    result = study.run(config, overrides)
     _print_failures(result.plan)
     if result.comparison:
         print(result.comparison)
@@ -128,7 +128,7 @@ def _run_here(config: Config, overrides: Sequence[str]) -> int:
         print(short_path(path))
     print(f"{short_path(config.ledger / 'export')}: {', '.join(p.name for p in result.tables.values())}")
     if n := len(study.finished_outside(config)):
-        command = shlex.join(["farm", "report", *place_words(list(overrides))])
+        command = shlex.join(["farm", "report", *place_words(overrides)])
         print(f"outside this grid: {n} finished trial{'' if n == 1 else 's'} of this study; {command} takes them in")
     return result.exit_code
 

@@ -259,8 +259,8 @@ def _state(progress: Progress, bundle: Bundle, nodes: Sequence[Node], retry: str
 
 def _work_left(trial: Trial) -> float:
     module, parameters = trial.spec.module, trial.spec.parameters
-    steps = steps_of(module, parameters)
     try:
+        steps = steps_of(module, parameters)
         return work_of(module, parameters) * (max(1 - trial.epoch / steps, 0.0) if steps else 1.0)
     except ValueError as error:
         raise UsageError(str(error)) from None

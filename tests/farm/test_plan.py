@@ -159,6 +159,14 @@ def test_a_declared_work_that_fails_is_told_before_anything_starts(monkeypatch: 
     planning.check_work(estimated)
 
 
+def test_steps_that_fail_are_told_like_a_declared_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = configuration.load(["problem=2", "hardware=x"])
+    made = planning.make(config, planning.specs(config, "", "x"), {}, ())
+    monkeypatch.setattr("trials.problem2.steps", lambda parameters: parameters["nope"])
+    with pytest.raises(UsageError, match=r"trials\.problem2\.steps: KeyError: 'nope'"):
+        planning.check_work(made)
+
+
 def test_larger_gangs_go_before_longer_trials() -> None:
     made = plan("sweep.gpus=[1,4]", "sweep.factor=[1]", "resources.gpu=gpus", nodes=(Node(8, 4),))
     small, large = sorted(made.trials, key=lambda t: t.bundle.gpu)
