@@ -142,13 +142,13 @@ class Method:
 
 
 METHODS: Mapping[str, Method] = {
-    "adagrad": Method("AdaGrad", adagrad, {"epsilon": 1e-10}, 3e-3, 1e-2),
+    "adagrad": Method("AdaGrad", adagrad, {"epsilon": 1e-10}, 1e-2, 1e-2),
     "rmsprop": Method("RMSProp", rmsprop, {"rho": 0.99, "epsilon": 1e-8}, 1e-4, 1e-2),
     "rmsprop_nesterov": Method(
         "RMSProp + Nesterov",
         rmsprop_nesterov,
         {"rho": 0.99, "alpha": 0.9, "delta": 1e-16},
-        1e-5,
+        3e-5,
         None,
         rmsprop_nesterov_one_pass,
     ),
@@ -158,6 +158,6 @@ METHODS: Mapping[str, Method] = {
 """In the sheet's order. Constants are torch's defaults. δ is RMSProp's ε squared, (1e-8)²: √(r + δ) is then never below
 the 1e-8 that √r + ε is never below, and momentum is all that tells the two apart.
 
-Learning rates are the winners of a short grid on a CPU (3 epochs of 20,000 images, judged on 5,000 others;
-docs/problem1-learning-rates.md has it). `study=problem1-learning-rates` is the whole grid, for a GPU, and says where
-its winners are others; changing a rate here changes the ids of the trials that leave theirs to it."""
+Learning rates are the winners of `study=problem1-learning-rates` (40 epochs of 45,000 images, judged on the 5,000
+others; docs/problem1-learning-rates.md has it), whose report says where another run of it chooses others. Changing a
+rate here changes the ids of the trials that leave theirs to it."""

@@ -242,14 +242,6 @@ def test_a_spec_says_the_rate_that_it_trains_with(method: str) -> None:
     assert resolve({**parameters, "learning_rate": 0.5})["learning_rate"] == 0.5
 
 
-@every_method
-def test_the_page_on_learning_rates_has_the_default_that_the_code_has(method: str) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "problem1-learning-rates.md").read_text()
-    chosen = [line for line in page.splitlines() if line.startswith("|") and line.endswith("| chosen |")]
-    start = f"| {METHODS[method].title} | {METHODS[method].learning_rate:g} |"
-    assert sum(line.startswith(start) for line in chosen) == 1
-
-
 def test_impossible_parameters_are_told() -> None:
     assert "do not fill one batch" in (check(asdict(Parameters(train_examples=127))) or "")
     assert check(asdict(Parameters())) is None
