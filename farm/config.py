@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from farm.checks import axis_values, check_ranges, nearest, short_path, typed
@@ -158,10 +158,23 @@ def _layered(tree: Any, layers: list[tuple[str, Any]]) -> DictConfig:
         except ConfigKeyError as error:
             raise UsageError(f"{_unknown_key(error, tree)} (in {origin})") from None
         except (ValidationError, OmegaConfBaseException, ValueError, TypeError) as error:
-            key = getattr(error, "full_key", "") or ""
-            raise UsageError(f"{key}: {str(error).splitlines()[0]} (in {origin})") from None
+            text = _unlike(tree, layer) or f"{getattr(error, 'full_key', '') or ''}: {str(error).splitlines()[0]}"
+            raise UsageError(f"{text} (in {origin})") from None
     assert isinstance(tree, DictConfig)
     return tree
+
+
+def _unlike(tree: Any, layer: Any, prefix: str = "") -> str:
+    """The first key that is a list here and a mapping there, and what is expected; OmegaConf's error names none."""
+    for key, value in layer.items() if isinstance(layer, dict) else ():
+        held = tree.get(key) if isinstance(tree, DictConfig) else None
+        if not isinstance(held, DictConfig | ListConfig) or not isinstance(value, dict | list):
+            continue
+        if isinstance(held, DictConfig) != isinstance(value, dict):
+            return f"{prefix}{key}: a {'mapping' if isinstance(held, DictConfig) else 'list'} is expected"
+        if found := _unlike(held, value, f"{prefix}{key}."):
+            return found
+    return ""
 
 
 def _parameters(module: str, study_file: Path) -> Any:
@@ -187,7 +200,7 @@ def _unknown_key(error: ConfigKeyError, tree: Any) -> str:
 
 
 def _check_axes(tree: DictConfig, overrides: Mapping[str, Any]) -> None:
-    """Refuse what would be ignored in silence: a value for an axis, or one axis zipped twice.
+    """Refuse what would be ignored in silence: a value for an axis, no axes at all, or one axis zipped twice.
 
     A zipped parameter takes the place of an axis of the same name.
     """
@@ -196,6 +209,8 @@ def _check_axes(tree: DictConfig, overrides: Mapping[str, Any]) -> None:
     for key in zipped:
         if zipped.count(key) > 1:
             raise UsageError(f"zip: {key} stands in more than one group")
+    if swept and overrides.get("sweep") == {}:
+        raise UsageError(f"sweep={{}} changes nothing: the axes {', '.join(swept)} stay; sweep.AXIS=[VALUE] fixes one")
     trial = overrides.get("trial")
     given: dict[Any, Any] = trial if isinstance(trial, dict) else {}
     for key, value in given.items():
@@ -236,6 +251,8 @@ def _checked(
     schema = type(settings.trial)
     if not settings.seeds or min(settings.seeds) < 0 or max(settings.seeds) >= 2**32:
         raise UsageError(f"seeds: at least one, each from 0 to {2**32 - 1}; here {settings.seeds}")
+    if len(set(settings.seeds)) < len(settings.seeds):
+        raise UsageError(f"seeds={settings.seeds}: a value stands there twice")
     groups = [axis_values(group, schema, f"zip.{i}") for i, group in enumerate(settings.zip)]
     for i, group in enumerate(groups):
         if len({len(values) for values in group.values()}) != 1:
