@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -27,6 +26,8 @@ from trials.spec import Drained, Epoch, Outcome, Row, Spec, State, trial_module
 
 ERROR_LINES = 12
 Report = Callable[[dict[str, Any]], None]
+STOP_SECONDS = 0.1
+"""A wait looks that often whether it is to end."""
 
 
 @dataclass(frozen=True)
@@ -66,14 +67,27 @@ class End:
 
 
 class StopFlag:
-    """Set by a signal; read by the trial between steps."""
+    """Set by a signal; read by the trial between steps.
+
+    No `threading.Event`: its lock may be held by the very thread that the signal's handler interrupts, for ever.
+    """
 
     def __init__(self) -> None:
-        self.event = threading.Event()
+        self._set = False
 
     def set(self) -> None:
         """Ask the attempt to drain."""
-        self.event.set()
+        self._set = True
+
+    def is_set(self) -> bool:
+        """Whether that was asked."""
+        return self._set
+
+    def wait(self, seconds: float) -> None:
+        """Sleep so long, or until it is asked."""
+        until = time.monotonic() + seconds
+        while not self._set and (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, STOP_SECONDS))
 
 
 def run_attempt(request: Request, stop: StopFlag, report: Report, on_claim: Callable[[Attempt], Any]) -> End:
@@ -89,7 +103,7 @@ def run_attempt(request: Request, stop: StopFlag, report: Report, on_claim: Call
         attempt = Attempt.claim(Path(request.ledger), spec, _info(request))
         log = str(on_claim(attempt) or "")
     except OSError as error:  # nowhere to write: not even a record of this attempt, by which the next would wait
-        stop.event.wait(min(request.back_off_seconds, LONGEST_BACK_OFF_SECONDS))
+        stop.wait(min(request.back_off_seconds, LONGEST_BACK_OFF_SECONDS))
         return End("interrupted", 0, type(error).__name__, str(error), failure="storage")
     run = _Run(request, spec, attempt, stop, report)
     try:
@@ -118,7 +132,7 @@ class _Run:
 
     def __init__(self, request: Request, spec: Spec, attempt: Attempt, stop: StopFlag, report: Report) -> None:
         self.request, self.spec, self.attempt, self.report = request, spec, attempt, report
-        self._stop = stop.event
+        self._stop = stop
         self.module = trial_module(spec.module)
         self.device = request.device
         self.state: State | None = None

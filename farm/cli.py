@@ -26,14 +26,21 @@ from farm.errors import (
     PreflightError,
     UsageError,
 )
-from farm.output import Output
+from farm.output import Output, open_closed
 from farm.plan import STATES, Plan
+from farm.signals import Signals
 
 Verb = Callable[[argparse.Namespace], int]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb and return its exit code; the user's mistakes become one line on stderr."""
+    """Run one verb and return its exit code; the user's mistakes become one line on stderr, where anybody reads it."""
+    open_closed()
+    with contextlib.redirect_stderr(Output(sys.stderr)):
+        return _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
     if unknown := [word for word in rest if word.startswith("-")]:
@@ -110,15 +117,16 @@ def _run(options: argparse.Namespace) -> int:
 
         if there.is_wanted(config):
             return there.run_there(config, options.overrides)
-    with contextlib.redirect_stdout(Output(sys.stdout)):
-        return _run_here(config, options.overrides)
+    signals = Signals()
+    with contextlib.redirect_stdout(Output(sys.stdout)), signals.handled():
+        return _run_here(config, options.overrides, signals)
 
 
-def _run_here(config: Config, overrides: list[str]) -> int:
+def _run_here(config: Config, overrides: list[str], signals: Signals) -> int:
     from farm import study
     from farm.recall import place_words
 
-    result = study.run(config, overrides)
+    result = study.run(config, overrides, signals)
     _print_failures(result.plan)
     if result.comparison:
         print(result.comparison)

@@ -43,10 +43,14 @@ def _run(jobs: Sequence[tuple[str, Request]], view: View, signals: Signals, retr
             return
         view.started(label)
         trial, driver = trial_path(Path(request.ledger), Spec(**request.spec)), request.info.get("driver")
+        how = "drained"
         for left in reversed(range(retries + 1)):
-            stop.event.wait(failures.back_off(trial, driver, request.back_off_seconds))
+            stop.wait(failures.back_off(trial, driver, request.back_off_seconds))
+            if stop.is_set():
+                break
             failures.attempt_begins(request.ledger)
             end = run_attempt(request, stop, functools.partial(view.progress, label), lambda attempt: "")
-            if end.how != "interrupted" or not left or signals.stopping() or failures.is_hopeless(trial, driver):
+            how = end.how
+            if how != "interrupted" or not left or signals.stopping() or failures.is_hopeless(trial, driver):
                 break
-        view.ended(label, end.how)
+        view.ended(label, how)

@@ -1,9 +1,17 @@
-"""Standard output of a run, which the run outlives."""
+"""The standard streams, which a run outlives."""
 
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any, TextIO
+
+
+def open_closed() -> None:
+    """Give this process the standard streams that it was started without (`farm run … >&-`): they go nowhere."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115  # as long as this lives
 
 
 class Output:

@@ -113,40 +113,51 @@ def cluster_address(config: Config) -> str | None:
     return address
 
 
-def run(config: Config, arguments: list[str]) -> Result:
-    """Run what the ledger lacks. Raises `PreflightError` (exit 3) before anything is started."""
-    signals, run_id = Signals(), f"{os.getpid()}-{secrets.token_hex(3)}"
-    with signals.handled():
-        _check_results(config)
-        with LedgerLock(config.ledger, on_lost=lambda: os.kill(os.getpid(), signal.SIGTERM), say=_say) as lock:
-            sweep_ledger(config.ledger)
-            planned = plan = make_plan(config)
-            planning.check_work(plan)
-            budget.check(plan, config.settings.max_gpu_hours)
-            _record_study(config, arguments)
-            drain = drain_file(config.ledger, run_id)
-            signals.call(drain.touch)
-            print(f"{config.study}: {counts(plan, planning.STATES)}", flush=True)
-            exported: dict[str, Path] = {}
-            for _ in range(2):  # a second time where results turn out to be damaged
-                _prepare_data(config, plan)
-                if plan.to_run and not signals.stopping():
-                    plan = _execute(config, plan, run_id, signals)
-                if lock.lost:
-                    _say(f"{config.ledger}: another driver has taken this ledger over; this one leaves it alone")
-                    break
-                exported, damaged = _export(config, plan if config.trial_id is None else _whole_plan(config))
-                if not damaged:
-                    break
-                plan = make_plan(config)
-            drain.unlink(missing_ok=True)
+def run(config: Config, arguments: list[str], signals: Signals | None = None) -> Result:
+    """Run what the ledger lacks. Raises `PreflightError` (exit 3) before anything is started.
+
+    `signals` are handled by the caller, for as long as it has something to do after the run; without them, here.
+    """
+    if signals is None:
+        signals = Signals()
+        with signals.handled():
+            return run(config, arguments, signals)
+    run_id = f"{os.getpid()}-{secrets.token_hex(3)}"
+    _check_results(config)
+    with LedgerLock(config.ledger, on_lost=lambda: os.kill(os.getpid(), signal.SIGTERM), say=_say) as lock:
+        sweep_ledger(config.ledger)
+        planned = plan = make_plan(config)
+        planning.check_work(plan)
+        budget.check(plan, config.settings.max_gpu_hours)
+        _record_study(config, arguments)
+        drain = drain_file(config.ledger, run_id)
+        signals.call(drain.touch)
+        print(f"{config.study}: {counts(plan, planning.STATES)}", flush=True)
+        exported: dict[str, Path] = {}
+        for current in (config, _tried(config)):  # a second time where results turn out to be damaged
+            _prepare_data(current, plan)
+            if plan.to_run and not signals.stopping():
+                plan = _execute(current, plan, run_id, signals)
+            if lock.lost:
+                _say(f"{config.ledger}: another driver has taken this ledger over; this one leaves it alone")
+                break
+            exported, damaged = _export(config, plan if config.trial_id is None else _whole_plan(config))
+            if not damaged:
+                break
+            plan = make_plan(_tried(config))
+        drain.unlink(missing_ok=True)
     comparison = budget.comparison(planned, config.ledger, run_id)
     return Result(_exit_code(plan, signals), plan, exported, comparison)
 
 
+def _tried(config: Config) -> Config:
+    """The configuration once its run has tried all: what `retry=failed` tried and has failed again, has failed."""
+    return dataclasses.replace(config, settings=dataclasses.replace(config.settings, retry="none"))
+
+
 def _whole_plan(config: Config) -> Plan:
     """The plan to export: the grid without `trial=ID`, and no machine's size held against a trial."""
-    return make_plan(dataclasses.replace(config, trial_id=None), [], estimate=False)
+    return make_plan(dataclasses.replace(_tried(config), trial_id=None), [], estimate=False)
 
 
 def export(config: Config) -> Export:
@@ -165,10 +176,10 @@ def _execute(config: Config, plan: Plan, run_id: str, signals: Signals) -> Plan:
             run_inline(
                 [(t.label, request(config, t, run_id)) for t in plan.to_run], view, signals, config.settings.retries
             )
-        return make_plan(config)
+        return make_plan(_tried(config))
     with signals.kept():
         nodes = _execute_with_ray(config, plan, run_id, signals)
-    return make_plan(config, nodes)
+    return make_plan(_tried(config), nodes)
 
 
 def _execute_with_ray(config: Config, plan: Plan, run_id: str, signals: Signals) -> list[Node]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import signal
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,7 @@ import pytest
 import torch
 from attempts import attempt, directory, request
 
-from farm.attempt import End, Request
+from farm.attempt import End, Request, StopFlag
 from farm.ledger import durable, scan
 from farm.ledger import tidy as ledger_tidy
 from farm.ledger.durable import read_json
@@ -29,6 +32,28 @@ def test_a_trial_that_ends_is_done_and_leaves_no_commit(tmp_path: Path) -> None:
     assert attempt(wanted).how == "completed"
     assert [r["epoch"] for r in rows(wanted)] == [1, 2, 3]
     assert not list(directory(wanted).glob("attempts/*/commit-*"))
+
+
+def test_a_signal_that_asks_to_stop_never_waits_for_what_it_interrupts() -> None:
+    before = signal.getsignal(signal.SIGALRM)
+    try:
+        for _ in range(300):
+            stop = StopFlag()
+            signal.signal(signal.SIGALRM, lambda *_, stop=stop: stop.set())
+            signal.setitimer(signal.ITIMER_REAL, 0.0005)
+            while not stop.is_set():
+                stop.wait(0)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_wait_ends_when_the_attempt_is_asked_to_stop() -> None:
+    stop = StopFlag()
+    threading.Timer(0.3, stop.set).start()
+    began = time.monotonic()
+    stop.wait(60)
+    assert time.monotonic() - began < 10
 
 
 def test_an_attempt_goes_on_from_the_commit_of_the_one_before(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from commands import COUNTING, ROOT, command, environment, exported, run_farm
+from commands import COUNTING, ROOT, command, environment, exported, run_farm, wait_for
 
 from farm import config as configuration
 from farm import study
@@ -25,6 +25,14 @@ study._check_results = lambda config: (os.kill(os.getpid(), int(sys.argv[1])), c
 code = cli.main(["run", *sys.argv[2:]])
 print("Ray was started" if "ray" in sys.modules else "no Ray")
 sys.exit(code)
+"""
+SIGNALLED_AT_THE_FIGURES = """
+import os, signal, sys
+from analysis import report
+from farm import cli
+make = report.write_main_results
+report.write_main_results = lambda *arguments: (os.kill(os.getpid(), int(sys.argv[1])), make(*arguments))[1]
+sys.exit(cli.main(["run", *sys.argv[2:]]))
 """
 
 
@@ -68,6 +76,73 @@ def test_a_run_outlives_its_standard_output(tmp_path: Path, output: str) -> None
     assert run.returncode == 0
     attempts = exported(tmp_path / "results", "counting", "attempts")
     assert [r["how"] for r in attempts] == ["completed", "completed"]
+
+
+def test_a_run_outlives_its_standard_error(tmp_path: Path) -> None:
+    words = command(STUDY, "executor=inline", "trial.end=failed", "sweep.factor=[1,2]")
+    with subprocess.Popen(
+        [*words, f"results={tmp_path / 'results'}"], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as run:
+        assert run.stderr is not None
+        run.stderr.close()  # both trials print a traceback there
+        assert run.stdout is not None
+        run.stdout.read()
+    assert run.returncode == 1
+    assert [r["how"] for r in exported(tmp_path / "results", "counting", "attempts")] == ["failed", "failed"]
+
+
+def test_a_mistake_keeps_its_exit_code_where_nobody_reads_what_is_said(tmp_path: Path) -> None:
+    with subprocess.Popen(command("probelm=4"), env=environment(), stderr=subprocess.PIPE) as run:
+        assert run.stderr is not None
+        run.stderr.close()
+    assert run.returncode == 2
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_run_needs_no_standard_streams(tmp_path: Path, closed: str) -> None:
+    words = [*command(STUDY, "executor=inline", "trial.end=failed"), f"results={tmp_path / 'results'}"]
+    script = f'"$@" {closed}'
+    done = subprocess.run(["bash", "-c", script, "bash", *words], env=environment(), stdout=subprocess.PIPE)
+    assert done.returncode == 1
+    assert [r["how"] for r in exported(tmp_path / "results", "counting", "attempts")] == ["failed", "failed"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_while_the_figures_are_made_does_not_end_a_run_that_is_complete(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    words = [sys.executable, "-c", SIGNALLED_AT_THE_FIGURES, str(int(number)), STUDY, "executor=inline"]
+    variables = environment() | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [*words, f"results={tmp_path}"], capture_output=True, text=True, env=variables, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "report/figures/train_loss.png" in done.stdout
+
+
+def test_a_signal_between_two_attempts_begins_no_other(tmp_path: Path) -> None:
+    words = command(STUDY, "executor=inline", "trial.end=storage", "sweep.factor=[1]", "back_off_seconds=60")
+    with subprocess.Popen([*words, f"results={tmp_path}"], env=environment(), stdout=subprocess.PIPE, text=True) as run:
+        wait_for(lambda: [r["how"] for r in scan.attempt_records(tmp_path / "counting")] == ["interrupted"])
+        run.send_signal(signal.SIGTERM)
+        out, _ = run.communicate(timeout=30)
+    assert (run.returncode, [r["how"] for r in exported(tmp_path, "counting", "attempts")]) == (75, ["interrupted"]), (
+        out
+    )
+
+
+def test_a_bug_is_met_once_a_run_where_results_are_damaged_too(tmp_path: Path) -> None:
+    words = (STUDY, "executor=inline", "sweep.factor=[1]", "extra=[{factor: 2, end: failed}]")
+    assert run_farm(tmp_path, *words).code == 1
+    ledger = tmp_path / "results" / "counting"
+    (rows,) = ledger.glob("trials/*/done/rows.parquet")
+    rows.write_bytes(rows.read_bytes()[:-9])
+    for table in (ledger / "export").iterdir():
+        table.unlink()
+    done = run_farm(tmp_path, *words, "retry=failed")
+    assert ("set aside" in done.err, done.code) == (True, 1), done.out
+    hows = [r["how"] for r in exported(tmp_path / "results", "counting", "attempts")]
+    assert sorted(hows) == ["completed", "completed", "failed", "failed"]
 
 
 def test_a_work_that_fails_is_told_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
