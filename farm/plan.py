@@ -51,7 +51,7 @@ class Trial:
     reason: str = ""
     log: str = ""
     seconds: float | None = None
-    """Estimate of what is left of it; None where no finished trial tells."""
+    """Estimate of what is left of it; None where no completed trial tells."""
     stale: bool = False
     """Done, by other sources than today's under the same REVISION."""
 

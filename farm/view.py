@@ -163,7 +163,7 @@ def print_plan(plan: Plan) -> None:
 
 
 def _hours(trial: Trial) -> str:
-    """Estimated GPU-hours still to spend; "?" where no finished trial tells."""
+    """Estimated GPU-hours still to spend; "?" where no completed trial tells."""
     if trial.state == "done":
         return ""
     if trial.bundle.gpu == 0:
