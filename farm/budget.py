@@ -21,7 +21,7 @@ def forecast(plan: Plan) -> list[str]:
 def check(plan: Plan, max_gpu_hours: float | None) -> None:
     """Raise `PreflightError` where the plan may take more than is allowed; None allows anything.
 
-    A trial without an estimate (no finished relative in this ledger) might take anything, so it is refused too.
+    A trial without an estimate (no completed relative in this ledger) might take anything, so it is refused too.
     Trials without a GPU take no GPU-hours.
     """
     if max_gpu_hours is None:
@@ -35,7 +35,7 @@ def check(plan: Plan, max_gpu_hours: float | None) -> None:
     if unknown:
         raise PreflightError(
             f"max_gpu_hours={max_gpu_hours:g}: {_trials(len(unknown))} of {plan.study} without an estimate, since no "
-            f"relative has finished yet; nothing was started. One run without the limit gives an estimate to the "
+            f"relative has completed yet; nothing was started. One run without the limit gives an estimate to the "
             f"others: trial={unknown[0].id} is {unknown[0].label}"
         )
 

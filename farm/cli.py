@@ -27,8 +27,9 @@ from farm.errors import (
     UsageError,
 )
 from farm.output import Output, open_closed
-from farm.plan import STATES, Plan
+from farm.plan import STATES, Plan, check_work
 from farm.signals import Signals
+from trials.spec import ModuleError
 
 Verb = Callable[[argparse.Namespace], int]
 
@@ -55,6 +56,9 @@ def _main(arguments: Sequence[str] | None) -> int:
     except FarmError as error:
         print(f"farm: {error}", file=sys.stderr)
         return error.exit_code
+    except ModuleError as error:  # the study's own code, which every verb asks that looks at a grid
+        print(f"farm: {error}", file=sys.stderr)
+        return UsageError.exit_code
     except BrokenPipeError:  # `farm plan | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return COMPLETE
@@ -159,6 +163,7 @@ def _show_plan(config: Config, as_json: bool) -> int:
         print(json.dumps(_plan_json(plan), indent=1))
     else:
         print_plan(plan)
+    check_work(plan)
     budget.check(plan, config.settings.max_gpu_hours)
     return FAILED if plan.count("failed") or plan.count("unschedulable") else COMPLETE
 
@@ -255,6 +260,7 @@ def _submit(options: argparse.Namespace) -> int:
     from farm.slurm.submit import allocation_plan, batch_job, submit
 
     plan = allocation_plan(config)
+    check_work(plan)
     budget.check(plan, config.settings.max_gpu_hours)
     script = render(batch_job(config, options.overrides, plan))
     for trial in plan.trials:

@@ -1,9 +1,12 @@
-"""Estimates from the ledger's own history: what a trial will take, by its nearest finished relatives."""
+"""Estimates from the ledger's own history: what a trial will take, by its nearest completed relatives."""
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -12,92 +15,160 @@ from farm.ledger.durable import MANIFEST
 from farm.ledger.scan import DONE, trial_directories, trial_id
 from trials.spec import Spec, parameter_defaults, steps_of, trial_module, work_of
 
-IGNORED = ("config_seed", "config_epochs")
-"""Columns that make two trials no less related: seeds take equally long, and epochs are scaled."""
+IGNORED = ("config_seed", "config_epochs", "config_revision")
+"""Columns that make two trials no less related: seeds take equally long, epochs are scaled, for revisions see
+`_Groups`."""
 
 
 FIXED = ("config_module", "config_hardware", "config_dataset")
 """Columns that relatives share: a laptop's smoke run says nothing of a GPU's."""
 
 
+NOISE = 0.1
+"""Relative scatter of trials' times for no reason in their parameters (other load, clocks): assumed, not measured."""
+
+
+SPAN = 2.0
+"""What a power law needs at least of largest over smallest number: nearer ones tell of the noise in their times."""
+
+
 def estimated_seconds(
     ledger: Path, specs: Sequence[Spec], epochs_done: Mapping[str, int], on_gpu: Mapping[str, bool] | None = None
 ) -> dict[str, float]:
-    """Seconds that each spec still needs, by id, from the finished trials that differ in the fewest parameters.
+    """Seconds that each spec still needs, by id, from the completed trials that differ in the fewest parameters.
 
     The median of what these took for an epoch, times the epochs that are left after `epochs_done`. Where trials
     have no parameter `epochs`, the median of their whole time, less the share of their module's `steps` that is
-    done. Relatives that differ in one number alone, at two of its values or more, give a power law in that number:
-    M=32 is foreseen from M=1 and M=2. From one value it is foreseen in proportion to the `work` that the trial module
-    declares, where it does. Specs without any finished relative (same trial module, hardware and dataset)
-    are left out. `on_gpu` says of each whether it will run on a GPU, and so must its relatives have: the hardware of
-    trials that are not timed is no part of their spec.
+    done. Relatives that differ in one number alone give a power law in that number, where `power_law` finds one:
+    M=32 is foreseen from M=1 and M=2. Else it is foreseen in proportion to the `work` that the trial module
+    declares, where it does. Specs without any completed relative (same trial module, hardware and dataset) are left
+    out: one that ran out of memory or diverged says nothing of how long a trial takes that does not. `on_gpu` says of
+    each whether it will run on a GPU, and so must its relatives have: the hardware of trials that are not timed is no
+    part of their spec.
     """
     done = _finished(ledger) if specs else {}
     if not done.get("seconds"):
         return {}
     from farm.ledger.schema import config_columns
 
-    relatives = _Relatives(done)
-    rates: dict[tuple[tuple[str, ...], bool | None, float], float | None] = {}
+    groups = _Groups(done)
     found: dict[str, float] = {}
     for spec in specs:
         values = config_columns(spec)
-        work, steps = _work(spec.module, values), _steps(spec)
-        key = tuple(repr(values.get(c)) for c in relatives.columns), (on_gpu or {}).get(spec.id), work
-        if key not in rates:
-            rates[key] = relatives.rate(*key)
-        rate = rates[key]
-        if rate is not None:
+        relatives = groups.of(values, (on_gpu or {}).get(spec.id))
+        if relatives is not None:
+            steps = _steps(spec)
             left = max(1 - epochs_done.get(spec.id, 0) / steps, 0.0) if steps else 1.0
+            rate = relatives.rate(values, _work(spec.module, values))
             found[spec.id] = rate * float(values.get("config_epochs") or 1) * left
     return found
 
 
-class _Relatives:
-    """Finished trials: a row of texts for each, one a config column, and the seconds that an epoch took."""
+def power_law(numbers: Sequence[float], rates: Sequence[float]) -> tuple[float, float] | None:
+    """`(level, exponent)` of rate = level * number ** exponent, the least-squares line through logarithms.
+
+    Each number above 0 weighs the same, by the median of its rates. None where it cannot be told from noise: where the
+    numbers span less than SPAN, or the exponent is within two standard errors of 0, each rate being off by NOISE.
+    So learning rates that happen to differ by some per cent in time foresee nothing at a hundredth of them.
+    """
+    at = defaultdict(list)
+    for number, rate in zip(numbers, rates, strict=True):
+        if number > 0 and rate > 0:
+            at[number].append(rate)
+    if not at or max(at) < SPAN * min(at):
+        return None
+    x, y = np.log(list(at)), np.log([median(found) for found in at.values()])
+    spread = ((x - x.mean()) ** 2).sum()
+    exponent = ((x - x.mean()) * y).sum() / spread
+    if abs(exponent) < 2 * NOISE / math.sqrt(spread):
+        return None
+    return float(np.exp(y.mean() - exponent * x.mean())), float(exponent)
+
+
+class _Groups:
+    """Completed trials by what relatives share: those of the wanted revision, and where there is none the newest's."""
 
     def __init__(self, done: Mapping[str, list[Any]]) -> None:
-        self.columns = [c for c in done if c.startswith("config_") and c not in IGNORED]
-        self._fixed = [self.columns.index(c) for c in FIXED if c in self.columns]
-        self._table = np.array([[repr(v) for v in done[c]] for c in self.columns], dtype=object).T
-        epochs = np.array([e or 1 for e in done.get("config_epochs", [1] * len(done["seconds"]))], dtype=float)
-        self._rates = np.array(done["seconds"], dtype=float) / epochs
-        self._on_gpu = np.array([d != "cpu" for d in done.get("device", [None] * len(epochs))])
-        self._done, self._work = done, np.zeros(len(epochs))  # 0: not yet asked
+        self._done = done
+        self._made: dict[tuple[Any, ...], _Relatives | None] = {}
 
-    def rate(self, key: Sequence[str], on_gpu: bool | None, work: float) -> float | None:
-        """Seconds that an epoch of a trial with these values and this work takes; None without a relative."""
-        wanted = np.array(key, dtype=object)
-        differs = self._table != wanted
-        distance = differs.sum(axis=1).astype(float)
-        distance[differs[:, self._fixed].any(axis=1)] = np.inf
-        if on_gpu is not None:
-            distance[self._on_gpu != on_gpu] = np.inf
-        nearest = distance == distance.min()
-        if not np.isfinite(distance.min()):
-            return None
+    def of(self, values: Mapping[str, Any], on_gpu: bool | None) -> _Relatives | None:
+        """The relatives of a trial with these config columns, None without any; `on_gpu` None: on whichever device."""
+        key = on_gpu, values["config_revision"], *(values[c] for c in FIXED)
+        if key not in self._made:
+            rows = self._rows(values, on_gpu)
+            self._made[key] = _Relatives(self._done, rows) if rows else None
+        return self._made[key]
+
+    def _rows(self, values: Mapping[str, Any], on_gpu: bool | None) -> list[int]:
+        done = self._done
+        of_revision: dict[int, list[int]] = defaultdict(list)
+        for row, revision in enumerate(done["config_revision"]):
+            completed = "status" not in done or done["status"][row] == "completed"
+            there = "device" not in done or on_gpu in (None, done["device"][row] != "cpu")
+            if completed and there and all(done[c][row] == values[c] for c in FIXED):
+                of_revision[revision].append(row)
+        return of_revision.get(values["config_revision"]) or of_revision[max(of_revision, default=0)]
+
+
+class _Relatives:
+    """Trials, a column of small numbers for each, one a value, and the seconds that an epoch of each took."""
+
+    def __init__(self, done: Mapping[str, list[Any]], rows: Sequence[int]) -> None:
+        names = [c for c in done if c.startswith("config_")]
+        self._columns = [c for c in names if c not in (*IGNORED, *FIXED)]
+        self._values = [{c: done[c][row] for c in names} for row in rows]
+        self._numbers: list[dict[str, int]] = [{} for _ in self._columns]  # numbers compare faster than values
+        self._table = np.array(
+            [
+                [numbers.setdefault(repr(values[c]), len(numbers)) for values in self._values]
+                for c, numbers in zip(self._columns, self._numbers, strict=True)
+            ],
+            dtype=np.int32,
+        )
+        epochs = [float(values.get("config_epochs") or 1) for values in self._values]
+        self._rates = np.array([done["seconds"][row] for row in rows], dtype=float) / epochs
+        self._work = np.zeros(len(rows))  # 0: not yet asked
+        self._found: dict[tuple[tuple[str, ...], float], float] = {}
+        self._laws: dict[tuple[int, tuple[str, ...]], tuple[float, float] | None] = {}
+
+    def rate(self, values: Mapping[str, Any], work: float) -> float:
+        """Seconds that an epoch of a trial with these config columns and this work takes."""
+        wanted = tuple(repr(values.get(c)) for c in self._columns)
+        if (wanted, work) not in self._found:
+            self._found[wanted, work] = self._rate(wanted, work)
+        return self._found[wanted, work]
+
+    def _rate(self, wanted: tuple[str, ...], work: float) -> float:
+        row = np.array([numbers.get(w, -1) for numbers, w in zip(self._numbers, wanted, strict=True)], dtype=np.int32)
+        differs = self._table != row[:, None]
+        distance = differs.sum(axis=0, dtype=np.int16)
+        nearest = np.flatnonzero(distance == distance.min())
         if distance.min() == 1:
-            for column in np.flatnonzero(differs[nearest].any(axis=0)):
-                alone = nearest & differs[:, column]
-                if (law := self._power_law(int(column), alone, wanted[column])) is not None:
-                    return law
-        for row in np.flatnonzero(nearest & (self._work == 0)):
-            values = {c: self._done[c][row] for c in self._done if c.startswith("config_")}
-            self._work[row] = _work(str(values["config_module"]), values)
+            for column in np.flatnonzero(differs[:, nearest].any(axis=1)):
+                alone = nearest[differs[column, nearest]]
+                if (found := self._along(int(column), wanted, alone)) is not None:
+                    return found
+        for one in nearest[self._work[nearest] == 0]:
+            self._work[one] = _work(str(self._values[one]["config_module"]), self._values[one])
         return float(np.median(self._rates[nearest] / self._work[nearest]) * work)
 
-    def _power_law(self, column: int, rows: np.ndarray, wanted: str) -> float | None:
-        """Rate at a number by a straight line through logarithms; None for fewer than two positive numbers."""
-        try:
-            at, x = float(wanted), np.array([float(v) for v in self._table[rows, column]])
-        except ValueError:
-            return None
-        usable = (x > 0) & (self._rates[rows] > 0)
-        if at <= 0 or len(set(x[usable])) < 2:
-            return None
-        slope, level = np.polyfit(np.log(x[usable]), np.log(self._rates[rows][usable]), 1)
-        return float(np.exp(level + slope * np.log(at)))
+    def _along(self, column: int, wanted: tuple[str, ...], alone: np.ndarray) -> float | None:
+        """Rate by the power law of trials that differ in this column alone; None where there is none."""
+        key = column, wanted[:column] + wanted[column + 1 :]
+        if key not in self._laws:  # one law for all trials along the same line
+            numbers = [_number(repr(self._values[one][self._columns[column]])) for one in alone]
+            self._laws[key] = power_law(numbers, self._rates[alone].tolist())
+        law, at = self._laws[key], _number(wanted[column])
+        return law[0] * at ** law[1] if law is not None and at > 0 else None
+
+
+def _number(text: str) -> float:
+    """0 for what is no number: a word, True, None."""
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0
 
 
 def _steps(spec: Spec) -> int:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from farm.config import Config
 from farm.errors import UsageError
 from farm.ledger.scan import Progress
-from trials.spec import Scalar, Spec, parameter_defaults, revision_of, steps_of, trial_module, work_of
+from trials.spec import Scalar, Spec, parameter_defaults, problem_with, resolved, revision_of, steps_of, work_of
 
 State = Literal["done", "partial", "new", "failed", "unschedulable"]
 READABLE_LENGTH = 60
@@ -51,7 +51,7 @@ class Trial:
     reason: str = ""
     log: str = ""
     seconds: float | None = None
-    """Estimate of what is left of it; None where no finished trial tells."""
+    """Estimate of what is left of it; None where no completed trial tells."""
     stale: bool = False
     """Done, by other sources than today's under the same REVISION."""
 
@@ -90,7 +90,7 @@ class Plan:
 
         By the estimates where every trial has one, else by the work that the trial module declares; equals stay in the
         grid's order. (Graham 1969, "Bounds on multiprocessing timing anomalies": of trials of one size and known
-        length, at most 4/3 of the shortest possible time.) Raises `UsageError` where the module's `work` fails.
+        length, at most 4/3 of the shortest possible time.) Raises `ModuleError` where the module's `work` fails.
         """
         waiting = self.to_run
         known = all(t.seconds is not None for t in waiting)
@@ -104,7 +104,7 @@ class Plan:
 
 
 def check_work(plan: Plan) -> None:
-    """Raise `UsageError` where the trial module's `work` or `steps` fails for a trial that would run."""
+    """Raise `ModuleError` where the trial module's `work` or `steps` fails for a trial that would run."""
     for trial in plan.to_run:
         _work_left(trial)
 
@@ -113,14 +113,13 @@ def specs(config: Config, fingerprint: str, hardware: str | None) -> list[tuple[
     """The grid's points, seeds innermost, without duplicates.
 
     Raises `UsageError` where the trial module's own `check` refuses a point, or where a timed trial would
-    share a GPU.
+    share a GPU; `ModuleError` where one of the module's own functions fails.
     """
-    module = trial_module(config.settings.module)
-    check, resolve = getattr(module, "check", None), getattr(module, "resolve", dict)
+    module = config.settings.module
     found: dict[str, tuple[Spec, Bundle]] = {}
     for point in _points(config):
-        parameters = resolve({**config.parameters, **point})
-        if check is not None and (problem := check(parameters)):
+        parameters = resolved(module, {**config.parameters, **point})
+        if problem := problem_with(module, parameters):
             raise UsageError(f"{_point_text(point)}: {problem}")
         bundle = _bundle(config, parameters)
         for seed in config.settings.seeds:
@@ -131,12 +130,11 @@ def specs(config: Config, fingerprint: str, hardware: str | None) -> list[tuple[
 
 def kin(config: Config, fingerprint: str, hardware: str | None, others: Iterable[Spec]) -> list[tuple[Spec, Bundle]]:
     """Those of other specs of its trial module that differ from the grid only in what is swept, and in seeds."""
-    resolve = getattr(trial_module(config.settings.module), "resolve", dict)
     axes = {*config.sweep, *(k for group in config.zip for k in group), *(k for point in config.extra for k in point)}
     found = []
     for other in others:
         values = {**parameter_defaults(other.module), **other.parameters}
-        parameters = resolve({**config.parameters, **{k: values[k] for k in axes}})
+        parameters = resolved(other.module, {**config.parameters, **{k: values[k] for k in axes}})
         spec = _spec(config, parameters, other.seed, fingerprint, hardware)
         if spec.id == other.id:
             found.append((spec, _bundle(config, parameters)))
@@ -259,11 +257,8 @@ def _state(progress: Progress, bundle: Bundle, nodes: Sequence[Node], retry: str
 
 def _work_left(trial: Trial) -> float:
     module, parameters = trial.spec.module, trial.spec.parameters
-    try:
-        steps = steps_of(module, parameters)
-        return work_of(module, parameters) * (max(1 - trial.epoch / steps, 0.0) if steps else 1.0)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+    steps = steps_of(module, parameters)
+    return work_of(module, parameters) * (max(1 - trial.epoch / steps, 0.0) if steps else 1.0)
 
 
 def _held(node: Node, bundle: Bundle) -> int:

@@ -129,7 +129,7 @@ def _time(part: Part, missing: Sequence[Trial], reference: Path) -> str:
         seconds, model = _reference_seconds(missing, reference / part.plan.study)
         source = f"as measured on {model}"
     if len(seconds) < len(missing):
-        return "a time that nothing here tells (no relative has finished)"
+        return "a time that nothing here tells (no relative has completed)"
     hours = sum(seconds[t.id] * (t.bundle.gpu or 1) / 3600 for t in missing)
     return f"about {hours:.2f} {'GPU' if any(t.bundle.gpu for t in missing) else 'CPU'}-hours ({source})"
 

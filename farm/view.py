@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +23,8 @@ ROWS = 20
 OPEN = ("new", "partial", "running")
 """States of trials that have epochs to go in this run."""
 METRICS = ("validation_error", "test_error", "train_loss")
+EPOCHS_DONE, EPOCHS_LEFT = "epochs done", "epochs left"
+"""Beside the states in the summary's numbers; done is since this run began."""
 
 
 @dataclass
@@ -42,12 +46,26 @@ class _Line:
         """Epochs done."""
         return int(self.progress.get("epoch", self.trial.epoch))
 
+    @property
+    def share(self) -> Counter[str]:
+        """What it adds to the summary's numbers: one to its state, and of a trial of this run its epochs."""
+        found = Counter({self.state: 1})
+        if self.trial.to_run:
+            found[EPOCHS_DONE] = (self.epochs if self.state == "completed" else self.epoch) - self.trial.epoch
+            found[EPOCHS_LEFT] = self.epochs - self.epoch if self.state in OPEN else 0
+        return found
+
 
 class View:
     """Keeps each trial's state by its label and shows it. Labels are unique within a plan."""
 
     def __init__(self, plan: Plan, mode: str = "auto", gpus: float = 0) -> None:
         self._lines = {t.label: _Line(t, t.state) for t in plan.trials}
+        self._running: dict[str, _Line] = {}
+        # kept as lines change: summed up anew for each line that is printed, ten thousand trials would take minutes
+        self._numbers: Counter[str] = Counter()
+        for line in self._lines.values():
+            self._numbers.update(line.share)
         self._gpus = gpus
         self._began = time.monotonic()
         self._printed = 0.0
@@ -71,57 +89,68 @@ class View:
 
     def started(self, label: str) -> None:
         """A trial begins."""
-        line = self._lines[label]
-        line.state, line.began = "running", line.began or time.monotonic()
+        with self._change(label) as line:
+            line.state, line.began = "running", line.began or time.monotonic()
 
     def progress(self, label: str, row: Mapping[str, Any]) -> None:
         """A trial has finished an epoch."""
-        self._lines[label].progress = dict(row)
+        with self._change(label) as line:
+            line.progress = dict(row)
         if self._live is None and time.monotonic() - self._printed > PLAIN_SECONDS:
             self._printed = time.monotonic()
             self.say(self._summary())
 
     def ended(self, label: str, how: str) -> None:
         """A trial has ended."""
-        line = self._lines[label]
-        line.state, line.ended = how, time.monotonic()
+        with self._change(label) as line:
+            line.state, line.ended = how, time.monotonic()
         if self._live is None:
             seconds = line.ended - (line.began or line.ended)
             self.say(f"{how:<11} {label}  {_metrics(line.progress)}  {seconds:.1f} s  [{self._summary()}]")
 
     def freeze(self) -> None:
         """Remember which trials run now: a drain waits for these and starts no others."""
-        self._frozen = {label for label, line in self._lines.items() if line.state == "running"}
+        self._frozen = set(self._running)
 
     @property
     def frozen_running(self) -> bool:
         """Whether one of those still runs."""
-        return any(self._lines[label].state == "running" for label in self._frozen or ())
+        return any(label in self._running for label in self._frozen or ())
+
+    @contextmanager
+    def _change(self, label: str) -> Iterator[_Line]:
+        """A trial's line, to be changed; what is summed up over all lines follows."""
+        line = self._lines[label]
+        before = line.share
+        yield line
+        change = line.share
+        change.subtract(before)
+        self._numbers.update(change)
+        if line.state == "running":
+            self._running[label] = line
+        else:
+            self._running.pop(label, None)
 
     def _count(self, *states: str) -> int:
-        return sum(line.state in states for line in self._lines.values())
+        return sum(self._numbers[state] for state in states)
 
     def _summary(self) -> str:
         done = self._count("done", "completed", "oom", "diverged")
-        parts = [f"{done}/{len(self._lines)} done", f"{self._count('running')} running"]
+        parts = [f"{done}/{len(self._lines)} done", f"{len(self._running)} running"]
         if failed := self._count("failed", "interrupted", "killed"):
             parts.append(f"{failed} failed")
         if self._gpus:
-            parts.append(f"{self._gpus_in_use():g}/{self._gpus:g} GPUs")
+            running = list(self._running.values())  # the live table is drawn by a thread of its own
+            in_use = sum(line.trial.bundle.gpu for line in running)
+            parts.append(f"{in_use:g}/{self._gpus:g} GPUs")
         if (left := self._seconds_left()) is not None:
             parts.append(f"about {duration(left)} left")
         return ", ".join(parts)
 
-    def _gpus_in_use(self) -> float:
-        return sum(line.trial.bundle.gpu for line in self._lines.values() if line.state == "running")
-
     def _seconds_left(self) -> float | None:
         """Epochs to go, of what has not ended, over the rate of epochs since the start; unknown before the first."""
-        mine = [line for line in self._lines.values() if line.trial.to_run]
-        done = sum((line.epochs if line.state == "completed" else line.epoch) - line.trial.epoch for line in mine)
-        left = sum(line.epochs - line.epoch for line in mine if line.state in OPEN)
-        elapsed = time.monotonic() - self._began
-        return left * elapsed / done if done > 0 and left > 0 else None
+        done, left = self._numbers[EPOCHS_DONE], self._numbers[EPOCHS_LEFT]
+        return left * (time.monotonic() - self._began) / done if done > 0 and left > 0 else None
 
     def _table(self) -> Table:
         table = Table(title=self._summary(), title_justify="left", box=None, pad_edge=False)
@@ -163,7 +192,7 @@ def print_plan(plan: Plan) -> None:
 
 
 def _hours(trial: Trial) -> str:
-    """Estimated GPU-hours still to spend; "?" where no finished trial tells."""
+    """Estimated GPU-hours still to spend; "?" where no completed trial tells."""
     if trial.state == "done":
         return ""
     if trial.bundle.gpu == 0:

@@ -11,10 +11,12 @@ import hashlib
 import importlib
 import json
 import math
+import operator
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
+T = TypeVar("T")
 Scalar = bool | int | float | str | None
 Row = dict[str, Scalar]
 State = dict[str, Any]
@@ -96,44 +98,68 @@ def trial_module(name: str) -> Any:
     return importlib.import_module(name)
 
 
+class ModuleError(ValueError):
+    """One of a trial module's own functions failed; the text says which, and how."""
+
+
+def resolved(module: str, parameters: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """All parameters with those filled in that follow from others. Raises `ModuleError` where `resolve` fails."""
+    resolve = getattr(trial_module(module), "resolve", dict)
+    return _asked(f"{module}.resolve", resolve, parameters, dict)
+
+
+def problem_with(module: str, parameters: Mapping[str, Scalar]) -> str | None:
+    """What the trial module says is wrong with parameters, or None. Raises `ModuleError` where its `check` fails."""
+    check = getattr(trial_module(module), "check", None)
+    return None if check is None else _asked(f"{module}.check", check, parameters, lambda problem: problem)
+
+
 def revision_of(module: str, parameters: Mapping[str, Scalar]) -> int:
-    """What has to be equal for results to compare: a trial module's `REVISION`, or its own `revision(parameters)`."""
+    """What has to be equal for results to compare: a trial module's `REVISION`, or its own `revision(parameters)`.
+
+    Raises `ModuleError` where there is none, or none that is a whole number.
+    """
     source = trial_module(module)
-    found: int = source.revision(parameters) if hasattr(source, "revision") else source.REVISION
-    return found
+    revision = getattr(source, "revision", lambda _: source.REVISION)
+    return _asked(f"{module}.revision", revision, parameters, operator.index)
 
 
 def steps_of(module: str, parameters: Mapping[str, Scalar]) -> int:
     """How often a trial yields, at most: its `epochs`, else its module's `steps(parameters)`, else 0: not known.
 
-    Raises `ValueError` where the module's function fails.
+    Raises `ModuleError` where the module's function fails or returns no number that a count can be.
     """
     if isinstance(epochs := parameters.get("epochs"), int):
         return epochs
     steps = getattr(trial_module(module), "steps", None)
-    return 0 if steps is None else int(_asked(f"{module}.steps", steps, parameters))
+    return 0 if steps is None else _asked(f"{module}.steps", steps, parameters, int)
 
 
 def work_of(module: str, parameters: Mapping[str, Scalar]) -> float:
     """How long a trial takes beside others of its study: its module's `work(parameters)`, else its steps. No unit.
 
-    Raises `ValueError` where the module's function fails or returns no number above 0.
+    Raises `ModuleError` where the module's function fails or returns no number above 0.
     """
     work = getattr(trial_module(module), "work", None)
     if work is None:
         return float(steps_of(module, parameters))
-    found = _asked(f"{module}.work", work, parameters)
+    found = _asked(f"{module}.work", work, parameters, float)
     if not 0 < found < math.inf:
-        raise ValueError(f"{module}.work returned {found}: a number above 0 is expected")
+        raise ModuleError(f"{module}.work returned {found}: a number above 0 is expected")
     return found
 
 
-def _asked(name: str, function: Callable[[Mapping[str, Scalar]], float], parameters: Mapping[str, Scalar]) -> float:
-    """What a trial module's own function answers; `ValueError` where it fails."""
+def _asked(
+    name: str,
+    function: Callable[[Mapping[str, Scalar]], Any],
+    parameters: Mapping[str, Scalar],
+    kind: Callable[[Any], T],
+) -> T:
+    """What a trial module's own function answers, as what it has to be; `ModuleError` where either fails."""
     try:
-        return float(function(parameters))
+        return kind(function(parameters))
     except Exception as error:
-        raise ValueError(f"{name}: {type(error).__name__}: {error}") from error
+        raise ModuleError(f"{name}: {type(error).__name__}: {error}") from error
 
 
 @functools.cache

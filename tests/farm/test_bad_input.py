@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+import two_tables
 from attempts import attempt, directory, request
 from commands import COUNTING, Finished, exported
+
+from farm.attempt import Request, StopFlag, run_attempt
+from farm.cli import main
+from trials.spec import Scalar, Spec
 
 SMOKE = ("problem=4", "profile=smoke")
 
@@ -62,3 +69,45 @@ def test_a_mistake_in_a_study_file_is_told_without_a_traceback(
     study.write_text(f"{text}\n" if text.startswith("module") else f"module: trials.problem4\n{text}\n")
     done = farm(f"study={study}", "profile=smoke")
     assert (done.code, "Traceback" in done.err) == (2, False), done.err
+
+
+EVERY_VERB = ("run", "plan", "submit", "status", "why", "export", "report", "prune")
+WORDS = {"submit": ("site=greene", "--dry-run"), "why": ("both",), "prune": ("--yes",), "run": ("executor=inline",)}
+
+
+def fails(parameters: Mapping[str, Scalar]) -> Any:
+    raise ValueError("a mistake")
+
+
+@pytest.mark.parametrize(
+    ("name", "function", "says", "verbs"),
+    [
+        ("check", fails, "ValueError: a mistake", EVERY_VERB[:-1]),
+        ("resolve", fails, "ValueError: a mistake", EVERY_VERB[:-1]),
+        ("resolve", lambda parameters: None, "TypeError: 'NoneType' object is not iterable", EVERY_VERB[:-1]),
+        ("revision", fails, "ValueError: a mistake", EVERY_VERB),
+        ("revision", lambda parameters: "1", "TypeError: 'str' object cannot be", EVERY_VERB),
+        ("steps", fails, "ValueError: a mistake", EVERY_VERB[:4]),
+        ("steps", lambda parameters: math.inf, "OverflowError: cannot convert", EVERY_VERB[:4]),
+        ("work", fails, "ValueError: a mistake", EVERY_VERB[:3]),
+    ],
+)
+def test_a_mistake_in_a_trial_modules_function_is_told_by_every_verb_that_asks_it(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    function: Any,
+    says: str,
+    verbs: tuple[str, ...],
+) -> None:
+    study = "study: own\nproblem: own\nmodule: two_tables\ndata: none\ndevice: cpu\nsweep: {rows: [both, steps]}\n"
+    (tmp_path / "own.yaml").write_text(study)
+    done = Spec("two_tables", {"rows": "both"}, 0, 1, "none", "none", 1, False, None)
+    run_attempt(Request(str(tmp_path / "own"), done.as_dict(), "cpu", None, ""), StopFlag(), lambda row: None, str)
+    monkeypatch.setattr(two_tables, name, function, raising=False)
+    for verb in verbs:
+        code = main([verb, f"study={tmp_path / 'own.yaml'}", f"results={tmp_path}", *WORDS.get(verb, ())])
+        told = capsys.readouterr().err
+        assert (verb, code, len(told.splitlines())) == (verb, 2, 1), told
+        assert told.startswith(f"farm: two_tables.{name}: {says}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from commands import COUNTING
 from farm import budget
 from farm import config as configuration
 from farm.errors import PreflightError
-from farm.history import estimated_seconds
+from farm.history import estimated_seconds, power_law
 from farm.ledger.export import export
 from farm.ledger.schema import config_columns
 from farm.plan import Bundle, Plan, Trial
@@ -136,6 +138,72 @@ def test_work_of_no_use_leaves_the_median(one_arm: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("trials.problem4.work", work)
     wanted = problem4(1)
     assert estimated_seconds(one_arm, [wanted], {})[wanted.id] == pytest.approx(545)
+
+
+def arm(revision: int = 1, **parameters: Any) -> Spec:
+    return Spec(**(problem4(1).as_dict() | {"revision": revision, "parameters": problem4(1).parameters | parameters}))
+
+
+def ledger_of(root: Path, done: Iterable[tuple[Spec, float, str]]) -> Path:
+    """A ledger that has exported these trials: their seconds and how they ended."""
+    (root / "export").mkdir(parents=True)
+    rows = [config_columns(s) | {"trial_id": s.id, "seconds": seconds, "status": how} for s, seconds, how in done]
+    pd.DataFrame(rows).to_parquet(root / "export" / "trials.parquet")
+    return root
+
+
+@pytest.mark.parametrize("how", ["oom", "diverged"])
+def test_only_completed_trials_tell_how_long_one_takes(tmp_path: Path, how: str) -> None:
+    short = arm(M=32), 12.0, how
+    assert estimated_seconds(ledger_of(tmp_path / "alone", [short]), [arm()], {}) == {}
+    beside = ledger_of(tmp_path / "beside", [short, (arm(M=16), 545.0, "completed")])
+    assert estimated_seconds(beside, [arm()], {})[arm().id] == pytest.approx(545 / 16)
+
+
+def test_trials_of_the_same_revision_tell_first_and_else_those_of_the_newest(tmp_path: Path) -> None:
+    done = [(arm(1), 400.0, "completed"), (arm(2), 200.0, "completed"), (arm(2, momentum=0.8), 210.0, "completed")]
+    ledger = ledger_of(tmp_path, done)
+    wanted = [arm(3), arm(2, momentum=0.7), arm(1, momentum=0.7)]
+    assert [estimated_seconds(ledger, [w], {})[w.id] for w in wanted] == [pytest.approx(s) for s in (200, 205, 400)]
+
+
+def test_close_learning_rates_say_nothing_of_a_far_one(tmp_path: Path) -> None:
+    done = [(arm(learning_rate=rate), seconds, "completed") for rate, seconds in ((0.1, 500.0), (0.11, 540.0))]
+    wanted = arm(learning_rate=0.001)
+    assert estimated_seconds(ledger_of(tmp_path, done), [wanted], {})[wanted.id] == pytest.approx(520)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "rates", "law"),
+    [
+        ([1, 2], [10, 20], (10, 1)),
+        ([1, 1, 1, 2], [9, 10, 70, 20], (10, 1)),  # each number by the median of its seeds
+        ([16, 64], [8, 2], (128, -1)),  # a larger batch, fewer steps
+        ([0, 1, 2], [90, 10, 20], (10, 1)),
+        ([1, 1.9], [10, 19], None),  # too near
+        ([0.1] * 50 + [0.2] * 50, [500] * 50 + [540] * 50, None),  # noise, however many seeds share it
+        ([3, 3], [10, 20], None),
+        ([0, 5], [10, 20], None),
+        ([], [], None),
+    ],
+)
+def test_a_power_law_is_more_than_noise(
+    numbers: list[float], rates: list[float], law: tuple[float, float] | None
+) -> None:
+    found = power_law(numbers, rates)
+    assert found == (law and pytest.approx(law))
+
+
+def test_ten_thousand_trials_are_estimated_in_seconds(tmp_path: Path) -> None:
+    rates = [0.001 * number for number in range(1, 5001)]
+    ledger = ledger_of(tmp_path, [(arm(learning_rate=rate), 500.0, "completed") for rate in rates])
+    one_other, two_others = (
+        [arm(learning_rate=rate * factor, weight_decay=0.01) for rate in rates] for factor in (1, 1.0001)
+    )
+    for wanted in (one_other, two_others):
+        began = time.process_time()  # of this process, however busy the machine is
+        assert len(estimated_seconds(ledger, wanted, {})) == 5000
+        assert time.process_time() - began < 4
 
 
 def test_another_dataset_is_no_relative(timed: Path) -> None:

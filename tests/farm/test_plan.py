@@ -14,6 +14,7 @@ from farm import plan as planning
 from farm.errors import UsageError
 from farm.ledger.scan import Progress
 from farm.plan import Bundle, Node
+from trials.spec import ModuleError
 
 
 def grid(*overrides: str) -> list[tuple[planning.Spec, Bundle]]:
@@ -147,13 +148,13 @@ def test_a_declared_work_that_fails_is_told_before_anything_starts(monkeypatch: 
         configuration.load(["problem=4"]), planning.specs(configuration.load(["problem=4"]), "", "x"), {}, ()
     )
     monkeypatch.setattr("trials.problem4.work", lambda parameters: 1 / 0)
-    with pytest.raises(UsageError, match=r"trials\.problem4\.work: ZeroDivisionError: division by zero"):
+    with pytest.raises(ModuleError, match=r"trials\.problem4\.work: ZeroDivisionError: division by zero"):
         _ = made.longest_first
     monkeypatch.setattr("trials.problem4.work", lambda parameters: -1)
-    with pytest.raises(UsageError, match=r"returned -1\.0: a number above 0"):
+    with pytest.raises(ModuleError, match=r"returned -1\.0: a number above 0"):
         _ = made.longest_first
     estimated = dataclasses.replace(made, trials=tuple(dataclasses.replace(t, seconds=1.0) for t in made.trials))
-    with pytest.raises(UsageError, match=r"returned -1\.0"):
+    with pytest.raises(ModuleError, match=r"returned -1\.0"):
         planning.check_work(estimated)
     monkeypatch.setattr("trials.problem4.work", lambda parameters: 1)
     planning.check_work(estimated)
@@ -163,7 +164,7 @@ def test_steps_that_fail_are_told_like_a_declared_work(monkeypatch: pytest.Monke
     config = configuration.load(["problem=2", "hardware=x"])
     made = planning.make(config, planning.specs(config, "", "x"), {}, ())
     monkeypatch.setattr("trials.problem2.steps", lambda parameters: parameters["nope"])
-    with pytest.raises(UsageError, match=r"trials\.problem2\.steps: KeyError: 'nope'"):
+    with pytest.raises(ModuleError, match=r"trials\.problem2\.steps: KeyError: 'nope'"):
         planning.check_work(made)
 
 

@@ -13,8 +13,8 @@ from commands import COUNTING, ROOT, command, environment, exported, run_farm, w
 
 from farm import config as configuration
 from farm import study
-from farm.errors import UsageError
 from farm.ledger import scan
+from trials.spec import ModuleError
 
 STUDY = f"study={COUNTING}"
 SIGNALLED_IN_PREFLIGHT = """
@@ -149,6 +149,6 @@ def test_a_work_that_fails_is_told_before_anything_starts(tmp_path: Path, monkey
     import counting
 
     monkeypatch.setattr(counting, "work", lambda parameters: parameters["nope"], raising=False)
-    with pytest.raises(UsageError, match=r"counting\.work: KeyError: 'nope'"):
+    with pytest.raises(ModuleError, match=r"counting\.work: KeyError: 'nope'"):
         study.run(configuration.load([STUDY, "executor=inline", f"results={tmp_path}"]), [])
     assert list(scan.attempt_records(tmp_path / "counting")) == []
