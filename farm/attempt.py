@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import operator
+import pickle
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from typing import Any
 from farm import provenance
 from farm.failures import LONGEST_BACK_OFF_SECONDS, POLICIES, Infrastructure, kind_of
 from farm.ledger.scan import attempt_records, progress
+from farm.ledger.schema import EPOCHS, row_table
 from farm.ledger.store import Attempt, drain_file, now, trial_path
 from farm.ledger.tidy import tidy
 from farm.write_behind import WriteBehind
@@ -138,6 +141,7 @@ class _Run:
         self.state: State | None = None
         self.rows: list[Row] = []
         self.epoch = self.from_epoch = 0
+        self._table, self._last_epoch = row_table(spec.module), 0
         self._dataset: Any = None
         self._epoch_began = time.monotonic()
         self._epoch_seconds = float("inf")
@@ -165,6 +169,7 @@ class _Run:
         if (commit := self.attempt.newest_commit()) is not None:
             self.state, self.rows = _load_state(commit.state), list(commit.rows)
             self.epoch = self.from_epoch = commit.epoch
+            self._count(self.rows)
         with WriteBehind(self.attempt) as writer:
             outcome, state = self._epochs(writer)
         return self._finish(outcome, state)
@@ -172,7 +177,7 @@ class _Run:
     def _epochs(self, writer: WriteBehind) -> tuple[Outcome, Callable[[], State] | None]:
         trial = self.module.run(self.spec, self)
         state = None if self.state is None else self._resumed_state
-        last_commit = time.monotonic()
+        last_commit, tried = time.monotonic(), False
         while True:
             self._epoch_began = time.monotonic()
             try:
@@ -184,7 +189,11 @@ class _Run:
             self._epoch_seconds = time.monotonic() - self._epoch_began
             due = time.monotonic() - last_commit >= self.request.commit_seconds
             if state is not None and (due or self._stop.is_set()):
-                writer.submit(self.epoch, _dump_state(state()), list(self.rows))
+                content = _dump_state(state())
+                if not tried:  # now, and not by the attempt that will need it
+                    self._try(content)
+                    tried = True
+                writer.submit(self.epoch, content, list(self.rows))
                 last_commit = time.monotonic()
             if self._stop.is_set():
                 writer.wait()
@@ -198,9 +207,38 @@ class _Run:
 
     def _next(self, trial: Any) -> Epoch:
         rows, state = next(trial)
+        if state is not None and not callable(state):
+            raise TypeError(
+                f"{self.spec.module}: run yields (rows, state), where state is a function that returns the state, or "
+                f"None, and no {type(state).__name__}"
+            )
         self.epoch += 1
+        self._count(rows)
         self.rows.extend({**row, "attempt": self.attempt.number} for row in rows)
         return rows, state
+
+    def _count(self, rows: Sequence[Row]) -> None:
+        """Raise where a row of the table of epochs is not of an epoch after all before: each is there once."""
+        for row in rows:
+            if (row.get("table") or self._table) != EPOCHS:
+                continue
+            try:
+                epoch = operator.index(row.get("epoch"))  # type: ignore[arg-type]  # None or text: then it raises
+            except TypeError:
+                raise ValueError(f"{self.spec.module}: a row without its number in `epoch`: {row}") from None
+            if epoch <= self._last_epoch:
+                hint = "; does run go on from context.state?" if self.from_epoch else ""
+                raise ValueError(f"{self.spec.module}: a row of epoch {epoch} after one of {self._last_epoch}{hint}")
+            self._last_epoch = epoch
+
+    def _try(self, content: bytes) -> None:
+        try:
+            _load_state(content)
+        except pickle.UnpicklingError as error:
+            raise TypeError(
+                f"{self.spec.module}: the state of epoch {self.epoch} could not be loaded again; it may hold tensors, "
+                f"numbers, texts, lists and dictionaries of them ({str(error).splitlines()[0]})"
+            ) from None
 
     def _finish(self, outcome: Outcome, state: Callable[[], State] | None) -> End:
         self._write_done(

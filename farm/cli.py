@@ -197,6 +197,8 @@ def _print_failures(plan: Plan) -> None:
             reason = f": {trial.reason.splitlines()[-1]}" if trial.reason else ""
             log = f" (log: {short_path(Path(trial.log))})" if trial.log else ""
             print(f"{trial.state:<13} {trial.label}{reason}{log}")
+    if plan.count("failed"):
+        print("what has failed is not tried again, but by the same command with retry=failed")
 
 
 def _main_results(config: Config, plan: Plan) -> list[Path]:

@@ -6,6 +6,7 @@ Imports neither torch nor Ray, and reads no file.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -271,6 +272,8 @@ def _too_large(bundle: Bundle, nodes: Sequence[Node], epoch: int) -> str:
     need = _count(bundle.cpu, "CPU") + (f" and {_count(bundle.gpu, 'GPU')}" if bundle.gpu else "")
     best = max(nodes, key=lambda n: (n.gpu, n.cpu))
     hint = "; device=cpu resources.gpu=0 runs without a GPU" if bundle.gpu and not best.gpu else ""
+    if math.isinf(best.cpu):  # executor=inline, which counts no CPUs
+        return f"needs {_count(bundle.gpu, 'GPU')}; there are {best.gpu:g}{hint}"
     if epoch:  # a result of another device would not go on from it
         hint = f"; it goes on after epoch {epoch} where a node holds it"
     return (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import secrets
 import shlex
@@ -87,14 +88,12 @@ def finished_outside(
 
 def local_nodes(config: Config) -> list[Node]:
     """This machine as one node; nothing when the run joins a cluster, whose nodes only Ray knows."""
-    if config.settings.executor == "inline":
-        return []
-    if cluster_address(config):
-        return []
     settings = config.settings
-    cpus = settings.cpus or len(os.sched_getaffinity(0))
+    inline = settings.executor == "inline"
+    if settings.device == "cpu" if inline else cluster_address(config):
+        return []
     gpus = settings.gpus if settings.gpus is not None else len(provenance.gpu_models())
-    return [Node(cpus, gpus)]
+    return [Node(math.inf if inline else settings.cpus or len(os.sched_getaffinity(0)), gpus)]
 
 
 def cluster_address(config: Config) -> str | None:
@@ -129,13 +128,14 @@ def run(config: Config, arguments: list[str], signals: Signals | None = None) ->
         planned = plan = make_plan(config)
         planning.check_work(plan)
         budget.check(plan, config.settings.max_gpu_hours)
-        _record_study(config, arguments)
         drain = drain_file(config.ledger, run_id)
         signals.call(drain.touch)
         print(f"{config.study}: {counts(plan, planning.STATES)}", flush=True)
         exported: dict[str, Path] = {}
         for current in (config, _tried(config)):  # a second time where results turn out to be damaged
             _prepare_data(current, plan)
+            if current is config:  # what is refused before this leaves no trace
+                _record_study(config, arguments)
             if plan.to_run and not signals.stopping():
                 plan = _execute(current, plan, run_id, signals)
             if lock.lost:

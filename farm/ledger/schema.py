@@ -95,6 +95,8 @@ PLAN: tuple[Column, ...] = (
     Column("gpus", "float", "GPUs"),
 )
 
+EPOCHS = "epochs"
+"""The row table of trials that train: a trial has one row of each epoch in it."""
 IDENTITY = ("trial_id", "name", "attempt")
 """Columns of every row table."""
 SPEC_COLUMNS = ("seed", "threads", "dataset", "fingerprint", "revision", "timed", "hardware", "module")
@@ -110,14 +112,14 @@ def row_tables(module: str) -> dict[str, tuple[Column, ...]]:
 
     A module with `TABLES` has those tables with exactly the columns named there (a name alone is a standard
     column); its rows say theirs in the key `table`, else they are of the main one. Any other module has one table
-    (`TABLE`, else "epochs") with the standard columns and its own `COLUMNS`.
+    (`TABLE`, else EPOCHS) with the standard columns and its own `COLUMNS`.
     """
     source = trial_module(module)
     several: Mapping[str, Sequence[str | Column]] | None = getattr(source, "TABLES", None)
     if several is None:
         own: tuple[Column, ...] = tuple(getattr(source, "COLUMNS", ()))
         names = {c.name for c in own}
-        return {str(getattr(source, "TABLE", "epochs")): tuple(c for c in ROWS if c.name not in names) + own}
+        return {str(getattr(source, "TABLE", EPOCHS)): tuple(c for c in ROWS if c.name not in names) + own}
     standard = {c.name: c for c in ROWS}
     columns = {t: [standard[c] if isinstance(c, str) else c for c in declared] for t, declared in several.items()}
     return {t: (*(standard[name] for name in IDENTITY), *declared) for t, declared in columns.items()}

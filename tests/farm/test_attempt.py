@@ -20,7 +20,7 @@ from farm.attempt import End, Request, StopFlag
 from farm.ledger import durable, scan
 from farm.ledger import tidy as ledger_tidy
 from farm.ledger.durable import read_json
-from trials.spec import Context, Epoch, Spec, trial_module
+from trials.spec import Context, Epoch, Outcome, Spec, trial_module
 
 
 def rows(wanted: Request) -> list[dict[str, Any]]:
@@ -167,6 +167,43 @@ def test_a_request_for_absent_cuda_is_the_machines_failure(tmp_path: Path) -> No
         pytest.skip("this machine has CUDA")
     end = attempt(dataclasses.replace(request(tmp_path), device="cuda"))
     assert (end.how, "device=cpu" in end.error) == ("interrupted", True)
+
+
+def yields(monkeypatch: pytest.MonkeyPatch, *epochs: Any) -> None:
+    """Have the counting trial yield these, from the beginning whatever it is to go on from."""
+
+    def run(spec: Spec, context: Context) -> Iterator[Epoch]:
+        yield from epochs
+        return Outcome("completed", {})
+
+    monkeypatch.setattr(trial_module("counting"), "run", run)
+
+
+def test_a_trial_that_does_not_go_on_from_its_state_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = request(tmp_path, epochs=5)
+    yields(monkeypatch, *(([{"epoch": n}], dict) for n in range(1, 6)))
+    assert attempt(wanted, stop_at=2).how == "drained"
+    end = attempt(wanted)
+    assert (end.how, scan.progress(directory(wanted)).state) == ("failed", "failed")
+    assert "a row of epoch 1 after one of 3; does run go on from context.state?" in end.error
+
+
+@pytest.mark.parametrize(
+    ("epoch", "says"),
+    [
+        (([{"train_loss": 1.0}], None), "a row without its number in `epoch`"),
+        (([{"epoch": 1}, {"epoch": 1}], None), "a row of epoch 1 after one of 1"),
+        (([{"epoch": 1}], {"epoch": 1}), "state is a function that returns the state, or None, and no dict"),
+        (([{"epoch": 1}], lambda: {"model": torch.nn.Linear(1, 1)}), "the state of epoch 1 could not be loaded again"),
+    ],
+)
+def test_a_mistake_in_what_a_trial_yields_is_told_at_once(
+    epoch: Any, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    yields(monkeypatch, epoch)
+    end = attempt(request(tmp_path))
+    assert (end.how, end.failure) == ("failed", "bug")
+    assert says in end.error
 
 
 def test_a_trial_that_forgets_its_outcome_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

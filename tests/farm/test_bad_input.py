@@ -49,6 +49,20 @@ def test_a_mistake_is_one_line_and_an_exit_code(
     assert len(done.err.strip().splitlines()) == 1, done.err
 
 
+def test_what_is_refused_is_not_the_last_command(farm: Callable[..., Finished], tmp_path: Path) -> None:
+    assert farm(f"study={COUNTING}", "executor=inline").code == 0
+    kept = (tmp_path / "results" / "counting" / "study.yaml").read_text()
+    refused = farm(f"study={COUNTING}", "executor=inline", "data=cifar10", "data_root=/nowhere", "sweep.factor=[9]")
+    assert (refused.code, (tmp_path / "results" / "counting" / "study.yaml").read_text()) == (3, kept)
+
+
+def test_inline_without_a_gpu_is_told_before_anything_starts(farm: Callable[..., Finished]) -> None:
+    words = (f"study={COUNTING}", "executor=inline", "resources.gpu=1", "device=auto", "gpus=0")
+    done = farm(*words)
+    assert (done.code, "needs 1 GPU; there are 0; device=cpu resources.gpu=0 runs without" in done.out) == (1, True)
+    assert farm(*words[:3], "device=cpu", "gpus=0").code == 0
+
+
 def test_a_mistake_costs_nothing_already_earned(farm: Callable[..., Finished], tmp_path: Path) -> None:
     earned = request(tmp_path / "results" / "counting")
     attempt(earned)

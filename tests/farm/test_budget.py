@@ -22,6 +22,7 @@ from farm.ledger.export import export
 from farm.ledger.schema import config_columns
 from farm.plan import Bundle, Plan, Trial
 from farm.study import make_plan
+from trials.problem4 import work
 from trials.spec import Spec, parameter_defaults
 
 STUDY = [f"study={COUNTING}", "executor=inline"]
@@ -107,10 +108,10 @@ def test_one_relative_is_scaled_by_the_work_that_its_module_declares(one_arm: Pa
     arms = {m: problem4(m) for m in (1, 8, 32)}
     found = estimated_seconds(one_arm, list(arms.values()), {arms[32].id: 50})
     assert {m: found[spec.id] for m, spec in arms.items()} == {
-        1: pytest.approx(545 / 16), 8: pytest.approx(545 / 2), 32: pytest.approx(545),
+        1: pytest.approx(545 * share(1)), 8: pytest.approx(545 * share(8)), 32: pytest.approx(545 * share(32) / 2),
     }  # fmt: skip
     longer = problem4(8, epochs=200)
-    assert estimated_seconds(one_arm, [longer], {})[longer.id] == pytest.approx(545)
+    assert estimated_seconds(one_arm, [longer], {})[longer.id] == pytest.approx(2 * 545 * share(8))
 
 
 def test_an_estimate_does_not_hang_on_the_order_of_the_grid(one_arm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,6 +141,12 @@ def test_work_of_no_use_leaves_the_median(one_arm: Path, monkeypatch: pytest.Mon
     assert estimated_seconds(one_arm, [wanted], {})[wanted.id] == pytest.approx(545)
 
 
+def share(copies: int) -> float:
+    """What M=copies takes beside M=16, as problem 4 declares it."""
+    parts = [work(problem4(m).parameters | {"M": m}) for m in (copies, 16)]
+    return parts[0] / parts[1]
+
+
 def arm(revision: int = 1, **parameters: Any) -> Spec:
     return Spec(**(problem4(1).as_dict() | {"revision": revision, "parameters": problem4(1).parameters | parameters}))
 
@@ -157,7 +164,7 @@ def test_only_completed_trials_tell_how_long_one_takes(tmp_path: Path, how: str)
     short = arm(M=32), 12.0, how
     assert estimated_seconds(ledger_of(tmp_path / "alone", [short]), [arm()], {}) == {}
     beside = ledger_of(tmp_path / "beside", [short, (arm(M=16), 545.0, "completed")])
-    assert estimated_seconds(beside, [arm()], {})[arm().id] == pytest.approx(545 / 16)
+    assert estimated_seconds(beside, [arm()], {})[arm().id] == pytest.approx(545 * share(1))
 
 
 def test_trials_of_the_same_revision_tell_first_and_else_those_of_the_newest(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 
@@ -135,3 +136,18 @@ def test_the_id_of_the_default_spec_never_changes() -> None:
 def test_planning_imports_no_torch() -> None:
     code = "import sys; from trials import problem4; problem4.check({}); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_the_declared_work_is_what_the_arms_took_on_an_h200() -> None:
+    export = Path(__file__).parents[2] / "analysis" / "reference" / "problem4" / "export"
+    rows = pd.read_parquet(export / "epochs.parquet", columns=["config_M", "config_augmentation", "train_seconds"])
+    seconds = rows.groupby(["config_M", "config_augmentation"])["train_seconds"].sum()
+    works = [problem4.work(asdict(Parameters(M=int(m), precision="bf16"))) for m, _ in seconds.index]
+    assert len(works) == 7
+    assert list(seconds / works) == pytest.approx([seconds.sum() / sum(works)] * 7, rel=0.05)
+
+
+def test_the_declared_work_tells_the_precisions_apart() -> None:
+    """fp32 takes 7.6 times as long as bf16 at M=32: docs/performance.md, images a second at batch 2,048."""
+    fp32, bf16 = (problem4.work(asdict(Parameters(M=32, precision=p))) for p in ("fp32", "bf16"))
+    assert fp32 / bf16 == pytest.approx(159_954 / 21_106, rel=0.02)
