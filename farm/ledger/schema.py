@@ -216,6 +216,6 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Iterable[Column], extra: S
 
 
 def _plain(value: Any) -> Scalar:
-    """NumPy and torch scalars as Python's own."""
+    """NumPy and torch scalars as Python's own; text as UTF-8 has it: names of files may hold bytes that are none."""
     scalar: Scalar = value.item() if hasattr(value, "item") else value
-    return scalar
+    return scalar.encode(errors="backslashreplace").decode() if isinstance(scalar, str) else scalar

@@ -13,11 +13,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import counting
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from attempts import attempt, directory, request
-from commands import COUNTING, exported, wait_for
+from commands import COUNTING, exported, run_farm, wait_for
 
 from farm import config as configuration
 from farm.cli import main
@@ -257,3 +258,20 @@ def test_an_attempts_record_may_hold_anything(tmp_path: Path, value: Any) -> Non
     path.with_name("end.json").write_text(json.dumps({"how": "completed"} | dict.fromkeys(names[:5], value)))
     (row,) = pq.read_table(export(tmp_path, None, "counting").tables["attempts"]).to_pylist()
     assert (row["attempt"], row["how"]) == (1, "completed")
+
+
+def test_an_error_that_names_a_file_in_no_encoding_is_exported_and_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(how: str) -> None:
+        raise ValueError(os.fsdecode(b"no image: bild-\xff.png"))
+
+    monkeypatch.setattr(counting, "_end", unreadable)
+    words = [f"study={COUNTING}", f"results={tmp_path}", "executor=inline", "sweep.factor=[1]"]
+    assert main(["run", *words, "trial.end=failed"]) == 1
+    for table, column in (("attempts", "error"), ("plan", "reason")):
+        (row,) = exported(tmp_path, "counting", table)
+        assert row[column].endswith(r"no image: bild-\udcff.png")
+    strict = {"PYTHONIOENCODING": "utf-8:strict"}  # as in most locales
+    shown = run_farm(tmp_path, *words, "trial.end=failed", verb="plan", variables=strict)
+    assert (shown.err, r"bild-\udcff.png" in shown.out) == ("", True)
