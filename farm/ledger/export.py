@@ -32,9 +32,10 @@ from farm.ledger.durable import (
     write_json,
 )
 from farm.ledger.gather import DIGESTS, batches, rows_digest, with_defaults
+from farm.ledger.lock import is_driven
 from farm.ledger.scan import DONE, attempt_records, trial_directories, trial_id
 from farm.ledger.store import parquet
-from farm.ledger.tidy import sweep, tidy
+from farm.ledger.tidy import tidy
 from farm.plan import Plan
 
 WRITE_BYTES = 1 << 20
@@ -84,11 +85,10 @@ def _export(root: Path, directory: Path, plan: Plan | None, module: str) -> Expo
     intact = all(p.exists() and digests.get(p.name) == file_digest(p) for p in kept)
     old = _old_trials(paths["trials"], found) if intact else _Old([], set(), False)
     fresh = [t for i, t in sorted(found.items()) if i not in old.ids]
-    for identity, trial in found.items():
-        if identity in old.ids:
-            sweep(trial)
-        elif read_manifest(trial / DONE) is not None:  # a trial whose results are damaged may be running again
-            tidy(trial)  # its last attempt may have died just before it did so itself
+    if not is_driven(root):  # else what passes for litter of a dead attempt may be the record that one writes just now
+        for identity, trial in found.items():
+            if identity in old.ids or read_manifest(trial / DONE) is not None:  # if damaged, it may be running again
+                tidy(trial)  # its last attempt may have died just before it did so itself
     written = [paths["attempts"]]
     if fresh or old.dropped or not intact:
         trials = [with_defaults(t, module) for t in old.trials]
