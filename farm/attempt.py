@@ -335,13 +335,13 @@ def _peak_memory_bytes(device: str) -> int | None:
 def _ended_by(error: BaseException, run: _Run) -> End:
     """The end that an exception makes of an attempt: oom is a result, the machine's failures are tried again."""
     error = memory_taken(error) or error
-    name, kind = type(error).__name__, kind_of(error)
+    if kind_of(error) == "cuda_oom":
+        try:
+            run.finish_oom(str(error).splitlines()[0] if str(error) else type(error).__name__)
+        except Exception as refusal:  # a full disk, or rows that do not fit their table: then this is what it fell to
+            error = refusal
+    kind = kind_of(error)
     text = "".join(traceback.format_exception(error))
     last = "\n".join(text.strip().splitlines()[-ERROR_LINES:])
-    if kind == "cuda_oom":
-        try:
-            run.finish_oom(str(error).splitlines()[0] if str(error) else name)
-        except OSError as storage:
-            return End("interrupted", run.epoch, type(storage).__name__, str(storage), failure="storage")
     how = POLICIES[kind].how
-    return End("interrupted" if how == "killed" else how, run.epoch, name, last, failure=kind)
+    return End("interrupted" if how == "killed" else how, run.epoch, type(error).__name__, last, failure=kind)

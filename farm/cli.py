@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
 import os
 import shlex
@@ -37,6 +38,8 @@ Verb = Callable[[argparse.Namespace], int]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit code; the user's mistakes become one line on stderr, where anybody reads it."""
     open_closed()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # an error may name a file in no encoding, and is shown all the same
+        sys.stdout.reconfigure(errors="backslashreplace")
     with contextlib.redirect_stderr(Output(sys.stderr)):
         return _main(arguments)
 

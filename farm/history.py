@@ -46,7 +46,7 @@ def estimated_seconds(
     each whether it will run on a GPU, and so must its relatives have: the hardware of trials that are not timed is no
     part of their spec.
     """
-    done = _finished(ledger) if specs else {}
+    done = _finished(ledger, specs[0].module) if specs else {}
     if not done.get("seconds"):
         return {}
     from farm.ledger.schema import config_columns
@@ -191,10 +191,13 @@ def _work(module: str, values: Mapping[str, Any]) -> float:
         return 1.0
 
 
-def _finished(ledger: Path) -> dict[str, list[Any]]:
+def _finished(ledger: Path, module: str) -> dict[str, list[Any]]:
     """Columns of the finished trials: those of the last export, and what was done since."""
     import pyarrow as pa
     import pyarrow.parquet as pq
+
+    from farm.ledger import schema
+    from farm.ledger.gather import merged
 
     export = ledger / "export" / "trials.parquet"
     tables, known = [], set()
@@ -209,4 +212,4 @@ def _finished(ledger: Path) -> dict[str, list[Any]]:
                 tables.append(pq.ParquetFile(path / DONE / "trial.parquet").read(use_threads=False))
             except (OSError, pa.ArrowException):
                 continue  # damaged; a run sets it aside
-    return pa.concat_tables(tables, promote_options="permissive").to_pydict() if tables else {}
+    return merged(tables, schema.trial_types(module), set()).to_pydict() if tables else {}

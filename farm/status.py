@@ -22,6 +22,7 @@ from typing import Any
 from farm import study
 from farm.config import Config
 from farm.ledger.durable import MANIFEST, read_json, read_manifest
+from farm.ledger.lock import living_holder
 from farm.ledger.scan import (
     DONE,
     attempt_directories,
@@ -35,8 +36,6 @@ from farm.plan import STATES, Plan, Trial
 from farm.slurm.submit import site_nodes
 from trials.spec import steps_of
 
-SILENT_SECONDS = 60.0
-"""A driver elsewhere whose heartbeat is this old is taken for dead (it beats every 5 s; clocks differ a little)."""
 ORDER = ("running", "failed", "unschedulable", "partial", "new", "done")
 
 
@@ -131,16 +130,9 @@ def status(config: Config, now: datetime | None = None) -> Status:
 
 
 def driver_at_work(ledger: Path, now: datetime) -> Driver | None:
-    """The living driver that holds the lock: by the process table here, by its heartbeat's age elsewhere."""
-    from farm.ledger.lock import identity, lives_here, newest
-
-    number, holder = newest(ledger / "lock")
-    if not holder or holder.get("released") or not isinstance(holder.get("pid"), int):
-        return None
-    alive = lives_here(holder, identity())
-    if alive is None:
-        alive = now.timestamp() - (ledger / "lock" / f"{number}.json").stat().st_mtime < SILENT_SECONDS
-    return Driver(holder["pid"], str(holder.get("host")), str(holder.get("since"))) if alive else None
+    """The living driver that holds the lock."""
+    holder = living_holder(ledger, now.timestamp())
+    return Driver(holder["pid"], str(holder.get("host")), str(holder.get("since"))) if holder else None
 
 
 def _trial(trial: Trial, folder: Path | None, driver: Driver | None, now: datetime) -> TrialStatus:

@@ -31,10 +31,11 @@ from farm.ledger.durable import (
     write_file,
     write_json,
 )
-from farm.ledger.gather import DIGESTS, batches, rows_digest, with_defaults
+from farm.ledger.gather import DIGESTS, batches, fits, merged, rows_digest, with_defaults
+from farm.ledger.lock import is_driven
 from farm.ledger.scan import DONE, attempt_records, trial_directories, trial_id
 from farm.ledger.store import parquet
-from farm.ledger.tidy import sweep, tidy
+from farm.ledger.tidy import tidy
 from farm.plan import Plan
 
 WRITE_BYTES = 1 << 20
@@ -74,21 +75,22 @@ def alone(root: Path) -> Iterator[None]:
 
 def _export(root: Path, directory: Path, plan: Plan | None, module: str) -> Export:
     damaged: list[Path] = []
+    misfits: set[str] = set()
     found = {trial_id(t): t for t in trial_directories(root) if (t / DONE / MANIFEST).exists()}
     main, *further = schema.row_tables(module)
     names = {"rows": main} | {name: name for name in (*further, "trials", "attempts", "plan")}
     paths = {kind: directory / f"{name}.parquet" for kind, name in names.items()}
     row_paths = {names[kind]: paths[kind] for kind in ("rows", *further)}
-    kept = (paths["trials"], *row_paths.values())
+    kept = {paths["trials"]: schema.trial_types(module)}
+    kept |= {path: schema.row_types(module, name) for name, path in row_paths.items()}
     digests = read_json(directory / DIGESTS) or {}
-    intact = all(p.exists() and digests.get(p.name) == file_digest(p) for p in kept)
+    intact = all(p.exists() and digests.get(p.name) == file_digest(p) and fits(p, kept[p]) for p in kept)
     old = _old_trials(paths["trials"], found) if intact else _Old([], set(), False)
     fresh = [t for i, t in sorted(found.items()) if i not in old.ids]
-    for identity, trial in found.items():
-        if identity in old.ids:
-            sweep(trial)
-        elif read_manifest(trial / DONE) is not None:  # a trial whose results are damaged may be running again
-            tidy(trial)  # its last attempt may have died just before it did so itself
+    if not is_driven(root):  # else what passes for litter of a dead attempt may be the record that one writes just now
+        for identity, trial in found.items():
+            if identity in old.ids or read_manifest(trial / DONE) is not None:  # if damaged, it may be running again
+                tidy(trial)  # its last attempt may have died just before it did so itself
     written = [paths["attempts"]]
     if fresh or old.dropped or not intact:
         trials = [with_defaults(t, module) for t in old.trials]
@@ -96,15 +98,18 @@ def _export(root: Path, directory: Path, plan: Plan | None, module: str) -> Expo
             rows = [stack.enter_context(_Rows(path, module, name)) for name, path in row_paths.items()]
             for one in rows:
                 one.keep(old.ids)
-            for batch in batches(fresh, module, damaged):
+            for batch in batches(fresh, module, damaged, misfits):
                 trials.append(batch.trials)
                 for one in rows:
                     one.add(batch.rows)
             for one in rows:
                 one.close()
-        whole = pa.concat_tables(trials, promote_options="permissive") if trials else _empty_trials(module)
+        whole = merged(trials, kept[paths["trials"]], misfits) if trials else _empty_trials(module)
         write_file(paths["trials"], parquet(whole.sort_by("trial_id")))
         written += kept
+    for name in sorted(misfits):
+        told = "has another type now; trials with values that do not fit it have none there in export/"
+        print(f"{root}: column {name!r} {told}; farm prune removes trials of older revisions", file=sys.stderr)
     write_file(paths["attempts"], parquet(_attempts(root)))
     if plan is not None:
         write_file(paths["plan"], parquet(plan_table(_without(plan, damaged), module)))
@@ -174,8 +179,7 @@ class _Rows:
         self._target, self._file = target, Growing(target)
         self._buffer = io.BufferedWriter(self._file, WRITE_BYTES)
         self._name, self._main, self._module = name, schema.row_table(module), module
-        fields = [pa.field(c.name, schema.ARROW[c.type]) for c in schema.row_tables(module)[name]]
-        self._schema = pa.schema([*fields, *schema.config_schema(module)])
+        self._schema = pa.schema(schema.row_types(module, name))
         self._writer = pq.ParquetWriter(self._buffer, self._schema, compression="zstd")
 
     def __enter__(self) -> _Rows:
@@ -206,8 +210,7 @@ class _Rows:
         if len(table):
             table = with_defaults(table, self._module)
             columns = [
-                table[f.name].cast(f.type) if f.name in table.column_names else pa.nulls(len(table), f.type)
-                for f in self._schema
+                table[f.name] if f.name in table.column_names else pa.nulls(len(table), f.type) for f in self._schema
             ]
             self._writer.write_table(pa.table(columns, schema=self._schema))
 

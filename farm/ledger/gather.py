@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,9 +41,10 @@ class Finished:
     trial: pa.Table
 
 
-def batches(trials: Sequence[Path], module: str, damaged: list[Path]) -> Iterator[Batch]:
+def batches(trials: Sequence[Path], module: str, damaged: list[Path], misfits: set[str]) -> Iterator[Batch]:
     """Read finished trials, `BATCH` at a time; those that cannot be read are appended to `damaged`.
 
+    `misfits` gets names of columns, see `merged`.
     In one thread: two spent twice the CPU time on handing the interpreter's lock to each other.
     """
     for start in range(0, len(trials), BATCH):
@@ -50,7 +52,7 @@ def batches(trials: Sequence[Path], module: str, damaged: list[Path]) -> Iterato
         answers = [read(trial) for trial in part]
         damaged += [path for path, one in zip(part, answers, strict=True) if one is None]
         if found := [one for one in answers if one is not None]:
-            yield _batch(found, module)
+            yield _batch(found, module, misfits)
 
 
 def with_defaults(table: pa.Table, module: str) -> pa.Table:
@@ -88,10 +90,10 @@ def read(trial: Path) -> Finished | None:
     return Finished(trial, _digest(manifest or {}), rows, row)
 
 
-def _batch(found: Sequence[Finished], module: str) -> Batch:
+def _batch(found: Sequence[Finished], module: str, misfits: set[str]) -> Batch:
     lengths = [len(one.rows) for one in found]
-    trials = _joined([with_defaults(one.trial, module) for one in found])
-    rows = _joined([one.rows for one in found])
+    trials = merged([with_defaults(one.trial, module) for one in found], schema.trial_types(module), misfits)
+    rows = merged([one.rows for one in found], schema.row_types(module, *schema.row_tables(module)), misfits)
     owner = pa.array(np.repeat(np.arange(len(found)), lengths))
     own = {"trial_id": pa.array([trial_id(one.path) for one in found])}
     own |= {"name": pa.array([one.path.name for one in found])}
@@ -103,6 +105,50 @@ def _batch(found: Sequence[Finished], module: str) -> Batch:
         kind = schema.ARROW[schema.column(name).type]
         trials = trials.append_column(pa.field(name, kind), pa.array(values, kind))
     return Batch(rows, trials)
+
+
+def merged(tables: Sequence[pa.Table], declared: Mapping[str, pa.DataType], misfits: set[str]) -> pa.Table:
+    """Tables as one, whose columns have the types that the trial module declares now.
+
+    An older revision's column of another type is null in those tables where it would lose something, and its name
+    goes to `misfits`. What is declared no more, and had several types, is text.
+    """
+    with contextlib.suppress(pa.ArrowException):  # asked of all at once: of ten thousand it takes a second
+        if _fits(pa.unify_schemas([t.schema for t in tables]), declared):
+            return _joined(tables)
+    kinds = dict(declared)
+    for field in (f for t in tables for f in t.schema):
+        if kinds.setdefault(field.name, field.type) != field.type and field.name not in declared:
+            kinds[field.name] = pa.string()
+    return _joined([_cast(t, kinds, misfits) for t in tables])
+
+
+def fits(path: Path, declared: Mapping[str, pa.DataType]) -> bool:
+    """Whether a Parquet file's columns have the types that are declared, as far as they are."""
+    return _fits(pq.read_schema(path), declared)
+
+
+def _fits(found: pa.Schema, declared: Mapping[str, pa.DataType]) -> bool:
+    return all(f.type == declared.get(f.name, f.type) for f in found)
+
+
+def _cast(table: pa.Table, kinds: Mapping[str, pa.DataType], misfits: set[str]) -> pa.Table:
+    columns = {}
+    for name in table.column_names:
+        columns[name] = _without_loss(table[name], kinds[name])
+        if columns[name] is None:
+            columns[name] = pa.nulls(len(table), kinds[name])
+            misfits.add(name)
+    return pa.table(columns)
+
+
+def _without_loss(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray | None:
+    """A column as another type, from which it could be had back; None where there is no such."""
+    try:
+        found = column.cast(kind)
+        return found if found.type == column.type or found.cast(column.type).equals(column) else None
+    except pa.ArrowException:
+        return None
 
 
 def _joined(tables: Sequence[pa.Table]) -> pa.Table:

@@ -25,6 +25,8 @@ from farm.ledger.store import now
 
 HEARTBEAT_SECONDS = 5.0
 UNCHANGED_HEARTBEATS = 3
+SILENT_SECONDS = 60.0
+"""Whoever only looks takes a driver elsewhere whose heartbeat is this old for dead (clocks differ a little)."""
 
 
 class LedgerLock:
@@ -151,6 +153,26 @@ def newest(directory: Path) -> tuple[int, dict[str, Any] | None]:
     if not numbers:
         return 0, None
     return max(numbers), read_json(directory / f"{max(numbers)}.json") or {}
+
+
+def living_holder(root: Path, now_seconds: float) -> dict[str, Any] | None:
+    """What the lock says of the living driver that holds it: by the process table here, by its heartbeat elsewhere."""
+    number, holder = newest(root / "lock")
+    if not holder or holder.get("released") or not isinstance(holder.get("pid"), int):
+        return None
+    alive = lives_here(holder, identity())
+    if alive is None:
+        try:
+            alive = now_seconds - (root / "lock" / f"{number}.json").stat().st_mtime < SILENT_SECONDS
+        except FileNotFoundError:  # the next driver has just taken it
+            return living_holder(root, now_seconds)
+    return holder if alive else None
+
+
+def is_driven(root: Path) -> bool:
+    """Whether a living driver other than this process holds a ledger's lock."""
+    holder, me = living_holder(root, time.time()), identity()
+    return holder is not None and any(holder.get(k) != me[k] for k in ("boot_id", "pid_space", "pid"))
 
 
 def lives_here(holder: dict[str, Any], me: dict[str, Any]) -> bool | None:

@@ -150,6 +150,22 @@ def trial_columns(module: str) -> tuple[Column, ...]:
     return TRIALS + own
 
 
+def trial_types(module: str) -> dict[str, pa.DataType]:
+    """Columns of trials.parquet by name, the configuration's too, with their types."""
+    return types(trial_columns(module), config_schema(module))
+
+
+def row_types(module: str, *tables: str) -> dict[str, pa.DataType]:
+    """The same of rows in these row tables."""
+    found = row_tables(module)
+    return types((c for name in tables for c in found[name]), config_schema(module))
+
+
+def types(columns: Iterable[Column], extra: Iterable[pa.Field] = ()) -> dict[str, pa.DataType]:
+    """Arrow types of columns by name."""
+    return {c.name: ARROW[c.type] for c in columns} | {f.name: f.type for f in extra}
+
+
 def check_tables(module: str, rows: Iterable[Mapping[str, Any]]) -> None:
     """Raise `SchemaError` for a row of a table that the module has not, or with a column of another table."""
     tables = {name: {c.name for c in columns} for name, columns in row_tables(module).items()}
@@ -210,7 +226,7 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Iterable[Column], extra: S
             raise SchemaError(
                 f"row column {unknown[0]!r} is declared neither in farm/ledger/schema.py nor by the module"
             )
-    schema = pa.schema([pa.field(c.name, ARROW[c.type]) for c in declared.values()] + list(extra))
+    schema = pa.schema(types(declared.values(), extra))
     try:
         return pa.table({f.name: pa.array([_plain(r.get(f.name)) for r in rows], f.type) for f in schema}, schema)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
@@ -218,6 +234,6 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Iterable[Column], extra: S
 
 
 def _plain(value: Any) -> Scalar:
-    """NumPy and torch scalars as Python's own."""
+    """NumPy and torch scalars as Python's own; text as UTF-8 has it: names of files may hold bytes that are none."""
     scalar: Scalar = value.item() if hasattr(value, "item") else value
-    return scalar
+    return scalar.encode(errors="backslashreplace").decode() if isinstance(scalar, str) else scalar

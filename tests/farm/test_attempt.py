@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import counting
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -20,7 +21,8 @@ from farm.attempt import End, Request, StopFlag
 from farm.ledger import durable, scan
 from farm.ledger import tidy as ledger_tidy
 from farm.ledger.durable import read_json
-from trials.spec import Context, Epoch, Outcome, Spec, trial_module
+from farm.ledger.store import Attempt
+from trials.spec import Context, Epoch, Outcome, Row, Spec, TrialRun, trial_module
 
 
 def rows(wanted: Request) -> list[dict[str, Any]]:
@@ -109,6 +111,31 @@ def test_out_of_memory_keeps_the_rows_before_it(tmp_path: Path) -> None:
     assert [r["epoch"] for r in rows(wanted)] == [1, 2]
     row = pq.read_table(directory(wanted) / "done" / "trial.parquet").to_pylist()[0]
     assert (row["status"], row["error"]) == ("oom", "CUDA out of memory. Tried to allocate 1 EiB.")
+
+
+@pytest.mark.parametrize(
+    ("row", "said"), [({"surprise": 1}, "SchemaError: row column 'surprise'"), ({"value": 2**70}, "OverflowError: ")]
+)
+def test_out_of_memory_after_rows_that_do_not_fit_is_the_trials_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, row: Row, said: str
+) -> None:
+    def run(spec: Spec, context: Context) -> TrialRun:
+        yield [{"epoch": 1} | row], None
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 EiB.")
+
+    monkeypatch.setattr(counting, "run", run)
+    end = attempt(wanted := request(tmp_path))
+    assert (end.how, end.failure, said in end.error.splitlines()[-1]) == ("failed", "bug", True)
+    assert scan.progress(directory(wanted)).state == "failed"
+
+
+def test_out_of_memory_that_meets_a_full_disk_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Attempt, "finish", full)
+    end = attempt(request(tmp_path, end="oom"))
+    assert (end.how, end.failure, end.error_class) == ("interrupted", "storage", "OSError")
 
 
 def test_keep_weights_leaves_the_final_state(tmp_path: Path) -> None:

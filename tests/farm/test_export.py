@@ -13,11 +13,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import counting
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from attempts import attempt, directory, request
-from commands import COUNTING, exported, wait_for
+from commands import COUNTING, exported, run_farm, wait_for
 
 from farm import config as configuration
 from farm.cli import main
@@ -25,6 +26,7 @@ from farm.ledger import durable, schema
 from farm.ledger import export as export_module
 from farm.ledger.durable import write_directory
 from farm.ledger.export import export
+from farm.ledger.lock import identity, process_start
 from farm.ledger.store import parquet
 from farm.study import make_plan
 
@@ -205,8 +207,30 @@ def test_what_a_killed_writer_left_in_an_exported_trial_is_removed(tmp_path: Pat
     export(tmp_path, None, "counting")
     (trial / ".tmp-attempts.json-1-ab").write_text("{")
     (trial / ".tmp-done-1-ab").mkdir()
+    (trial / "attempts" / "1" / ".tmp-end.json-1-ab").write_text("{")
     export(tmp_path, None, "counting")
-    assert not list(trial.glob(".tmp-*"))
+    assert not list(trial.rglob(".tmp-*"))
+
+
+def test_an_export_beside_a_run_leaves_an_attempts_record_alone_that_is_being_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = identity() | {"pid": os.getppid(), "pid_start": process_start(os.getppid())}
+    (tmp_path / "lock").mkdir()
+    (tmp_path / "lock" / "1.json").write_text(json.dumps(driver))
+    attempt(wanted := request(tmp_path, epochs=5), stop_at=2)
+
+    def replace(source: Path, target: Path) -> None:
+        if target.name == "end.json" and (directory(wanted) / "done").exists():
+            for _ in range(2):  # it is new to the first, and the second has it
+                export(tmp_path, None, "counting")
+        os.replace(source, target)
+
+    monkeypatch.setattr(durable, "os", SimpleNamespace(**{**vars(os), "replace": replace}))
+    attempt(wanted)
+    export(tmp_path, None, "counting")
+    assert [r["how"] for r in exported(tmp_path.parent, tmp_path.name, "attempts")] == ["drained", "completed"]
+    assert os.listdir(directory(wanted) / "attempts") == ["2"]
 
 
 def test_a_row_table_that_meets_a_full_disk_leaves_no_part_of_itself(
@@ -257,3 +281,20 @@ def test_an_attempts_record_may_hold_anything(tmp_path: Path, value: Any) -> Non
     path.with_name("end.json").write_text(json.dumps({"how": "completed"} | dict.fromkeys(names[:5], value)))
     (row,) = pq.read_table(export(tmp_path, None, "counting").tables["attempts"]).to_pylist()
     assert (row["attempt"], row["how"]) == (1, "completed")
+
+
+def test_an_error_that_names_a_file_in_no_encoding_is_exported_and_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(how: str) -> None:
+        raise ValueError(os.fsdecode(b"no image: bild-\xff.png"))
+
+    monkeypatch.setattr(counting, "_end", unreadable)
+    words = [f"study={COUNTING}", f"results={tmp_path}", "executor=inline", "sweep.factor=[1]"]
+    assert main(["run", *words, "trial.end=failed"]) == 1
+    for table, column in (("attempts", "error"), ("plan", "reason")):
+        (row,) = exported(tmp_path, "counting", table)
+        assert row[column].endswith(r"no image: bild-\udcff.png")
+    strict = {"PYTHONIOENCODING": "utf-8:strict"}  # as in most locales
+    shown = run_farm(tmp_path, *words, "trial.end=failed", verb="plan", variables=strict)
+    assert (shown.err, r"bild-\udcff.png" in shown.out) == ("", True)

@@ -22,7 +22,7 @@ from farm import status as looking
 from farm import status_view
 from farm.cli import main
 from farm.ledger.durable import OWN_DIGEST
-from farm.ledger.lock import LedgerLock
+from farm.ledger.lock import SILENT_SECONDS, LedgerLock
 from farm.ledger.store import now
 from farm.recall import last_grid
 
@@ -83,7 +83,7 @@ def test_a_driver_elsewhere_lives_while_its_heartbeat_is_fresh(half_done: Path) 
     path = next((half_done / "lock").glob("*.json"))
     path.write_text(json.dumps(json.loads(path.read_text()) | {"boot_id": "another", "host": "n9"}))
     assert look(half_done.parent).driver is not None
-    assert look(half_done.parent, later=looking.SILENT_SECONDS + 5).driver is None
+    assert look(half_done.parent, later=SILENT_SECONDS + 5).driver is None
 
 
 def left(*trials: tuple[str, float | None]) -> list[looking.TrialStatus]:

@@ -1,0 +1,113 @@
+"""Columns of a trial module that have another type since its last revision: its ledger stays of use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from commands import Finished, exported
+
+from farm.ledger.gather import merged
+
+STUDY = """
+study: changing
+module: changing
+data: none
+device: cpu
+resources: {cpu: 1, gpu: 0}
+executor: inline
+"""
+MODULE = """
+from dataclasses import dataclass
+from trials.spec import Column, Outcome, parameter
+
+REVISION = %(revision)d
+COLUMNS = (Column("score", "%(kind)s"), Column("steps_taken", "%(number)s"))
+SUMMARY = (Column("grade", "%(kind)s"),)
+
+@dataclass(frozen=True)
+class Parameters:
+    size: %(kind)s = parameter(%(value)r, "size")
+    width: %(number)s = parameter(%(number)s(1), "width")
+
+def run(spec, context):
+    yield [{"epoch": 1, "score": %(value)r, "steps_taken": %(number)s(2)}], None
+    return Outcome("completed", {"grade": %(value)r})
+"""
+
+
+@pytest.fixture
+def revise(tmp_path: Path) -> Callable[..., None]:
+    (tmp_path / "changing.yaml").write_text(STUDY)
+
+    def write(revision: int, value: str | float, number: str) -> None:
+        words = {"revision": revision, "value": value, "kind": type(value).__name__, "number": number}
+        (tmp_path / "changing.py").write_text(MODULE % words)
+
+    return write
+
+
+def test_what_is_of_no_use_any_more_is_null_and_told_once(
+    farm: Callable[..., Finished], tmp_path: Path, revise: Callable[..., None]
+) -> None:
+    def command(verb: str) -> Finished:
+        return farm("study=changing.yaml", verb=verb, variables={"PYTHONDONTWRITEBYTECODE": "1"})
+
+    revise(1, "good", "int")
+    assert command("run").code == 0
+    done = {p: p.read_bytes() for p in tmp_path.glob("results/changing/trials/*/done/*")}
+    revise(2, 0.5, "float")
+    plan = command("plan")
+    assert (plan.code, plan.err) == (0, "")
+    run = command("run")
+    told = [line for line in run.err.splitlines() if "has another type now" in line]
+    assert (run.code, len(told), "farm prune" in told[0]) == (0, 3, True)
+    assert [line.split("'")[1] for line in told] == ["config_size", "grade", "score"]
+    assert command("export").err == ""
+    expected: dict[str, list[Any]] = {
+        "trials": [(None, None, 1.0, 1), (0.5, 0.5, 1.0, 2)],
+        "epochs": [(None, None, 2.0, 1), (0.5, 0.5, 2.0, 2)],
+    }
+    for table, own in (("trials", ("grade", "config_width")), ("epochs", ("score", "steps_taken"))):
+        rows = exported(tmp_path / "results", "changing", table)
+        names = (own[0], "config_size", own[1], "config_revision")
+        assert sorted((tuple(r[n] for n in names) for r in rows), key=lambda r: r[-1]) == expected[table]
+    assert {p: p.read_bytes() for p in done} == done
+
+
+def test_values_that_a_type_lost_come_back_with_it(
+    farm: Callable[..., Finished], tmp_path: Path, revise: Callable[..., None]
+) -> None:
+    for revision, value in ((1, "good"), (2, 0.5), (3, "bad")):
+        revise(revision, value, "int")
+        assert farm("study=changing.yaml", variables={"PYTHONDONTWRITEBYTECODE": "1"}).code == 0
+    rows = exported(tmp_path / "results", "changing", "trials")
+    assert sorted((r["config_revision"], r["grade"]) for r in rows) == [(1, "good"), (2, "0.5"), (3, "bad")]
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "found"),
+    [
+        ([1, 2], pa.float64(), [1.0, 2.0]),
+        ([1.0], pa.int64(), [1]),
+        ([1.5], pa.int64(), [None]),
+        ([2**60 + 1], pa.float64(), [None]),
+        ([5], pa.bool_(), [None]),
+        ([0.5, None], pa.string(), ["0.5", None]),
+        (["0.5"], pa.float64(), [0.5]),
+        (["0.5", "x"], pa.float64(), [None, None]),
+        ([True], pa.string(), ["true"]),
+    ],
+)
+def test_a_column_is_cast_where_it_loses_nothing(values: list[Any], kind: pa.DataType, found: list[Any]) -> None:
+    misfits: set[str] = set()
+    assert merged([pa.table({"a": values})], {"a": kind}, misfits)["a"].to_pylist() == found
+    assert misfits == ({"a"} if found[0] is None else set())
+
+
+def test_what_is_declared_no_more_and_had_two_types_is_text() -> None:
+    tables = [pa.table({"a": ["x"]}), pa.table({"a": [0.5]}), pa.table({"b": [1]})]
+    assert merged(tables, {}, set()).to_pydict() == {"a": ["x", "0.5", None], "b": [None, None, 1]}
