@@ -87,10 +87,15 @@ def finished_outside(
 
 
 def local_nodes(config: Config) -> list[Node]:
-    """This machine as one node; nothing when the run joins a cluster, whose nodes only Ray knows."""
+    """This machine as one node; nothing when the run joins a cluster, whose nodes only Ray knows.
+
+    `executor=inline` counts no CPUs, and no GPUs where it is to run on the CPU.
+    """
     settings = config.settings
     inline = settings.executor == "inline"
-    if settings.device == "cpu" if inline else cluster_address(config):
+    if inline and settings.device == "cpu":
+        return []
+    if not inline and cluster_address(config):
         return []
     gpus = settings.gpus if settings.gpus is not None else len(provenance.gpu_models())
     return [Node(math.inf if inline else settings.cpus or len(os.sched_getaffinity(0)), gpus)]
