@@ -126,8 +126,9 @@ def load(arguments: list[str]) -> Config:
     layers.insert(0, (f"site {site}", place))
     layers.append(("the command line", overrides))
     tree = _merge(layers, file)
-    _check_axes(tree, overrides)
-    return _checked(name, file, selectors, tree, results)
+    config = _checked(name, file, selectors, tree, results)
+    _check_axes(tree, overrides)  # after the ranges: what it suggests has to be right
+    return config
 
 
 def results_directory(value: str | None, site: str | None = None) -> Path:
@@ -165,13 +166,14 @@ def _layered(tree: Any, layers: list[tuple[str, Any]]) -> DictConfig:
 
 
 def _unlike(tree: Any, layer: Any, prefix: str = "") -> str:
-    """The first key that is a list here and a mapping there, and what is expected; OmegaConf's error names none."""
+    """The first key that has no list, or no mapping, where one is expected; OmegaConf's error does not say it so."""
     for key, value in layer.items() if isinstance(layer, dict) else ():
         held = tree.get(key) if isinstance(tree, DictConfig) else None
-        if not isinstance(held, DictConfig | ListConfig) or not isinstance(value, dict | list):
-            continue
-        if isinstance(held, DictConfig) != isinstance(value, dict):
-            return f"{prefix}{key}: a {'mapping' if isinstance(held, DictConfig) else 'list'} is expected"
+        if isinstance(held, DictConfig) and not isinstance(value, dict):
+            return f"{prefix}{key}: a mapping is expected"
+        if isinstance(held, ListConfig) and not isinstance(value, list):
+            shown = "…" if isinstance(value, dict) or value is None else value
+            return f"{prefix}{key}: a list is expected, as {prefix}{key}=[{shown}]"
         if found := _unlike(held, value, f"{prefix}{key}."):
             return found
     return ""
@@ -191,12 +193,11 @@ def _parameters(module: str, study_file: Path) -> Any:
 
 def _unknown_key(error: ConfigKeyError, tree: Any) -> str:
     full = str(getattr(error, "full_key", "") or getattr(error, "key", ""))
-    parent, _, _ = full.rpartition(".")
-    node = OmegaConf.select(tree, parent) if parent else tree
-    names = [f"{parent}.{k}" if parent else str(k) for k in (node or {})]
+    parent, dot, key = full.rpartition(".")
+    names = [str(k) for k in (OmegaConf.select(tree, parent) if parent else tree) or ()]
     if not parent:
         names += [*SELECTORS, *(f"trial.{k}" for k in tree.trial)]
-    return f"{full}: no such key{nearest(full, names, prefix='; nearest is ')}"
+    return f"{full}: no such key{nearest(key, names, prefix=f'; nearest is {parent}{dot}')}"
 
 
 def _check_axes(tree: DictConfig, overrides: Mapping[str, Any]) -> None:
