@@ -148,7 +148,7 @@ def _merge(layers: list[tuple[str, Any]], study_file: Path) -> DictConfig:
     module = next((layer["module"] for _, layer in reversed(layers) if "module" in layer), None)
     if not module:
         raise UsageError(f"{short_path(study_file)}: `module` is missing (a trial module, e.g. trials.problem4)")
-    tree.trial = typed(_parameters(str(module), study_file))
+    tree.trial = _parameters(str(module), study_file)
     return _layered(tree, layers)
 
 
@@ -179,16 +179,20 @@ def _unlike(tree: Any, layer: Any, prefix: str = "") -> str:
     return ""
 
 
-def _parameters(module: str, study_file: Path) -> Any:
-    """The module's `Parameters`; a module that lies beside its study file is found too."""
+def _parameters(module: str, study_file: Path) -> DictConfig:
+    """The module's `Parameters`, as they are declared; a module that lies beside its study file is found too."""
     if not study_file.is_relative_to(CONF) and str(study_file.parent) not in sys.path:
         sys.path.append(str(study_file.parent))
     try:
         parameters = trial_module(module).Parameters
         dataclasses.fields(parameters)
-        return parameters
+        return typed(parameters)
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"module: {module}: Parameters: {error.full_key or ''}: {reason}") from None
     except Exception as error:  # the user's own code is run here for the first time, and may hold any mistake
-        raise UsageError(f"module: {module}: {type(error).__name__}: {error}") from None
+        reason = str(error).partition("\n")[0]  # OmegaConf adds lines of its own
+        raise UsageError(f"module: {module}: {type(error).__name__}: {reason}") from None
 
 
 def _unknown_key(error: ConfigKeyError, tree: Any) -> str:
