@@ -110,6 +110,11 @@ def load(arguments: list[str]) -> Config:
     file = study_file(selectors, [str(k) for k in overrides])
     study = read(file)
     name = str(study.pop("study", file.stem))
+    if name in studies() and not file.resolve().is_relative_to(CONF):
+        raise UsageError(
+            f"{short_path(file)}: study: {name} is one of the farm's own, whose results have that name; "
+            f"choose another name, as study: my-{name}"
+        )
     profiles: Any = study.pop("profiles", None) or {}
     if not isinstance(profiles, dict):
         raise UsageError(f"{short_path(file)}: profiles: a mapping of names to overrides is expected")

@@ -119,6 +119,25 @@ def test_a_value_that_is_no_list_in_a_study_file_is_told_with_the_list(tmp_path:
         configuration.load([f"study={path}"])
 
 
+@pytest.mark.parametrize("name", ["mine.yaml", "problem4.yaml"])
+def test_a_study_file_of_ones_own_has_a_name_and_results_of_its_own(tmp_path: Path, name: str) -> None:
+    original = configuration.CONF / "study" / "problem4.yaml"
+    path = tmp_path / name
+    path.write_text(original.read_text())
+    with pytest.raises(UsageError, match=r"study: problem4 is one of the farm's own.*choose another name"):
+        configuration.load([f"study={path}"])
+    path.write_text(original.read_text().replace("study: problem4", ""))
+    if name == "mine.yaml":
+        assert configuration.load([f"study={path}"]).study == "mine"
+    else:
+        with pytest.raises(UsageError, match="choose another name"):
+            configuration.load([f"study={path}"])
+    link = tmp_path / "link"
+    link.symlink_to(configuration.CONF)
+    for own in (original, link / "study" / "problem4.yaml"):
+        assert configuration.load([f"study={own}"]).study == "problem4"
+
+
 def test_help_shows_units_ranges_and_defaults(farm) -> None:
     done = farm("problem=4", "--help")
     assert done.code == 0
