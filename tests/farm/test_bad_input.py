@@ -102,6 +102,22 @@ def test_a_trial_module_that_declares_wrongly_is_one_line(
     assert says in done.err
 
 
+@pytest.mark.parametrize(
+    ("verb", "flag", "says"),
+    [
+        ("run", "--dryrun", "--dryrun: no such flag; nearest is --dry-run; see farm run --help"),
+        ("status", "--wach", "--wach: no such flag; nearest is --watch; see farm status --help"),
+        ("status", "--dryrun", "--dryrun: no such flag; see farm status --help"),
+    ],
+)
+def test_a_wrong_flag_is_named_with_the_right_one(
+    capsys: pytest.CaptureFixture[str], verb: str, flag: str, says: str
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([verb, "problem=4", flag])
+    assert capsys.readouterr().err.splitlines()[-1] == f"farm: error: {says}"
+
+
 EVERY_VERB = ("run", "plan", "submit", "status", "why", "export", "report", "prune")
 WORDS = {"submit": ("site=greene", "--dry-run"), "why": ("both",), "prune": ("--yes",), "run": ("executor=inline",)}
 
