@@ -18,9 +18,14 @@ from trials.spec import Scalar
 
 
 def nearest(name: str, names: Collection[str], prefix: str = "nearest is ") -> str:
-    """`prefix` and the most similar of `names` (case and a leading `trial.` aside), or nothing."""
+    """`prefix` and the most similar of `names` (case and a leading `trial.` aside), or nothing.
+
+    Where none is similar, one whose words begin with the letters of `name`: lr is near learning_rate.
+    """
     by_tail = {n.removeprefix("trial.").lower(): n for n in names} | {n.lower(): n for n in names}
-    found = difflib.get_close_matches(name.lower(), by_tail, n=1, cutoff=0.6)
+    wanted = name.lower()
+    found = difflib.get_close_matches(wanted, by_tail, n=1, cutoff=0.6)
+    found += [n for n in by_tail if "_" in n and n.isidentifier() and "".join(w[:1] for w in n.split("_")) == wanted]
     return f"{prefix}{by_tail[found[0]]}{'; ' if prefix == 'nearest is ' else ''}" if found else ""
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from farm import config as configuration
 from farm import help as helping
-from farm.checks import short_path
-from farm.command_line import is_override
+from farm.checks import nearest, short_path
+from farm.command_line import SELECTORS, is_override
 from farm.config import Config
 from farm.errors import (
     COMPLETE,
@@ -48,7 +48,9 @@ def _main(arguments: Sequence[str] | None) -> int:
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
     if unknown := [word for word in rest if word.startswith("-")]:
-        parser.error(f"{unknown[0]}: no such flag; see farm {options.verb} --help")
+        flags = [f"--{name.replace('_', '-')}" for name, value in vars(options).items() if isinstance(value, bool)]
+        hint = nearest(unknown[0], flags, prefix="; nearest is ")
+        parser.error(f"{unknown[0]}: no such flag{hint}; see farm {options.verb} --help")
     options.overrides += rest  # argparse takes only the key=value before a flag
     try:
         if options.help:
@@ -239,14 +241,16 @@ def _status(options: argparse.Namespace) -> int:
 
 def _why(options: argparse.Namespace) -> int:
     from farm import why
-    from farm.recall import last_grid, studies_with_results
+    from farm.recall import PLACE, last_grid, studies_with_results
 
     words = options.overrides
     plain = [w for w in words if not is_override(w)]
-    if not words or len(plain) > 1:
-        raise UsageError("farm why TRIAL [problem=4]: one trial, by its id or its label as farm plan shows it")
-    wanted = plain[0] if plain else words[0]
-    rest = [w for w in words if w != wanted]
+    named = plain or [w for w in words[:1] if w.partition("=")[0] not in (*SELECTORS, *PLACE)]
+    rest = [w for w in words if w not in named]
+    if len(named) != 1:
+        study = shlex.join(rest) or "problem=4"
+        raise UsageError(f"farm why TRIAL {study}: one trial, by its id or its label; farm plan {study} lists them")
+    wanted = named[0]
     if any(w.startswith(("problem=", "study=")) for w in rest):
         studies = [rest]
     else:

@@ -110,6 +110,11 @@ def load(arguments: list[str]) -> Config:
     file = study_file(selectors, [str(k) for k in overrides])
     study = read(file)
     name = str(study.pop("study", file.stem))
+    if name in studies() and not file.resolve().is_relative_to(CONF):
+        raise UsageError(
+            f"{short_path(file)}: study: {name} is one of the farm's own, whose results have that name; "
+            f"choose another name, as study: my-{name}"
+        )
     profiles: Any = study.pop("profiles", None) or {}
     if not isinstance(profiles, dict):
         raise UsageError(f"{short_path(file)}: profiles: a mapping of names to overrides is expected")
@@ -126,8 +131,9 @@ def load(arguments: list[str]) -> Config:
     layers.insert(0, (f"site {site}", place))
     layers.append(("the command line", overrides))
     tree = _merge(layers, file)
-    _check_axes(tree, overrides)
-    return _checked(name, file, selectors, tree, results)
+    config = _checked(name, file, selectors, tree, results)
+    _check_axes(tree, overrides)  # after the ranges: what it suggests has to be right
+    return config
 
 
 def results_directory(value: str | None, site: str | None = None) -> Path:
@@ -147,7 +153,7 @@ def _merge(layers: list[tuple[str, Any]], study_file: Path) -> DictConfig:
     module = next((layer["module"] for _, layer in reversed(layers) if "module" in layer), None)
     if not module:
         raise UsageError(f"{short_path(study_file)}: `module` is missing (a trial module, e.g. trials.problem4)")
-    tree.trial = typed(_parameters(str(module), study_file))
+    tree.trial = _parameters(str(module), study_file)
     return _layered(tree, layers)
 
 
@@ -165,38 +171,42 @@ def _layered(tree: Any, layers: list[tuple[str, Any]]) -> DictConfig:
 
 
 def _unlike(tree: Any, layer: Any, prefix: str = "") -> str:
-    """The first key that is a list here and a mapping there, and what is expected; OmegaConf's error names none."""
+    """The first key that has no list, or no mapping, where one is expected; OmegaConf's error does not say it so."""
     for key, value in layer.items() if isinstance(layer, dict) else ():
         held = tree.get(key) if isinstance(tree, DictConfig) else None
-        if not isinstance(held, DictConfig | ListConfig) or not isinstance(value, dict | list):
-            continue
-        if isinstance(held, DictConfig) != isinstance(value, dict):
-            return f"{prefix}{key}: a {'mapping' if isinstance(held, DictConfig) else 'list'} is expected"
+        if isinstance(held, DictConfig) and not isinstance(value, dict):
+            return f"{prefix}{key}: a mapping is expected"
+        if isinstance(held, ListConfig) and not isinstance(value, list):
+            shown = "…" if isinstance(value, dict) or value is None else value
+            return f"{prefix}{key}: a list is expected, as {prefix}{key}=[{shown}]"
         if found := _unlike(held, value, f"{prefix}{key}."):
             return found
     return ""
 
 
-def _parameters(module: str, study_file: Path) -> Any:
-    """The module's `Parameters`; a module that lies beside its study file is found too."""
+def _parameters(module: str, study_file: Path) -> DictConfig:
+    """The module's `Parameters`, as they are declared; a module that lies beside its study file is found too."""
     if not study_file.is_relative_to(CONF) and str(study_file.parent) not in sys.path:
         sys.path.append(str(study_file.parent))
     try:
         parameters = trial_module(module).Parameters
         dataclasses.fields(parameters)
-        return parameters
+        return typed(parameters)
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"module: {module}: Parameters: {error.full_key or ''}: {reason}") from None
     except Exception as error:  # the user's own code is run here for the first time, and may hold any mistake
-        raise UsageError(f"module: {module}: {type(error).__name__}: {error}") from None
+        reason = str(error).partition("\n")[0]  # OmegaConf adds lines of its own
+        raise UsageError(f"module: {module}: {type(error).__name__}: {reason}") from None
 
 
 def _unknown_key(error: ConfigKeyError, tree: Any) -> str:
     full = str(getattr(error, "full_key", "") or getattr(error, "key", ""))
-    parent, _, _ = full.rpartition(".")
-    node = OmegaConf.select(tree, parent) if parent else tree
-    names = [f"{parent}.{k}" if parent else str(k) for k in (node or {})]
+    parent, dot, key = full.rpartition(".")
+    names = [str(k) for k in (OmegaConf.select(tree, parent) if parent else tree) or ()]
     if not parent:
         names += [*SELECTORS, *(f"trial.{k}" for k in tree.trial)]
-    return f"{full}: no such key{nearest(full, names, prefix='; nearest is ')}"
+    return f"{full}: no such key{nearest(key, names, prefix=f'; nearest is {parent}{dot}')}"
 
 
 def _check_axes(tree: DictConfig, overrides: Mapping[str, Any]) -> None:

@@ -232,7 +232,7 @@ def results(directory: Path) -> Finding:
     except OSError as error:
         quota = _unless(error.errno not in FULL, "look at your quota, or ")
         return Finding("results", False, f"{text}): {error.strerror}; {quota}results=… elsewhere")
-    return Finding("results", True, f"{text}{f', {room.f_favail} files' if room.f_files else ''})")
+    return Finding("results", True, f"{text}{f', {room.f_favail:,} more files fit' if room.f_files else ''})")
 
 
 def _existing(directory: Path) -> Path:

@@ -165,11 +165,16 @@ def make(
     source_digest: str = "",
     seconds: Mapping[str, float] | None = None,
 ) -> Plan:
-    """Give every point of the grid its state. `nodes` empty means: not known, hold nothing against them."""
+    """Give every point of the grid its state, or the one that `trial=ID` names; labels are those of the whole grid.
+
+    `nodes` empty means: not known, hold nothing against them.
+    """
     varying = _varying([spec for spec, _ in grid])
     trials = []
     for spec, bundle in grid:
         identity = spec.id
+        if config.trial_id not in (None, identity):
+            continue
         progress = ledger.get(identity, Progress("new"))
         state, reason = _state(progress, bundle, nodes, config.settings.retry)
         stale = state == "done" and bool(source_digest) and progress.source_digest not in ("", source_digest)

@@ -59,15 +59,14 @@ def make_plan(config: Config, nodes: list[Node] | None = None, estimate: bool = 
     grid = planning.specs(config, _fingerprint(config), _hardware(config))
     if config.with_finished:
         grid += finished_outside(config, grid)
-    if config.trial_id is not None:
-        grid = [(s, b) for s, b in grid if s.id == config.trial_id]
-        if not grid:
-            raise UsageError(f"trial={config.trial_id}: no trial of this grid has that id; `farm plan` lists them")
+    wanted = [s for s, _ in grid if config.trial_id in (None, s.id)]
+    if config.trial_id is not None and not wanted:
+        raise UsageError(f"trial={config.trial_id}: no trial of this grid has that id; `farm plan` lists them")
     if nodes is None:
         nodes = local_nodes(config)
     states = scan(config.ledger)
     digest = provenance.source_digest(config.settings.module)
-    missing = [s for s, _ in grid if s.id not in states or states[s.id].state != "done"]
+    missing = [s for s in wanted if s.id not in states or states[s.id].state != "done"]
     epochs_done = {i: progress.epoch for i, progress in states.items()}
     on_gpu = {s.id: _device(config, bundle) != "cpu" for s, bundle in grid}
     seconds = estimated_seconds(config.ledger, missing, epochs_done, on_gpu) if estimate else {}

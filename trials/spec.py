@@ -20,6 +20,8 @@ T = TypeVar("T")
 Scalar = bool | int | float | str | None
 Row = dict[str, Scalar]
 State = dict[str, Any]
+STATUSES = ("completed", "diverged", "oom")
+"""How a trial that is done has ended."""
 
 
 def parameter(
@@ -172,13 +174,19 @@ def parameter_defaults(module: str) -> dict[str, Scalar]:
 class Outcome:
     """How a trial that ran to its end ended.
 
-    `status` is "completed" or "diverged" (a NaN or infinite loss, a result like any other). `summary` holds
-    further columns of the trial's one row in trials.parquet, for example `weights_sha256`; those that
-    farm/ledger/schema.py does not have, the module declares in `SUMMARY`.
+    `status` is "completed", "diverged" (a NaN or infinite loss, a result like any other) or "oom" (the farm says that
+    itself, of a trial whose error it is). `summary` holds further columns of the trial's one row in trials.parquet, for
+    example `weights_sha256`; those that farm/ledger/schema.py does not have, the module declares in `SUMMARY`.
+    Raises `ValueError` for any other status: a trial that fails raises its error.
     """
 
     status: str
     summary: Row
+
+    def __post_init__(self) -> None:
+        if self.status not in STATUSES:
+            expected = ", ".join(STATUSES)
+            raise ValueError(f"Outcome({self.status!r}, …): one of {expected} is expected; what has failed raises")
 
 
 @dataclass(frozen=True)

@@ -241,3 +241,18 @@ def test_a_trial_that_forgets_its_outcome_is_told_so(tmp_path: Path, monkeypatch
     end = attempt(request(tmp_path))
     assert (end.how, end.error_class) == ("failed", "TypeError")
     assert "run has to end with `return Outcome(...)`" in end.error
+
+
+@pytest.mark.parametrize("status", ["done", "failed", ""])
+def test_a_trial_that_ends_in_another_way_than_there_are_has_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: str
+) -> None:
+    def run(spec: Spec, context: Context) -> Iterator[Epoch]:
+        yield [{"epoch": 1}], None
+        return Outcome(status, {})
+
+    monkeypatch.setattr(trial_module("counting"), "run", run)
+    wanted = request(tmp_path)
+    end = attempt(wanted)
+    assert (end.how, scan.progress(directory(wanted)).state) == ("failed", "failed")
+    assert f"Outcome({status!r}, …): one of completed, diverged, oom is expected" in end.error

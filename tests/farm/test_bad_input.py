@@ -85,6 +85,53 @@ def test_a_mistake_in_a_study_file_is_told_without_a_traceback(
     assert (done.code, "Traceback" in done.err) == (2, False), done.err
 
 
+@pytest.mark.parametrize(
+    ("module", "says"),
+    [
+        ("REVISION = 1\nParameters = 3", "module: own: TypeError: must be called with a dataclass"),
+        (
+            'REVISION = 1\n@dataclass\nclass Parameters:\n    x: float = parameter("x", "")',
+            "own: Parameters: x: Value 'x'",
+        ),
+        (
+            'REVISION = 1\n@dataclass\nclass Parameters:\n    x: "No" = parameter(1, "")',
+            "own: NameError: name 'No' is not",
+        ),
+        (
+            "@dataclass\nclass Parameters:\n    x: int = parameter(1, '')",
+            "own.revision: AttributeError: module 'own' has",
+        ),
+    ],
+)
+def test_a_trial_module_that_declares_wrongly_is_one_line(
+    farm: Callable[..., Finished], tmp_path: Path, module: str, says: str
+) -> None:
+    (tmp_path / "own.py").write_text(
+        f"from dataclasses import dataclass\nfrom trials.spec import parameter\n{module}\n"
+    )
+    (tmp_path / "own.yaml").write_text("module: own\ndata: none\ndevice: cpu\n")
+    done = farm(f"study={tmp_path / 'own.yaml'}", "executor=inline")
+    assert (done.code, len(done.err.splitlines())) == (2, 1), done.err
+    assert done.err.startswith("farm: ")
+    assert says in done.err
+
+
+@pytest.mark.parametrize(
+    ("verb", "flag", "says"),
+    [
+        ("run", "--dryrun", "--dryrun: no such flag; nearest is --dry-run; see farm run --help"),
+        ("status", "--wach", "--wach: no such flag; nearest is --watch; see farm status --help"),
+        ("status", "--dryrun", "--dryrun: no such flag; see farm status --help"),
+    ],
+)
+def test_a_wrong_flag_is_named_with_the_right_one(
+    capsys: pytest.CaptureFixture[str], verb: str, flag: str, says: str
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([verb, "problem=4", flag])
+    assert capsys.readouterr().err.splitlines()[-1] == f"farm: error: {says}"
+
+
 EVERY_VERB = ("run", "plan", "submit", "status", "why", "export", "report", "prune")
 WORDS = {"submit": ("site=greene", "--dry-run"), "why": ("both",), "prune": ("--yes",), "run": ("executor=inline",)}
 

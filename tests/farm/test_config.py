@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,11 @@ BAD = [
     (["problem=4", "trial.epochs=-1"], "from 1 to"),
     (["problem=4", "trial.epcohs=3"], "nearest is trial.epochs"),
     (["problem=4", "M=3"], "nearest is trial.M"),
+    (["problem=4", "lr=0.05"], "nearest is trial.learning_rate"),
+    (["problem=4", "trial.lr=0.05"], "trial.lr: no such key; nearest is trial.learning_rate (in the command line)"),
+    (["problem=4", "sweep.lr=[0.05]"], "sweep.lr: no such parameter; nearest is learning_rate"),
+    (["problem=4", "trial.x=1"], "trial.x: no such key (in the command line)"),
+    (["problem=4", "trial.schedule=cosine"], "trial.schedule=cosine: one of hoffer, budget, onecycle is expected"),
     (["problem=4", "sweep.M=[]"], "at least one value"),
     (["problem=4", "sweep.M=[0]"], "sweep.M=0"),
     (["problem=4", "sweep.M=[2"], "not valid YAML"),
@@ -27,6 +33,13 @@ BAD = [
     (["problem=4", "sweep.M=[2,2]"], "twice"),
     (["problem=4", "sweep.m=[2]"], "nearest is M"),
     (["problem=4", "seeds=[]"], "seeds"),
+    (["problem=4", "seeds=3"], "seeds: a list is expected, as seeds=[3] (in the command line)"),
+    (["problem=4", "seeds=0,1,2"], "seeds: a list is expected, as seeds=[0,1,2]"),
+    (["problem=4", "seeds=null"], "seeds: a list is expected, as seeds=[…]"),
+    (["problem=4", "extra=3"], "extra: a list is expected, as extra=[3]"),
+    (["problem=4", "zip=3"], "zip: a list is expected, as zip=[3]"),
+    (["problem=4", "slurm.options=x"], "slurm.options: a list is expected, as slurm.options=[x]"),
+    (["problem=4", "resources=3"], "resources: a mapping is expected (in the command line)"),
     (["problem=4", "seeds=[-1]"], "seeds"),
     (["problem=4", "seeds=[1,1]"], "seeds=[1, 1]: a value stands there twice"),
     (["problem=4", "sweep={}"], "the axes M, schedule stay"),
@@ -44,7 +57,7 @@ BAD = [
 
 @pytest.mark.parametrize(("arguments", "says"), BAD, ids=[" ".join(a) for a, _ in BAD])
 def test_a_wrong_word_is_named_with_the_right_one(arguments: list[str], says: str) -> None:
-    with pytest.raises(UsageError, match=r"(?s)" + says.replace(".", r"\.").replace("[", r"\[")):
+    with pytest.raises(UsageError, match=re.escape(says)):
         configuration.load(arguments)
 
 
@@ -97,6 +110,32 @@ def test_a_wrong_key_in_a_study_file_names_the_file_and_the_key(tmp_path: Path) 
     path.write_text("module: trials.problem4\ntrail: {epochs: 3}\n")
     with pytest.raises(UsageError, match=r"nearest is trial.*study mine"):
         configuration.load([f"study={path}"])
+
+
+def test_a_value_that_is_no_list_in_a_study_file_is_told_with_the_list(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("module: trials.problem4\nseeds: 3\n")
+    with pytest.raises(UsageError, match=r"seeds: a list is expected, as seeds=\[3\] \(in study mine\)"):
+        configuration.load([f"study={path}"])
+
+
+@pytest.mark.parametrize("name", ["mine.yaml", "problem4.yaml"])
+def test_a_study_file_of_ones_own_has_a_name_and_results_of_its_own(tmp_path: Path, name: str) -> None:
+    original = configuration.CONF / "study" / "problem4.yaml"
+    path = tmp_path / name
+    path.write_text(original.read_text())
+    with pytest.raises(UsageError, match=r"study: problem4 is one of the farm's own.*choose another name"):
+        configuration.load([f"study={path}"])
+    path.write_text(original.read_text().replace("study: problem4", ""))
+    if name == "mine.yaml":
+        assert configuration.load([f"study={path}"]).study == "mine"
+    else:
+        with pytest.raises(UsageError, match="choose another name"):
+            configuration.load([f"study={path}"])
+    link = tmp_path / "link"
+    link.symlink_to(configuration.CONF)
+    for own in (original, link / "study" / "problem4.yaml"):
+        assert configuration.load([f"study={own}"]).study == "problem4"
 
 
 def test_help_shows_units_ranges_and_defaults(farm) -> None:

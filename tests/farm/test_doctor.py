@@ -119,7 +119,7 @@ def test_a_full_results_directory_is_told(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("lacking", "ok", "said"),
     [
-        ({}, True, "5000000 files)"),
+        ({}, True, "5,000,000 more files fit)"),
         ({"f_bavail": 1}, False, "0 GiB free); free some, or results=… elsewhere"),
         ({"f_favail": 17}, False, "17 files left); remove some, or results=… elsewhere"),
         ({"f_files": 0, "f_favail": 0}, True, "GiB free)"),  # btrfs: it counts no files

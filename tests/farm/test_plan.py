@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from pathlib import Path
 
 import counting
 import pytest
@@ -14,6 +15,7 @@ from farm import plan as planning
 from farm.errors import UsageError
 from farm.ledger.scan import Progress
 from farm.plan import Bundle, Node
+from farm.study import make_plan
 from trials.spec import ModuleError
 
 
@@ -99,6 +101,17 @@ def test_states_come_from_the_ledger() -> None:
     made = plan(ledger={first: Progress("done", 3, "completed"), second: Progress("partial", 2)})
     assert [(t.state, t.epoch) for t in made.trials] == [("done", 3), ("partial", 2)]
     assert [t.id for t in made.to_run] == [second]
+
+
+def test_a_trial_alone_has_the_label_that_it_has_in_the_grid(tmp_path: Path) -> None:
+    words = ("sweep.factor=[1,2]", "seeds=[0,1]", f"results={tmp_path}")
+    whole = make_plan(configuration.load([f"study={COUNTING}", *words]))
+    for trial in whole.trials:
+        (alone,) = make_plan(configuration.load([f"study={COUNTING}", *words, f"trial={trial.id}"])).trials
+        assert (alone.id, alone.label) == (trial.id, trial.label)
+    assert whole.trials[0].label == "factor=1 seed=0"
+    with pytest.raises(UsageError, match="trial=0123: no trial of this grid has that id"):
+        make_plan(configuration.load([f"study={COUNTING}", *words, "trial=0123"]))
 
 
 def test_a_failed_trial_runs_again_only_when_asked() -> None:

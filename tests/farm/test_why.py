@@ -120,3 +120,21 @@ def test_a_value_may_hold_a_space(results: Path, capsys: pytest.CaptureFixture[s
 def test_a_wrong_name_gives_the_nearest(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["why", "factor=22", f"study={COUNTING}", f"results={results}"]) == 2
     assert "nearest is factor=2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "lists"),
+    [
+        ((), "farm plan problem=4"),
+        (("problem=4",), "farm plan problem=4"),
+        (("study=counting.yaml", "results=here"), "farm plan study=counting.yaml results=here"),
+        (("factor=1 epochs=2", "factor=2 epochs=2", "problem=3"), "farm plan problem=3"),
+    ],
+)
+def test_without_one_trial_it_says_what_is_expected(
+    capsys: pytest.CaptureFixture[str], words: tuple[str, ...], lists: str
+) -> None:
+    assert main(["why", *words]) == 2
+    told = capsys.readouterr().err
+    assert "one trial, by its id or its label" in told
+    assert f"; {lists} lists them" in told
