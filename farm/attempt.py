@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import operator
-import pickle
 import sys
 import time
 import traceback
@@ -234,7 +233,9 @@ class _Run:
     def _try(self, content: bytes) -> None:
         try:
             _load_state(content)
-        except pickle.UnpicklingError as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # an UnpicklingError as a rule, whose module nothing here imports
             raise TypeError(
                 f"{self.spec.module}: the state of epoch {self.epoch} could not be loaded again; it may hold tensors, "
                 f"numbers, texts, lists and dictionaries of them ({str(error).splitlines()[0]})"
