@@ -225,6 +225,8 @@ class _Run:
                 epoch = operator.index(row.get("epoch"))  # type: ignore[arg-type]  # None or text: then it raises
             except TypeError:
                 raise ValueError(f"{self.spec.module}: a row without its number in `epoch`: {row}") from None
+            if epoch < 1:
+                raise ValueError(f"{self.spec.module}: a row of epoch {epoch}: epochs count from 1")
             if epoch <= self._last_epoch:
                 hint = "; does run go on from context.state?" if self.from_epoch else ""
                 raise ValueError(f"{self.spec.module}: a row of epoch {epoch} after one of {self._last_epoch}{hint}")
@@ -238,7 +240,7 @@ class _Run:
         except Exception as error:  # an UnpicklingError as a rule, whose module nothing here imports
             raise TypeError(
                 f"{self.spec.module}: the state of epoch {self.epoch} could not be loaded again; it may hold tensors, "
-                f"numbers, texts, lists and dictionaries of them ({str(error).splitlines()[0]})"
+                f"numbers, texts, lists and dictionaries of them ({str(error).partition(chr(10))[0]})"
             ) from None
 
     def _finish(self, outcome: Outcome, state: Callable[[], State] | None) -> End:
@@ -336,12 +338,14 @@ def _peak_memory_bytes(device: str) -> int | None:
 def _ended_by(error: BaseException, run: _Run) -> End:
     """The end that an exception makes of an attempt: oom is a result, the machine's failures are tried again."""
     error = memory_taken(error) or error
-    if kind_of(error) == "cuda_oom":
+    kind = kind_of(error)
+    if kind == "cuda_oom":
         try:
             run.finish_oom(str(error).splitlines()[0] if str(error) else type(error).__name__)
-        except Exception as refusal:  # a full disk, or rows that do not fit their table: then this is what it fell to
-            error = refusal
-    kind = kind_of(error)
+        except OSError as refusal:
+            error, kind = refusal, "storage"
+        except Exception as refusal:  # rows that do not fit their table: then this is what it fell to
+            error, kind = refusal, kind_of(refusal)
     text = "".join(traceback.format_exception(error))
     last = "\n".join(text.strip().splitlines()[-ERROR_LINES:])
     how = POLICIES[kind].how

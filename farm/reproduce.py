@@ -53,29 +53,36 @@ def reproduce(
         raise UsageError(f"{wrong[0]}: farm reproduce runs every study; farm run {wrong[0]} runs one")
     configs = [configuration.load([s, *overrides]) for s in studies]  # a misspelt word ends it before anything runs
     parts: list[Part] = []
+    received: list[int] = []
     stopped = None
     for selector, config in zip(studies, configs, strict=True):
         words = (selector, *overrides)
         if stopped is None:
             print(f"== {config.settings.title or config.study} ({selector}) ==", flush=True)
-        code = _run(words) if stopped is None else stopped
-        parts.append(Part(words, config, code, study.make_plan(config)))
+        code = _run(words, received) if stopped is None else stopped
+        parts.append(Part(words, config, code, study.make_plan(study.settled(config))))
         if code in (RESUMABLE, INTERRUPTED):
             stopped = code  # the rest is not begun, and missing
         elif (config.ledger / "export").is_dir():
             report(config)
+        if received and stopped is None:  # it came when the child was done with all but its figures
+            stopped = INTERRUPTED if set(received) == {signal.SIGINT} else RESUMABLE
+    if all(part.exit_code == COMPLETE for part in parts):
+        return COMPLETE, parts
     return stopped or max(part.exit_code if part.exit_code >= 0 else FAILED for part in parts), parts  # killed: below 0
 
 
-def _run(arguments: Sequence[str]) -> int:
-    """`farm/run.py` as a child that gets this process's signals and does not outlive it."""
+def _run(arguments: Sequence[str], received: list[int]) -> int:
+    """`farm/run.py` as a child that gets this process's signals and does not outlive it; `received` gets them too."""
     command = [sys.executable, str(ROOT / "farm" / "run.py"), *arguments]
     child = subprocess.Popen(command, preexec_fn=_die_with_parent)
-    before = {
-        number: signal.signal(number, lambda n, frame: child.send_signal(n))
-        for number in (signal.SIGTERM, signal.SIGUSR1)
-    }
-    before[signal.SIGINT] = signal.signal(signal.SIGINT, lambda n, frame: None)  # a terminal sends it to both
+
+    def pass_on(number: int, frame: object) -> None:
+        received.append(number)
+        if number != signal.SIGINT:  # a terminal sends that one to both
+            child.send_signal(number)
+
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
     try:
         return child.wait()
     finally:

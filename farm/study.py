@@ -96,6 +96,9 @@ def local_nodes(config: Config) -> list[Node]:
         return []
     if not inline and cluster_address(config):
         return []
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    if inline and settings.gpus is None and any(v.strip().startswith(("GPU-", "MIG-")) for v in visible):
+        return []  # what these names stand for nothing here can tell
     gpus = settings.gpus if settings.gpus is not None else len(provenance.gpu_models())
     return [Node(math.inf if inline else settings.cpus or len(os.sched_getaffinity(0)), gpus)]
 
@@ -133,10 +136,10 @@ def run(config: Config, arguments: list[str], signals: Signals | None = None) ->
         planning.check_work(plan)
         budget.check(plan, config.settings.max_gpu_hours)
         drain = drain_file(config.ledger, run_id)
-        signals.call(drain.touch)
+        signals.call(touch := drain.touch)
         print(f"{config.study}: {counts(plan, planning.STATES)}", flush=True)
         exported: dict[str, Path] = {}
-        for current in (config, _tried(config)):  # a second time where results turn out to be damaged
+        for current in (config, settled(config)):  # a second time where results turn out to be damaged
             _prepare_data(current, plan)
             if current is config:  # what is refused before this leaves no trace
                 _record_study(config, arguments)
@@ -148,20 +151,21 @@ def run(config: Config, arguments: list[str], signals: Signals | None = None) ->
             exported, damaged = _export(config, plan if config.trial_id is None else _whole_plan(config))
             if not damaged:
                 break
-            plan = make_plan(_tried(config))
+            plan = make_plan(settled(config))
+        signals.on_first.remove(touch)  # a signal that comes later finds nothing to drain
         drain.unlink(missing_ok=True)
     comparison = budget.comparison(planned, config.ledger, run_id)
     return Result(_exit_code(plan, signals), plan, exported, comparison)
 
 
-def _tried(config: Config) -> Config:
+def settled(config: Config) -> Config:
     """The configuration once its run has tried all: what `retry=failed` tried and has failed again, has failed."""
     return dataclasses.replace(config, settings=dataclasses.replace(config.settings, retry="none"))
 
 
 def _whole_plan(config: Config) -> Plan:
     """The plan to export: the grid without `trial=ID`, and no machine's size held against a trial."""
-    return make_plan(dataclasses.replace(_tried(config), trial_id=None), [], estimate=False)
+    return make_plan(dataclasses.replace(settled(config), trial_id=None), [], estimate=False)
 
 
 def export(config: Config) -> Export:
@@ -180,10 +184,10 @@ def _execute(config: Config, plan: Plan, run_id: str, signals: Signals) -> Plan:
             run_inline(
                 [(t.label, request(config, t, run_id)) for t in plan.to_run], view, signals, config.settings.retries
             )
-        return make_plan(_tried(config))
+        return make_plan(settled(config))
     with signals.kept():
         nodes = _execute_with_ray(config, plan, run_id, signals)
-    return make_plan(_tried(config), nodes)
+    return make_plan(settled(config), nodes)
 
 
 def _execute_with_ray(config: Config, plan: Plan, run_id: str, signals: Signals) -> list[Node]:

@@ -220,6 +220,7 @@ def test_a_trial_that_does_not_go_on_from_its_state_fails(tmp_path: Path, monkey
     [
         (([{"train_loss": 1.0}], None), "a row without its number in `epoch`"),
         (([{"epoch": 1}, {"epoch": 1}], None), "a row of epoch 1 after one of 1"),
+        (([{"epoch": 0}], None), "a row of epoch 0: epochs count from 1"),
         (([{"epoch": 1}], {"epoch": 1}), "state is a function that returns the state, or None, and no dict"),
         (([{"epoch": 1}], lambda: {"model": torch.nn.Linear(1, 1)}), "the state of epoch 1 could not be loaded again"),
     ],

@@ -12,6 +12,8 @@ import two_tables
 from attempts import attempt, directory, request
 from commands import COUNTING, Finished, exported
 
+from farm import config as configuration
+from farm import study
 from farm.attempt import Request, StopFlag, run_attempt
 from farm.cli import main
 from trials.spec import Scalar, Spec
@@ -61,6 +63,16 @@ def test_inline_without_a_gpu_is_told_before_anything_starts(farm: Callable[...,
     done = farm(*words)
     assert (done.code, "needs 1 GPU; there are 0; device=cpu resources.gpu=0 runs without" in done.out) == (1, True)
     assert farm(*words[:3], "device=cpu", "gpus=0").code == 0
+
+
+def test_inline_holds_nothing_against_gpus_that_are_named_and_not_numbered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configuration.load([f"study={COUNTING}", "executor=inline", "device=auto", f"results={tmp_path}"])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-41b36219-816c-5ba4-b7d3-d2c4ba6ba4e5")
+    assert study.local_nodes(config) == []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    assert [node.gpu for node in study.local_nodes(config)] == [0]
 
 
 def test_a_mistake_costs_nothing_already_earned(farm: Callable[..., Finished], tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -73,6 +73,29 @@ def test_a_signal_drains_the_study_and_ends_it_all(tmp_path: Path) -> None:
     out, _ = run.communicate(timeout=30)
     assert (run.returncode, out.count("==")) == (75, 2)  # the heading of the first study alone
     assert out.count("counting: 2 of 2 trials are missing (1 partial, 1 new)") == 2  # the one not begun too
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_signal_that_finds_a_study_at_its_figures_ends_it_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int
+) -> None:
+    def completes(words: Sequence[str], received: list[int]) -> int:
+        received.append(number)
+        return 0
+
+    monkeypatch.setattr("farm.reproduce._run", completes)
+    found, parts = reproduce([f"results={tmp_path}"], lambda config: None, [f"study={COUNTING}"] * 2)
+    assert (found, [p.exit_code for p in parts]) == (code, [0, code])
+    found, parts = reproduce([f"results={tmp_path}"], lambda config: None, [f"study={COUNTING}"])
+    assert (found, [p.exit_code for p in parts]) == (0, [0])  # nothing was left to begin
+
+
+def test_what_failed_again_is_told_as_failed(tmp_path: Path) -> None:
+    words = [f"results={tmp_path}", "executor=inline", "trial.end=failed", "retry=failed"]
+    code, parts = reproduce(words, lambda config: None, [f"study={COUNTING}"])
+    lines = list(lacking(parts))
+    assert (code, lines[0]) == (1, "counting: 2 of 2 trials are missing (2 failed)")
+    assert "ValueError: a bug in the trial" in lines[1]
 
 
 def test_a_study_named_there_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -118,6 +118,7 @@ def test_a_signal_while_the_figures_are_made_does_not_end_a_run_that_is_complete
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert "report/figures/train_loss.png" in done.stdout
+    assert not list((tmp_path / "counting").glob("drain-*"))
 
 
 def test_a_signal_between_two_attempts_begins_no_other(tmp_path: Path) -> None:
