@@ -8,6 +8,7 @@ from pathlib import Path
 from farm.errors import PreflightError
 from farm.ledger.scan import attempt_records
 from farm.plan import Plan, Trial
+from trials.spec import STATUSES
 
 
 def forecast(plan: Plan) -> list[str]:
@@ -76,7 +77,7 @@ def _spent(ledger: Path, run_id: str) -> dict[str, float]:
     for record in attempt_records(ledger):
         if record.get("driver") == run_id:
             seconds[record["trial_id"]] = seconds.get(record["trial_id"], 0.0) + float(record.get("seconds") or 0)
-            if record["how"] in ("completed", "diverged", "oom"):
+            if record["how"] in STATUSES:
                 ended.add(record["trial_id"])
     return {i: s for i, s in seconds.items() if i in ended}
 

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from farm import budget
 from farm.plan import STATES, Plan, Trial
+from trials.spec import STATUSES
 
 PLAIN_SECONDS = 10.0
 ROWS = 20
@@ -135,7 +136,7 @@ class View:
         return sum(self._numbers[state] for state in states)
 
     def _summary(self) -> str:
-        done = self._count("done", "completed", "oom", "diverged")
+        done = self._count("done", *STATUSES)
         parts = [f"{done}/{len(self._lines)} done", f"{len(self._running)} running"]
         if failed := self._count("failed", "interrupted", "killed"):
             parts.append(f"{failed} failed")
