@@ -26,11 +26,21 @@ class Growth:
 
 
 @dataclass(frozen=True)
+class Gain:
+    """By how much the final error of `arm` (cutout, M > 1) is below that of M=1: a fraction, positive is better."""
+
+    arm: ArmOutcome
+    points: Estimate
+
+
+@dataclass(frozen=True)
 class Answers:
     """`baseline`, `control` (cutout, M=1) and `batch` (cutout, M > 1, by M) are of the reference variation.
 
-    `cutout_gain` and `copies_gain` are differences of final error (fractions, positive is better): baseline
-    less control, and control less the largest M that has results; `schedules` maps an arm's name to its
+    `cutout_gain` is a difference of final error (a fraction, positive is better): baseline less control.
+    `copies_gains` is of the largest M that has results, and where its seeds are too few for an interval,
+    before it of the largest M whose are not. `quickest` had every seed of the plan at the target in the
+    shortest mean time; `ahead` took less, but seeds of it are missing. `schedules` maps an arm's name to its
     outcomes under each variation, for arms with several.
     """
 
@@ -39,20 +49,16 @@ class Answers:
     control: ArmOutcome | None
     batch: list[ArmOutcome]
     cutout_gain: Estimate
-    copies_gain: Estimate
+    copies_gains: list[Gain]
     growth: list[Growth]
     quickest: ArmOutcome | None
+    ahead: ArmOutcome | None
     schedules: dict[str, list[ArmOutcome]]
     drops: list[int]
     reached: int
     reached_at_drop: int
     trials: int
     seeds: int
-
-    @property
-    def largest(self) -> ArmOutcome | None:
-        """The arm with the largest M that has results."""
-        return self.batch[-1] if self.batch else None
 
 
 def answers(data: Data, found: Sequence[ArmOutcome], variation: str, options: Options) -> Answers:
@@ -63,6 +69,7 @@ def answers(data: Data, found: Sequence[ArmOutcome], variation: str, options: Op
     control = next((o for o in cutouts if copies(o) == 1), None)
     batch = [o for o in cutouts if copies(o) > 1]
     drops = curves.learning_rate_drops(data.rows_of([i for o in shown for i in o.completed]))
+    quickest, ahead = _quickest(data, shown)
     crossed = [c.epoch for o in shown for c in o.crossings if c.epoch is not None]
     return Answers(
         setup=_setup(data),
@@ -70,9 +77,10 @@ def answers(data: Data, found: Sequence[ArmOutcome], variation: str, options: Op
         control=control,
         batch=batch,
         cutout_gain=_gain(baseline, control, options),
-        copies_gain=_gain(control, batch[-1] if batch else None, options),
+        copies_gains=_copies_gains(control, batch, options),
         growth=_growth(data, control, batch, options),
-        quickest=_quickest(data, shown),
+        quickest=quickest,
+        ahead=ahead,
         schedules=_schedules(found),
         drops=drops,
         reached=len(crossed),
@@ -110,6 +118,11 @@ def _gain(before: ArmOutcome | None, after: ArmOutcome | None, options: Options)
     return stats.difference(before.final_errors, after.final_errors, options.confidence)
 
 
+def _copies_gains(control: ArmOutcome | None, batch: Sequence[ArmOutcome], options: Options) -> list[Gain]:
+    gains = [Gain(o, _gain(control, o, options)) for o in batch if control]
+    return [g for g in gains if g.points.has_interval][-1:] + [g for g in gains[-1:] if not g.points.has_interval]
+
+
 def _growth(data: Data, control: ArmOutcome | None, batch: Sequence[ArmOutcome], options: Options) -> list[Growth]:
     """Ratios of times, of arms on the control's device alone."""
     if control is None or control.pieced or not (device := device_of(data, control.arm)):
@@ -118,12 +131,15 @@ def _growth(data: Data, control: ArmOutcome | None, batch: Sequence[ArmOutcome],
     return [Growth(copies(o), stats.ratio(o.times, control.times, options.confidence)) for o in comparable]
 
 
-def _quickest(data: Data, shown: Sequence[ArmOutcome]) -> ArmOutcome | None:
-    """The arm whose every seed reached the target in the shortest mean time, if all ran on one device."""
+def _quickest(data: Data, shown: Sequence[ArmOutcome]) -> tuple[ArmOutcome | None, ArmOutcome | None]:
+    """`Answers.quickest` and `Answers.ahead`; nothing where the arms ran on several devices."""
     if len({device_of(data, o.arm) for o in shown}) != 1:
-        return None
-    whole = [o for o in shown if o.n and o.to_target.reached == o.n and not o.pieced]
-    return min(whole, key=lambda o: o.to_target.seconds.value, default=None)
+        return None, None
+    there = sorted(
+        (o for o in shown if o.to_target.reached == o.n and not o.pieced), key=lambda o: o.to_target.seconds.value
+    )
+    quickest = next((o for o in there if o.n == len(o.arm.trials)), None)
+    return quickest, next((o for o in there[:1] if o is not quickest), None)
 
 
 def _schedules(found: Sequence[ArmOutcome]) -> dict[str, list[ArmOutcome]]:

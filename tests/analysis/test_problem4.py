@@ -169,3 +169,42 @@ def test_captions_speak_of_the_target_only_where_it_is_drawn(empty, tmp_path, er
     for name in ("baseline", problem4.MAIN_FIGURE):
         drawn = any("94 % accuracy" in t.get_text() for axes in made[name].drawing.axes for t in axes.texts)
         assert drawn == ("94 % accuracy" in made[name].caption) == near
+
+
+def test_copies_are_compared_with_an_interval_where_only_smaller_m_has_the_seeds(empty, tmp_path):
+    export = empty()
+    for seed in (0, 1, 2):
+        export.add("cutout", 1, seed, 0.062 + 0.001 * seed)
+        export.add("cutout", 4, seed, 0.051 + 0.001 * seed)
+    export.add("cutout", 8, 0, 0.0485)
+    text = words(export.write(tmp_path))
+    assert "From M=1 to M=4, the largest with several seeds, it goes from" in text
+    assert "**More copies.** From M=1 to M=8, the largest with results, it goes from" in text
+
+
+def test_copies_are_compared_once_where_the_largest_m_has_the_seeds(empty, tmp_path):
+    export = empty()
+    for seed in (0, 1):
+        for m in (1, 4, 8):
+            export.add("cutout", m, seed, 0.06 - 0.001 * m + 0.001 * seed)
+    text = words(export.write(tmp_path))
+    assert "From M=1 to M=8, the largest with results, it goes from" in text
+    assert "**More copies.**" not in text
+
+
+def test_an_arm_with_seeds_missing_is_not_called_the_quickest(empty, tmp_path):
+    export = empty()
+    for seed in (0, 1, 2):
+        export.add("cutout", 2, seed, 0.055, state="done" if seed == 0 else "new")
+        export.add("cutout", 4, seed, 0.05)
+    text = words(export.write(tmp_path))
+    assert "cutout M=4 was the quickest in wall-clock" in text
+    assert "cutout M=2 took 765 s (n = 1), with 2 of 3 seeds missing (new)." in text
+
+
+def test_no_arm_is_the_quickest_where_none_has_all_its_seeds(empty, tmp_path):
+    export = empty()
+    export.add("cutout", 2, 0, 0.055)
+    export.add("cutout", 2, 1, 0.0, state="new")
+    text = words(export.write(tmp_path))
+    assert "No arm has all its seeds there. cutout M=2 took 765 s (n = 1), with 1 of 2 seeds missing (new)." in text
