@@ -39,14 +39,18 @@ class Curve:
 
 
 def curve(
-    rows: pd.DataFrame, column: str, label: str, colour: str, dashes: str = "-", confidence: float = 0.95
-) -> Curve:
+    rows: pd.DataFrame, column: str, label: str, colour: str, dashes: str = "-", confidence: float = 0.95,
+    least: float = -np.inf,
+) -> Curve:  # fmt: skip
     """The mean of a column at each epoch over the trials in `rows`, with a t interval at each epoch.
 
-    An epoch that not every trial has (one diverged, or stopped early) has the mean of those that do.
+    `least` is the smallest value that there can be, where the interval ends. An epoch that not every trial has (one
+    diverged, or stopped early) has the mean of those that do.
     """
     kept = rows.loc[np.isfinite(rows[column].to_numpy(dtype=np.float64)), ["trial_id", "epoch", column]]
-    points = [(float(str(e)), stats.mean(g[column].to_numpy(), confidence)) for e, g in kept.groupby("epoch")]
+    points = [
+        (float(str(e)), stats.mean(g[column].to_numpy(), confidence).within(least)) for e, g in kept.groupby("epoch")
+    ]
     n = kept["trial_id"].nunique()
     singles = [g.sort_values("epoch") for _, g in kept.groupby("trial_id")] if n == 2 else []
     return Curve(

@@ -74,7 +74,7 @@ def _outcome(data: Data, arm: Arm, error: str, target_error: float, confidence: 
     return ArmOutcome(
         arm=arm,
         completed=completed,
-        final_error=_within_0_and_1(stats.mean(finals, confidence)),
+        final_error=stats.mean(finals, confidence).within(0.0, 1.0),
         to_target=ToTarget(reached.epoch, seconds, reached.reached, reached.n, reached.epochs),
         total_seconds=stats.mean(times, confidence),
         final_errors=tuple(finals),
@@ -88,11 +88,6 @@ def _outcome(data: Data, arm: Arm, error: str, target_error: float, confidence: 
 def pieced_together(data: Data, trial_ids: Sequence[str]) -> set[str]:
     """Those of the trials whose attempts ran on different devices, so that their times compare with nothing."""
     return {i for i in trial_ids if "," in str(_trial(data, i).get("devices", ""))}
-
-
-def _within_0_and_1(e: Estimate) -> Estimate:
-    """A t interval over few seeds can leave the range that a fraction has."""
-    return Estimate(e.value, max(e.low, 0.0), min(e.high, 1.0), e.n) if e.has_interval else e
 
 
 def _trial(data: Data, trial_id: str) -> Mapping[str, Any]:
@@ -127,7 +122,8 @@ def fate(data: Data, trial_id: str) -> str:
     if row["state"] == "failed":
         return f"failed: {reason or _last_error(data, trial_id)}"
     if row["state"] == "partial" and "epoch" in data.plan and _known(row["epoch"]):
-        return f"missing (stopped at epoch {int(row['epoch'])})"
+        at, times = "at epoch" if "config_epochs" in row else "after step", int(row["epoch"])
+        return f"missing (stopped {at} {times})"
     return f"{row['state']}: {reason}" if reason else f"missing ({row['state']})"
 
 

@@ -132,14 +132,16 @@ def _result(data: Data, arm: Arm, options: Options) -> Result:
         method=str(arm.values["method"]),
         dropout=bool(arm.values["dropout"]),
         completed=completed,
-        running_loss=stats.mean(losses["train_loss"], options.confidence),
-        eval_loss=stats.mean(losses["train_eval_loss"], options.confidence),
-        accuracy=stats.mean(accuracies, options.confidence),
+        running_loss=stats.mean(losses["train_loss"], options.confidence).within(0.0),
+        eval_loss=stats.mean(losses["train_eval_loss"], options.confidence).within(0.0),
+        accuracy=stats.mean(accuracies, options.confidence).within(0.0, 1.0),
         eval_losses=tuple(losses["train_eval_loss"]),
         accuracies=tuple(accuracies),
         epoch_seconds=tuple(seconds),
-        seconds=_not_negative(stats.mean(seconds, options.confidence)),
-        total_seconds=stats.mean([float(data.rows_of([i])["train_seconds"].sum()) for i in timed], options.confidence),
+        seconds=stats.mean(seconds, options.confidence).within(0.0),
+        total_seconds=stats.mean(
+            [float(data.rows_of([i])["train_seconds"].sum()) for i in timed], options.confidence
+        ).within(0.0),
         epochs=max((int(r["epoch"]) for r in last), default=0),
         device=device_of(data, arm),
         pieced=bool(mixed) and len(mixed) == len(completed),
@@ -157,11 +159,6 @@ def epoch_seconds(data: Data, trial_ids: Sequence[str]) -> list[float]:
     if len(trial_ids) == 1:
         return [float(v) for v in warm["train_seconds"]]
     return [float(v) for v in warm.groupby("trial_id")["train_seconds"].mean()]
-
-
-def _not_negative(e: Estimate) -> Estimate:
-    """A t interval over few values can reach below zero, where no time is."""
-    return Estimate(e.value, max(e.low, 0.0), e.high, e.n) if e.has_interval else e
 
 
 def pairs(found: Sequence[Result], options: Options) -> list[Pair]:

@@ -32,9 +32,9 @@ def loss_table(data: Data, found: Sequence[Result], options: Options) -> Table:
             text_column("Remarks", "remark"),
         ),
         notes=(
-            f"Mean cross-entropy over n seeds, in brackets its {100 * options.confidence:g} % t interval (none for "
-            "n = 1). Running: over the epoch's batches with the weights as they were, dropout active. Eval mode: of "
-            "the whole training set after the epoch, without dropout; only this compares the two regularizations.",
+            f"Mean cross-entropy over n seeds, in brackets its {100 * options.confidence:g} % t interval, cut at zero "
+            "(none for n = 1). Running: over the epoch's batches with the weights as they were, dropout active. Eval "
+            "mode: of the whole training set after the epoch, without dropout; only this compares the regularizations.",
         ),
         source=source(data, [i for r in found for i in r.completed]),
     )

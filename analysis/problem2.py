@@ -58,9 +58,10 @@ def _noted(table: Table, group: Group, groups_: int) -> Table:
             "not compare."
         )
     if group.boots > 1 and table.source.trials:
+        several = "; ".join(f"{k.gpus}-GPU at {k.batch:,}" for k in group.mixed)
         notes.append(
-            f"Measured on {group.boots} machines of this kind, or after as many starts of one: where the host decides "
-            "a time, repetitions differ by the host too."
+            f"Measured on {group.boots} machines of this kind, or after as many starts of one, each cell on one of them"
+            + (f" but {several}." if several else ".")
         )
     return replace(table, notes=tuple(notes))
 

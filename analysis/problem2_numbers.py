@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -76,8 +76,7 @@ def known_mean(cell: Cell, column: str, confidence: float) -> Estimate:
 
 def mean_time(seconds: Values, confidence: float) -> Estimate:
     """Mean of times; no time is negative, so the interval ends at zero."""
-    mean = stats.mean(seconds, confidence)
-    return replace(mean, low=max(mean.low, 0.0))
+    return stats.mean(seconds, confidence).within(0.0)
 
 
 def ring_bytes(gpus: int, gradient_bytes: float) -> float:
@@ -86,7 +85,10 @@ def ring_bytes(gpus: int, gradient_bytes: float) -> float:
 
 
 def root_bytes(gpus: int, gradient_bytes: float) -> float:
-    """Bytes over the root's links in one iteration of a naive DataParallel: parameters out, gradients in, 2(N−1)·S."""
+    """Bytes over the root's links in one iteration of a naive DataParallel: parameters out, gradients in, 2(N−1)·S.
+
+    Half of them go each way.
+    """
     return 2 * (gpus - 1) * gradient_bytes
 
 
@@ -105,8 +107,8 @@ class Bandwidth:
     mark: str = ""
 
     def share(self, name: str) -> float:
-        """The ring's part of the all-reduce ceiling, or the root's of the copy's."""
-        return self.ring.value / self.all_reduce if name == "ring" else self.root.value / self.copy
+        """The ring's part of the all-reduce ceiling, or of the copy's, which goes one way, the root's each way."""
+        return self.ring.value / self.all_reduce if name == "ring" else self.root.value / 2 / self.copy
 
 
 def bandwidth(group: Group, mode: str, gpus: int, batch: int, confidence: float) -> Bandwidth:

@@ -104,7 +104,8 @@ class Cell:
 class Group:
     """Cells that compare, and what the links between the GPUs were measured to do.
 
-    `boots` is on how many machines (or after how many starts of one) its rows were measured, 0 where not known.
+    `boots` is on how many machines (or after how many starts of one) its rows were measured, 0 where not known; `mixed`
+    are the set-ups whose repetitions come from several.
     `elsewhere` has what groups of other machines hold of this variation.
     """
 
@@ -114,6 +115,7 @@ class Group:
     links: pd.DataFrame
     missing: Mapping[tuple[str, str, int], str] = field(default_factory=dict)
     boots: int = 0
+    mixed: tuple[Key, ...] = ()
     elsewhere: frozenset[Key] = frozenset()
 
     def cell(self, mode: str, scaling: str, gpus: int, batch: int) -> Cell:
@@ -172,7 +174,9 @@ def groups(data: Data) -> list[Group]:
         part = data.rows.iloc[own]
         cells = {k: _cell(k, cell) for k, cell in _keyed(part)}
         of_these = links[links["trial_id"].isin(list(part["trial_id"]))] if len(links) else links
-        found.append(Group(machine, variation, cells, of_these, _missing(data, vary, variation), _boots(data, part)))
+        mixed = tuple(k for k, cell in cells.items() if _boots(data, cell.rows) > 1)
+        missing = _missing(data, vary, variation)
+        found.append(Group(machine, variation, cells, of_these, missing, _boots(data, part), mixed))
     return [replace(group, elsewhere=_elsewhere(group, found)) for group in found]
 
 
@@ -220,7 +224,7 @@ def _without_results(row: Mapping[Any, Any]) -> str:
     """The table's words for a trial of the plan; the reason in full stands at the head of the report."""
     rows = row.get("epoch")
     if row["state"] == "partial" and pd.notna(rows) and rows > 0:
-        return f"stopped after {int(rows)} row{'s' if rows > 1 else ''}"
+        return "not finished"
     return "failed" if row["state"] == "failed" else "not run"
 
 

@@ -20,6 +20,7 @@ Entry = tuple[Estimate, str]
 """What stands in a cell: a number, or where it is not known, why; a mark may stand beside a number too."""
 MODES = {"dataparallel": "DataParallel", "ddp": "DistributedDataParallel"}
 FEW, NEGATIVE = "§", "‡"
+RATIO = "A speedup is the ratio of geometric means over the repetitions, its interval Welch's, of logarithms."
 SIDE_BY_SIDE = 6
 """Columns of numbers with intervals that a sheet of paper holds beside the rows' names."""
 Column = tuple[str, str, Callable[[Group, str, int, int, Options], Entry]]
@@ -141,7 +142,8 @@ def speedup_table(data: Data, group: Group, mode: str, options: Options) -> Tabl
         ("seconds", "Time (s)", _time("whole", "weak")),
         ("speedup", "Speedup", _speedup("whole", "weak")),
     ]
-    return grid(data, group, mode, "weak", "Table 1: speedup for different batch sizes", columns, options)
+    title = "Table 1: speedup for different batch sizes"
+    return grid(data, group, mode, "weak", title, columns, options, notes=[RATIO])
 
 
 def without_data_table(data: Data, group: Group, mode: str, options: Options) -> Table:
@@ -150,7 +152,7 @@ def without_data_table(data: Data, group: Group, mode: str, options: Options) ->
         ("seconds", "Time (s)", _time("training", "weak")),
         ("speedup", "Speedup", _speedup("training", "weak")),
     ]
-    return grid(data, group, mode, "weak", "Table 1 without waiting for data", columns, options)
+    return grid(data, group, mode, "weak", "Table 1 without waiting for data", columns, options, notes=[RATIO])
 
 
 def compute_table(data: Data, group: Group, mode: str, options: Options) -> Table:
@@ -159,7 +161,10 @@ def compute_table(data: Data, group: Group, mode: str, options: Options) -> Tabl
         ("compute", "Compute (s)", _part("compute")),
         ("communication", "Comm (s)", _part("communication")),
     ]
-    notes = ["Compute is T1/k, communication T_k − T1/k, both without the wait for data."]
+    notes = [
+        "Compute is T1/k, communication T_k − T1/k, both without the wait for data; the interval of communication is "
+        "Welch's, of a difference."
+    ]
     title = "Table 2: compute and communication time for different batch sizes"
     return grid(data, group, mode, "weak", title, columns, options, 2, notes)
 
@@ -167,7 +172,10 @@ def compute_table(data: Data, group: Group, mode: str, options: Options) -> Tabl
 def bandwidth_table(data: Data, group: Group, mode: str, options: Options) -> Table:
     """The sheet's Table 3: bandwidth utilisation by the ring formula."""
     columns: list[Column] = [("ring", "Bandwidth utilization (GB/s)", _ring)]
-    notes = ["Iterations · 2(N−1)/N · S over the communication time by subtraction; GB are 10⁹ bytes."]
+    notes = [
+        "Iterations · 2(N−1)/N · S over the communication time by subtraction, and over the ends of its interval; GB "
+        "are 10⁹ bytes."
+    ]
     return grid(data, group, mode, "weak", "Table 3: communication bandwidth utilization", columns, options, 2, notes)
 
 
@@ -178,7 +186,7 @@ def strong_table(data: Data, group: Group, mode: str, options: Options) -> Table
         ("speedup", "Speedup", _speedup("whole", "strong")),
         ("training_speedup", "Speedup without waiting for data", _speedup("training", "strong")),
     ]
-    return grid(data, group, mode, "strong", "Strong scaling", columns, options)
+    return grid(data, group, mode, "strong", "Strong scaling", columns, options, notes=[RATIO])
 
 
 def one_gpu_table(data: Data, group: Group, mode: str, options: Options) -> Table:
@@ -288,7 +296,7 @@ def ceiling_table(data: Data, group: Group, options: Options) -> Table:
         number_column("All-reduce ceiling (GB/s)", "all_reduce", ",.1f", 1 / GIGA),
         number_column("Copy ceiling (GB/s)", "copy", ",.1f", 1 / GIGA),
         number_column("Ring / all-reduce ceiling (%)", "ring_share", ".1f", 100),
-        number_column("Root / copy ceiling (%)", "root_share", ".1f", 100),
+        number_column("Root, each way / copy ceiling (%)", "root_share", ".1f", 100),
     )
     title = f"Traffic against what the links can do ({group.label})"
     origins = [_source(data, group, m, "weak", [g for g in group.gpu_counts(m, "weak") if g > 1]) for m in MODES]

@@ -8,7 +8,7 @@ from analysis.problem3_tables import source_of
 from analysis.table import Table, number_column, text_column
 
 STAGES = (
-    ("anchor", "anchors: nine at every cell"),
+    ("anchor", "one from each anchor, nine at every cell"),
     ("scored", "the best by objectness go on"),
     ("sized", "of those, boxes with some size inside the image"),
     ("unsuppressed", "left by non-maximum suppression"),

@@ -19,10 +19,11 @@ SOON = 3
 
 @dataclass(frozen=True)
 class Growth:
-    """How an arm with M copies compares with the same arm at M=1: ratios of whole wall-clock times."""
+    """How an arm with M copies compares with the same arm at M=1: ratios of wall-clock times, whole and of training."""
 
     copies: int
     time: Estimate
+    training: Estimate
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,22 @@ def _growth(data: Data, control: ArmOutcome | None, batch: Sequence[ArmOutcome],
     if control is None or control.pieced or not (device := device_of(data, control.arm)):
         return []
     comparable = [o for o in batch if device_of(data, o.arm) == device and not o.pieced]
-    return [Growth(copies(o), stats.ratio(o.times, control.times, options.confidence)) for o in comparable]
+    alone = _training_seconds(data, control)
+    return [
+        Growth(
+            copies(o),
+            stats.ratio(o.times, control.times, options.confidence),
+            stats.ratio(_training_seconds(data, o), alone, options.confidence),
+        )
+        for o in comparable
+    ]
+
+
+def _training_seconds(data: Data, outcome: ArmOutcome) -> list[float]:
+    """Of each trial, without its evaluations; nothing where the rows do not tell."""
+    if "train_seconds" not in data.rows:
+        return []
+    return [float(data.rows_of([i])["train_seconds"].sum()) for i in outcome.completed]
 
 
 def _quickest(data: Data, shown: Sequence[ArmOutcome]) -> tuple[ArmOutcome | None, ArmOutcome | None]:

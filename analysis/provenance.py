@@ -33,12 +33,22 @@ def sentence(data: Data, made_from: Source) -> str:
     for column, word in (("config_seed", "seeds"), ("config_dataset", "data"), ("devices", "device")):
         if values := distinct(trials, column):
             parts.append(f"{word} {values}")
-    for column, word in (("farm_commit", "farm commit"), ("torch_version", "torch"), ("image", "image")):
+    if commits := distinct(_with_attempts(data, trials), "farm_commit"):
+        parts.append(f"farm commit {commits}")
+    for column, word in (("torch_version", "torch"), ("image", "image")):
         if values := distinct(trials, column):
             parts.append(f"{word} {values}")
     if dates := _dates(trials):
         parts.append(f"finished {dates}")
     return "; ".join(parts + ([made_from.note] if made_from.note else [])) + "."
+
+
+def _with_attempts(data: Data, trials: pd.DataFrame) -> pd.DataFrame:
+    """The trials, and the attempts that measured rows of theirs: an earlier one may have been of another commit."""
+    if "farm_commit" not in data.attempts or "attempt" not in data.rows:
+        return trials
+    rows = data.rows_of(list(trials["trial_id"]))[["trial_id", "attempt"]].drop_duplicates()
+    return pd.concat([trials, data.attempts.merge(rows, on=["trial_id", "attempt"])])
 
 
 def distinct(frame: pd.DataFrame, column: str, at_most: int = 5) -> str:

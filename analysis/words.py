@@ -31,6 +31,11 @@ def times(e: Estimate) -> str:
     return _with_interval(e, lambda v: f"{v:.2f}", "") + " times"
 
 
+def unlike_one(e: Estimate) -> str:
+    """What to say behind a ratio that may be 1: nothing where its interval leaves 1 out, or where there is none."""
+    return ", an interval that holds 1, so chance is not excluded" if e.has_interval and e.low <= 1 <= e.high else ""
+
+
 def loss(e: Estimate) -> str:
     """ "0.0213 (0.0201 to 0.0225, n = 3)", three digits."""
     return _with_interval(e, lambda v: f"{v:#.3g}", "")
@@ -65,6 +70,7 @@ FILTERS: Mapping[str, Callable[..., str]] = {
     "points": points,
     "seconds": seconds,
     "times": times,
+    "unlike_one": unlike_one,
     "loss": loss,
     "number": number,
     "listing": listing,

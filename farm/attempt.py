@@ -284,7 +284,8 @@ class _Run:
 def _info(request: Request) -> dict[str, Any]:
     from farm.ledger.lock import identity
 
-    return identity() | request.info | {"device": device_name(request.device)}
+    place = {"device": device_name(request.device), "farm_commit": provenance.farm_commit()}
+    return identity() | request.info | place
 
 
 def device_name(device: str) -> str:

@@ -47,6 +47,8 @@ STOP_GRACE_SECONDS = 60.0
 CONNECT_SECONDS = 10.0
 PENDING_TRIALS = "100"
 LOOK_SECONDS = 5.0
+NOT_BEGUN = "not begun"
+"""What became of a trial that Tune handed out during a drain: no attempt at it was begun."""
 
 
 class Interrupted(Exception):
@@ -104,14 +106,14 @@ class TrialActor(Trainable):
         give it another trial, since the first has found an actor meanwhile; it would run twice."""
         config, self._started = self._config, True
         if self._draining():
-            self._end = {"how": "drained"}
+            self._end = {"how": NOT_BEGUN}
             return
         driver = self._request.info.get("driver")
         until = time.monotonic() + failures.back_off(self._trial, driver, self._request.back_off_seconds)
         while time.monotonic() < until:
             time.sleep(0.2)
             if self._draining():
-                self._end = {"how": "drained"}
+                self._end = {"how": NOT_BEGUN}
                 return
         if self._client is None:
             self._client = ForkClient(config["run"], (self._request.spec["module"],))
@@ -190,7 +192,9 @@ class _Events(_Unsaved, Callback):
         if result.get("progress"):
             self._view.progress(trial.config["label"], result["progress"])
         if result.get("end"):
-            self._view.ended(trial.config["label"], result["end"]["how"])
+            how = result["end"]["how"]
+            end = self._view.given_back if how == NOT_BEGUN else functools.partial(self._view.ended, how=how)
+            end(trial.config["label"])
 
     def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         if f"{__name__}.{Preempted.__name__}: " in _last_error(trial):

@@ -86,17 +86,25 @@ class Plan:
         return sorted((t for t in self.trials if t.to_run), key=lambda t: (-t.bundle.gpu, -t.bundle.cpu))
 
     @property
-    def longest_first(self) -> list[Trial]:
-        """`to_run` for several at once: of equal gangs the longest first, so that none is left to run alone at the end.
+    def lengths(self) -> tuple[dict[str, float], bool]:
+        """What each trial to run has left, by id, and whether in seconds.
 
-        By the estimates where every trial has one, else by the work that the trial module declares; equals stay in the
-        grid's order. (Graham 1969, "Bounds on multiprocessing timing anomalies": of trials of one size and known
-        length, at most 4/3 of the shortest possible time.) Raises `ModuleError` where the module's `work` fails.
+        The estimates where every trial has one, else the work that the trial module declares. Raises `ModuleError`
+        where the module's `work` fails.
         """
         waiting = self.to_run
         known = all(t.seconds is not None for t in waiting)
-        length = {t.id: (t.seconds or 0.0) if known else _work_left(t) for t in waiting}
-        return sorted(waiting, key=lambda t: (-t.bundle.gpu, -t.bundle.cpu, -length[t.id]))
+        return {t.id: (t.seconds or 0.0) if known else _work_left(t) for t in waiting}, known
+
+    @property
+    def longest_first(self) -> list[Trial]:
+        """`to_run` for several at once: of equal gangs the longest first, so that none is left to run alone at the end.
+
+        Equals stay in the grid's order. (Graham 1969, "Bounds on multiprocessing timing anomalies": of trials of one
+        size and known length, at most 4/3 of the shortest possible time.) Raises `ModuleError` as `lengths` does.
+        """
+        length, _ = self.lengths
+        return sorted(self.to_run, key=lambda t: (-t.bundle.gpu, -t.bundle.cpu, -length[t.id]))
 
     def room(self, nodes: Sequence[Node]) -> int:
         """How many of the trials that wait the nodes hold at once, were all of the smallest size that waits."""

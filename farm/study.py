@@ -138,6 +138,8 @@ def run(config: Config, arguments: list[str], signals: Signals | None = None) ->
         drain = drain_file(config.ledger, run_id)
         signals.call(touch := drain.touch)
         print(f"{config.study}: {counts(plan, planning.STATES)}", flush=True)
+        if config.settings.keep == "weights" and (without := _finished_without_weights(config.ledger, plan)):
+            _say(f"keep=weights: {without} finished without it, and the weights of a finished trial are gone")
         exported: dict[str, Path] = {}
         for current in (config, settled(config)):  # a second time where results turn out to be damaged
             _prepare_data(current, plan)
@@ -156,6 +158,14 @@ def run(config: Config, arguments: list[str], signals: Signals | None = None) ->
         drain.unlink(missing_ok=True)
     comparison = budget.comparison(planned, config.ledger, run_id)
     return Result(_exit_code(plan, signals), plan, exported, comparison)
+
+
+def _finished_without_weights(ledger: Path, plan: Plan) -> str:
+    """ "3 trials", or nothing."""
+    done = {t.id for t in plan.trials if t.state == "done" and t.status == "completed"}
+    paths = (path / DONE for path in trial_directories(ledger) if trial_id(path) in done)
+    number = sum(not (path / "state.pt").exists() for path in paths)
+    return f"{number} trial{'' if number == 1 else 's'}" if number else ""
 
 
 def settled(config: Config) -> Config:

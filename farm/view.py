@@ -17,15 +17,12 @@ from rich.text import Text
 
 from farm import budget
 from farm.plan import STATES, Plan, Trial
+from farm.time_left import TimeLeft
 from trials.spec import STATUSES
 
 PLAIN_SECONDS = 10.0
 ROWS = 20
-OPEN = ("new", "partial", "running")
-"""States of trials that have epochs to go in this run."""
 METRICS = ("validation_error", "test_error", "train_loss")
-EPOCHS_DONE, EPOCHS_LEFT = "epochs done", "epochs left"
-"""Beside the states in the summary's numbers; done is since this run began."""
 
 
 @dataclass
@@ -47,15 +44,6 @@ class _Line:
         """Epochs done."""
         return int(self.progress.get("epoch", self.trial.epoch))
 
-    @property
-    def share(self) -> Counter[str]:
-        """What it adds to the summary's numbers: one to its state, and of a trial of this run its epochs."""
-        found = Counter({self.state: 1})
-        if self.trial.to_run:
-            found[EPOCHS_DONE] = (self.epochs if self.state == "completed" else self.epoch) - self.trial.epoch
-            found[EPOCHS_LEFT] = self.epochs - self.epoch if self.state in OPEN else 0
-        return found
-
 
 class View:
     """Keeps each trial's state by its label and shows it. Labels are unique within a plan."""
@@ -64,11 +52,9 @@ class View:
         self._lines = {t.label: _Line(t, t.state) for t in plan.trials}
         self._running: dict[str, _Line] = {}
         # kept as lines change: summed up anew for each line that is printed, ten thousand trials would take minutes
-        self._numbers: Counter[str] = Counter()
-        for line in self._lines.values():
-            self._numbers.update(line.share)
+        self._numbers = Counter(line.state for line in self._lines.values())
         self._gpus = gpus
-        self._began = time.monotonic()
+        self._time_left = TimeLeft(plan)
         self._printed = 0.0
         self._frozen: set[str] | None = None
         self._console = Console(stderr=False)
@@ -90,6 +76,7 @@ class View:
 
     def started(self, label: str) -> None:
         """A trial begins."""
+        self._time_left.started(label)
         with self._change(label) as line:
             line.state, line.began = "running", line.began or time.monotonic()
 
@@ -97,17 +84,25 @@ class View:
         """A trial has finished an epoch."""
         with self._change(label) as line:
             line.progress = dict(row)
+        self._time_left.progress(label, line.epoch)
         if self._live is None and time.monotonic() - self._printed > PLAIN_SECONDS:
             self._printed = time.monotonic()
             self.say(self._summary())
 
     def ended(self, label: str, how: str) -> None:
         """A trial has ended."""
+        self._time_left.ended(label, how)
         with self._change(label) as line:
             line.state, line.ended = how, time.monotonic()
         if self._live is None:
             seconds = line.ended - (line.began or line.ended)
             self.say(f"{how:<11} {label}  {_metrics(line.progress)}  {seconds:.1f} s  [{self._summary()}]")
+
+    def given_back(self, label: str) -> None:
+        """A trial that was to begin did not: a drain came before."""
+        self._time_left.ended(label, "")
+        with self._change(label) as line:
+            line.state, line.began = line.trial.state, None
 
     def freeze(self) -> None:
         """Remember which trials run now: a drain waits for these and starts no others."""
@@ -122,11 +117,9 @@ class View:
     def _change(self, label: str) -> Iterator[_Line]:
         """A trial's line, to be changed; what is summed up over all lines follows."""
         line = self._lines[label]
-        before = line.share
+        self._numbers[line.state] -= 1
         yield line
-        change = line.share
-        change.subtract(before)
-        self._numbers.update(change)
+        self._numbers[line.state] += 1
         if line.state == "running":
             self._running[label] = line
         else:
@@ -144,14 +137,9 @@ class View:
             running = list(self._running.values())  # the live table is drawn by a thread of its own
             in_use = sum(line.trial.bundle.gpu for line in running)
             parts.append(f"{in_use:g}/{self._gpus:g} GPUs")
-        if (left := self._seconds_left()) is not None:
+        if (left := self._time_left.seconds) is not None:
             parts.append(f"about {duration(left)} left")
         return ", ".join(parts)
-
-    def _seconds_left(self) -> float | None:
-        """Epochs to go, of what has not ended, over the rate of epochs since the start; unknown before the first."""
-        done, left = self._numbers[EPOCHS_DONE], self._numbers[EPOCHS_LEFT]
-        return left * (time.monotonic() - self._began) / done if done > 0 and left > 0 else None
 
     def _table(self) -> Table:
         table = Table(title=self._summary(), title_justify="left", box=None, pad_edge=False)

@@ -53,7 +53,9 @@ TRIALS: tuple[Column, ...] = (
     Column("startup_seconds", "float", "s", True, "lower", "building the steps: warm-up, compiling, capturing"),
     Column("model_parameters", "int", help="trainable numbers in the network"),
     Column("error", "str", measured=True, help="message of an oom"),
-    Column("farm_commit", "str", measured=True, help="git commit of the farm, + where the tree was changed"),
+    Column(
+        "farm_commit", "str", measured=True, help="git commit of the farm in the last attempt, + for a changed tree"
+    ),
     Column("source_digest", "str", measured=True, help="SHA-256 of the sources that decide results"),
     Column("torch_version", "str", measured=True),
     Column("python_version", "str", measured=True),
@@ -81,6 +83,7 @@ ATTEMPTS: tuple[Column, ...] = (
     Column("error_class", "str", measured=True),
     Column("error", "str", measured=True),
     Column("log_path", "str", measured=True),
+    Column("farm_commit", "str", measured=True, help="git commit of the farm, + where the tree was changed"),
 )
 
 PLAN: tuple[Column, ...] = (

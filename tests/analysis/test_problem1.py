@@ -428,3 +428,15 @@ def test_the_page_on_learning_rates_is_what_the_rows_give() -> None:
     made = problem1_learning_rates.choices(problem1_learning_rates.points(data, Options()))
     assert {c.title: c.chosen.rate for c in made} == {m.title: m.learning_rate for m in METHODS.values()}
     assert f"| run | {len(data.plan)} trials," in page
+
+
+def test_no_interval_of_a_loss_goes_below_zero(tmp_path: Path) -> None:
+    export = Export()
+    trials = [export.add("adam", False, seed) for seed in range(3)]
+    for trial, loss in zip(trials, (0.01, 0.1, 0.9), strict=True):
+        for row in export.tables["epochs"]:
+            row |= {"train_loss": loss, "train_eval_loss": loss} if row["trial_id"] == trial else {}
+    data = export.write(tmp_path)
+    (result,) = results(data, Options())
+    assert (result.running_loss.low, result.eval_loss.low) == (0, 0)
+    assert problem1.figures(data)["training-loss-eval"].data["low"].min() == 0

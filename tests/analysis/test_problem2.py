@@ -116,7 +116,7 @@ def test_bandwidth_is_the_rings_bytes_over_the_communication(data: Data) -> None
     assert found.ring.value == pytest.approx(782 * S / parts.communication.value)
     assert found.root.value == pytest.approx(2 * found.ring.value)
     assert found.share("ring") == pytest.approx(found.ring.value / 248e9)
-    assert found.share("root") == pytest.approx(found.root.value / 200e9)
+    assert found.share("root") == pytest.approx(found.root.value / 2 / 200e9)
     assert found.ring.low < found.ring.value < found.ring.high
 
 
@@ -189,7 +189,21 @@ def test_rows_of_several_machines_of_one_kind_say_so(tmp_path: Path) -> None:
     study.epochs(two, 128, attempt=2)
     study.attempts = [{"trial_id": two["trial_id"], "attempt": n, "host": "vm", "boot_id": f"b{n}"} for n in (1, 2, 3)]
     table = problem2.tables(load(study.write(tmp_path)))["table-1"]
-    assert any("on 2 machines of this kind" in note for note in table.notes)
+    assert any(
+        "on 2 machines of this kind, or after as many starts of one, each cell on one of them." in n
+        for n in table.notes
+    )
+
+
+def test_a_set_up_whose_repetitions_come_from_several_machines_is_named(tmp_path: Path) -> None:
+    study = Made()
+    two = study.trial(2)
+    study.epochs(two, 32)
+    for attempt, row in enumerate(study.rows, 1):
+        row["attempt"] = attempt
+    study.attempts = [{"trial_id": two["trial_id"], "attempt": n, "host": "vm", "boot_id": f"b{n}"} for n in (1, 2, 3)]
+    table = problem2.tables(load(study.write(tmp_path)))["table-1"]
+    assert any("each cell on one of them but 2-GPU at 32." in note for note in table.notes)
 
 
 def test_precisions_share_no_table(tmp_path: Path) -> None:
@@ -295,8 +309,8 @@ def test_a_trial_that_ran_in_part_says_how_far(tmp_path: Path) -> None:
     study.epochs(study.trial(2), 32)
     data = load(study.write(tmp_path))
     table = cells(data, "table-1")
-    assert table["1-GPU"]["Batch 32 per GPU: Time (s)"] == "stopped after 2 rows"
-    assert table["2-GPU"]["Batch 32 per GPU: Speedup"] == "1-GPU: stopped after 2 rows"
+    assert table["1-GPU"]["Batch 32 per GPU: Time (s)"] == "not finished"
+    assert table["2-GPU"]["Batch 32 per GPU: Speedup"] == "1-GPU: not finished"
 
 
 def test_no_interval_of_a_time_goes_below_zero(tmp_path: Path) -> None:
@@ -341,7 +355,18 @@ def test_one_gpu_that_ran_in_part_is_not_without_results_yet(tmp_path: Path) -> 
     study.trial(1, state="partial", epoch=2)
     study.epochs(study.trial(2), 32)
     text = words(study, tmp_path)
-    assert ("One GPU has no results here (stopped after 2 rows)." in text, "no results yet" in text) == (True, False)
+    assert ("One GPU has no results here (not finished)." in text, "no results yet" in text) == (True, False)
+
+
+def test_a_speedup_that_may_be_one_is_said_to_be(tmp_path: Path) -> None:
+    study = Made()
+    study.epochs(study.trial(1), 32)
+    study.epochs(study.trial(2), 32)
+    for row, seconds in zip(study.rows, (100.0, 101.0, 102.0, 50.0, 101.0, 200.0), strict=True):
+        row["epoch_seconds"] = seconds
+    text = " ".join(words(study, tmp_path).split())
+    assert "an interval that holds 1, so chance is not excluded; the worst is" in text
+    assert "There more GPUs are slower than one" not in text
 
 
 def test_no_text_announces_a_table_that_is_not_there(tmp_path: Path) -> None:

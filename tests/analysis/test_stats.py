@@ -102,3 +102,9 @@ def test_trials_that_did_not_get_there_are_counted_and_not_averaged():
     result = stats.to_target(crossings)
     assert (result.epoch.value, result.seconds.value) == (83, 610)
     assert (result.reached, result.n, result.epochs) == (2, 3, 100)
+
+
+def test_an_interval_is_cut_to_what_can_be():
+    assert stats.mean([0.0, 0.1, 0.9]).within(0.0, 1.0).low == 0
+    assert stats.mean([0.0, 0.1, 0.9]).within(0.0, 0.95).high == 0.95
+    assert not stats.mean([0.5]).within(0.0).has_interval

@@ -133,6 +133,7 @@ def test_a_signal_drains_and_the_same_command_goes_on(tmp_path: Path, number: si
     assert (run.returncode, "Traceback" in out) == (code, False)
     ends = [r["how"] for r in exported(tmp_path / "results", "counting", "attempts")]
     assert ends == ["drained", "drained"]
+    assert sum(line.startswith("drained ") for line in out.splitlines()) == 2, out
     states = sorted(r["state"] for r in exported(tmp_path / "results", "counting", "plan"))
     assert states == ["new", "partial", "partial"]
     if number == signal.SIGTERM:
@@ -188,6 +189,7 @@ def test_a_signal_just_after_ray_would_take_it_for_itself_drains(
     results = tmp_path / "results"
     done = subprocess.run([*words, f"results={results}"], env=variables, capture_output=True, text=True, timeout=120)
     assert (done.returncode, "asked for the signal" in done.stdout) == (75, True), done.stdout + done.stderr
+    assert "drained" not in done.stdout, "no attempt was begun"
     assert [r["state"] for r in exported(results, "counting", "plan")] == ["new", "new"]
     assert run_farm(tmp_path, STUDY, "executor=inline").code == 0
     assert len(rows(results)) == 6

@@ -153,3 +153,15 @@ def test_a_work_that_fails_is_told_before_anything_starts(tmp_path: Path, monkey
     with pytest.raises(ModuleError, match=r"counting\.work: KeyError: 'nope'"):
         study.run(configuration.load([STUDY, "executor=inline", f"results={tmp_path}"]), [])
     assert list(scan.attempt_records(tmp_path / "counting")) == []
+
+
+def test_keep_weights_says_what_had_finished_without_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [f"study={COUNTING}", "executor=inline", f"results={tmp_path}", "sweep.factor=[1,2]"]
+    study.run(configuration.load([*words, "seeds=[0]"]), words)
+    assert "weights" not in capsys.readouterr().err
+    study.run(configuration.load([*words, "seeds=[0,1]", "keep=weights"]), words)
+    assert "keep=weights: 2 trials finished without it, and the weights of a finished trial are gone" in (
+        capsys.readouterr().err
+    )
+    study.run(configuration.load([*words, "seeds=[1]", "keep=weights"]), words)
+    assert "weights" not in capsys.readouterr().err

@@ -12,7 +12,7 @@ from rich.console import Console
 from farm import config as configuration
 from farm import plan as planning
 from farm.plan import Plan
-from farm.view import View, _Line, print_plan
+from farm.view import View, print_plan
 
 NAMES = ("[/x] open", "[red]vivid")
 
@@ -38,18 +38,6 @@ def test_a_live_table_shows_labels_as_they_are(plan: Plan, capsys: pytest.Captur
     assert all(name in shown for name in NAMES)
 
 
-def test_time_left_is_of_what_has_not_ended(plan: Plan, capsys: pytest.CaptureFixture[str]) -> None:
-    with View(plan, "plain") as view:
-        for name in NAMES:
-            view.started(name)
-            view.progress(name, {"epoch": 1})
-            view.ended(name, "failed")
-    first, last = [line for line in capsys.readouterr().out.splitlines() if line.startswith("failed")]
-    assert "left" in first
-    assert "2 failed" in last
-    assert "left" not in last
-
-
 @pytest.mark.parametrize("how", ["completed", "oom", "failed", "partial"])
 def test_the_summary_follows_each_trial(how: str) -> None:
     config = configuration.load([f"study={COUNTING}", "sweep.factor=[1,2,3,4]", "resources.gpu=0.3"])
@@ -62,20 +50,8 @@ def test_the_summary_follows_each_trial(how: str) -> None:
     view.ended(first, how)
     said = {"failed": "0/4 done, 1 running, 1 failed", "partial": "0/4 done, 1 running"}
     assert view._summary().startswith(f"{said.get(how, '1/4 done, 1 running')}, 0.3/1 GPUs, about")
-    assert view._numbers == sum((line.share for line in view._lines.values()), Counter())
+    assert +view._numbers == Counter(line.state for line in view._lines.values())
     view.freeze()
     assert view.frozen_running
     view.ended(second, "completed")
     assert not view.frozen_running
-
-
-def test_an_ended_trial_costs_the_same_among_thousands(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = configuration.load([f"study={COUNTING}", f"sweep.factor={list(range(100, 1100))}"])
-    view = View(planning.make(config, planning.specs(config, "", None), {}, ()), "plain")
-    asked: list[str] = []
-    real = _Line.epoch.fget
-    assert real is not None
-    monkeypatch.setattr(_Line, "epoch", property(lambda line: asked.append(line.trial.label) or real(line)))
-    view.started("factor=500")
-    view.ended("factor=500", "completed")
-    assert set(asked) == {"factor=500"}

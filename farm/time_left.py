@@ -1,0 +1,152 @@
+"""When a run will be over, told by what its own trials have taken so far."""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from farm.plan import Plan
+from trials.spec import steps_of
+
+MANY = 200
+"""With more trials waiting, how the last ones fall onto the places hardly matters, and is not worth its time."""
+
+
+@dataclass
+class _Work:
+    """A trial of the run: `length` is what it had left when the run began, after `first` of its `steps` (0: unknown).
+
+    `marked` is when its attempt began, or last reported.
+    """
+
+    length: float
+    first: int
+    steps: int
+    step: int
+    open: bool = True
+    begun: bool = False
+    reported: bool = False
+    marked: float = 0.0
+
+    @property
+    def one_step(self) -> float:
+        """Length of a step; all of it where the steps are not known."""
+        return self.length / max(self.steps - self.first, 1)
+
+    @property
+    def left(self) -> float:
+        """What is left of its length."""
+        if not self.open:
+            return 0.0
+        return self.one_step * (self.steps - self.step) if self.steps > self.first else self.length
+
+
+class TimeLeft:
+    """Follows a run's trials by their labels.
+
+    A trial takes a start and, from its first step on, so many seconds for a unit of its length (`Plan.lengths`): both
+    are means over what this run has seen. Until it has seen a step, the lengths' own unit counts where that is seconds.
+    """
+
+    def __init__(self, plan: Plan, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        lengths, self._in_seconds = plan.lengths
+        self._trials = {
+            t.label: _Work(lengths[t.id], t.epoch, steps_of(t.spec.module, t.spec.parameters), t.epoch)
+            for t in plan.longest_first
+        }
+        # kept as trials change: summed up anew for each line that is printed, ten thousand trials would take minutes
+        self._left = self._all = sum(w.left for w in self._trials.values())
+        self._open = self._unreported = len(self._trials)
+        self._waiting = dict(self._trials)
+        self._running: dict[str, _Work] = {}
+        self._most = 1
+        self._paced = _Pace()
+        self._starts = _Pace()
+
+    def started(self, label: str) -> None:
+        """An attempt at a trial begins, its first or another."""
+        work = self._trials[label]
+        self._count(work, -1)
+        work.open, work.begun, work.reported, work.marked = True, True, False, self._clock()
+        self._count(work, 1)
+        self._waiting.pop(label, None)
+        self._running[label] = work
+        self._most = max(self._most, len(self._running))
+
+    def progress(self, label: str, step: int) -> None:
+        """A trial has come so far."""
+        work = self._trials[label]
+        if work.steps:
+            self._advance(work, min(step, work.steps))
+
+    def ended(self, label: str, how: str) -> None:
+        """An attempt has ended: "completed" with all its steps done, in any other way with what it has reported."""
+        work = self._trials[label]
+        if how == "completed":
+            self._advance(work, work.steps, whole=True)
+        self._count(work, -1)
+        work.open = False
+        self._count(work, 1)
+        self._running.pop(label, None)
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds until the last trial ends if as many run at once as have so far; None where nothing tells yet."""
+        pace = self._pace
+        if pace is None or self._open <= 0 or self._left <= 1e-9 * self._all:
+            return None
+        start = max(self._starts.seconds - self._starts.work * pace, 0.0) / max(self._starts.number, 1)
+        if len(self._waiting) > MANY:
+            return (self._left * pace + self._unreported * start) / self._most
+        now = self._clock()
+        running = [_running_left(w, pace, start, now) for w in list(self._running.values())]
+        ends = running + [0.0] * (self._most - len(running))
+        heapq.heapify(ends)
+        for work in list(self._waiting.values()):  # the longest first, each where a place becomes free
+            heapq.heapreplace(ends, ends[0] + work.left * pace + start)
+        return max(ends)
+
+    @property
+    def _pace(self) -> float | None:
+        """Seconds for a unit of length."""
+        if self._paced.work:
+            return self._paced.seconds / self._paced.work
+        if self._in_seconds:
+            return 1.0
+        return self._starts.seconds / self._starts.work if self._starts.work else None
+
+    def _advance(self, work: _Work, step: int, whole: bool = False) -> None:
+        before, now = work.left, self._clock()
+        self._count(work, -1)
+        work.step = step
+        pace = self._paced if work.reported else self._starts
+        done = before if whole else max(before - work.left, 0.0)  # it may begin again further back
+        pace.add(done, now - work.marked)
+        work.reported, work.marked = True, now
+        self._count(work, 1)
+
+    def _count(self, work: _Work, sign: int) -> None:
+        self._left += sign * work.left
+        self._open += sign * work.open
+        self._unreported += sign * (work.open and not work.reported)
+
+
+def _running_left(work: _Work, pace: float, start: float, now: float) -> float:
+    """Seconds; what has passed since its last report counts up to a step."""
+    start = 0.0 if work.reported else start
+    return work.left * pace + start - min(now - work.marked, work.one_step * pace + start)
+
+
+@dataclass
+class _Pace:
+    """Work that was seen done, in how many seconds, in how many parts."""
+
+    work: float = 0.0
+    seconds: float = 0.0
+    number: int = 0
+
+    def add(self, work: float, seconds: float) -> None:
+        self.work, self.seconds, self.number = self.work + work, self.seconds + seconds, self.number + 1
