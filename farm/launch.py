@@ -10,10 +10,8 @@ import contextlib
 import functools
 import logging
 import os
-import shutil
 import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,6 +35,7 @@ from farm.forkclient import STUDY_DIRECTORY, ForkClient, see_study_modules
 from farm.killed import record_killed
 from farm.ledger.store import drain_file, trial_path
 from farm.plan import Bundle, Node
+from farm.private import scratch_directory
 from farm.reservation import first_gpus, reservation
 from farm.signals import Signals
 from farm.view import View
@@ -327,15 +326,14 @@ def run(
         for job in jobs
     ]
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the ledger has each failure, with its log
-    scratch = tempfile.mkdtemp(prefix="farm-tune-")
-    try:
+    with scratch_directory() as scratch:
         tuner = tune.Tuner(
             tune.with_resources(TrialActor, _placement),
             param_space=tune.grid_search(configs),
             tune_config=TuneConfig(reuse_actors=True, max_concurrent_trials=None),
             run_config=RunConfig(
                 name="tune",
-                storage_path=scratch,
+                storage_path=str(scratch),
                 verbose=0,
                 stop=_DrainStopper(view, signals.stopping, own),
                 callbacks=[_Events(view)],
@@ -346,8 +344,6 @@ def run(
             ),
         )
         tuner.fit()
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _placement(config: dict[str, Any]) -> tune.PlacementGroupFactory:

@@ -94,7 +94,7 @@ class Plan:
         """
         waiting = self.to_run
         known = all(t.seconds is not None for t in waiting)
-        return {t.id: (t.seconds or 0.0) if known else _work_left(t) for t in waiting}, known
+        return {t.id: (t.seconds or 0.0) if known else work_left(t) for t in waiting}, known
 
     @property
     def longest_first(self) -> list[Trial]:
@@ -115,7 +115,7 @@ class Plan:
 def check_work(plan: Plan) -> None:
     """Raise `ModuleError` where the trial module's `work` or `steps` fails for a trial that would run."""
     for trial in plan.to_run:
-        _work_left(trial)
+        work_left(trial)
 
 
 def specs(config: Config, fingerprint: str, hardware: str | None) -> list[tuple[Spec, Bundle]]:
@@ -269,7 +269,8 @@ def _state(progress: Progress, bundle: Bundle, nodes: Sequence[Node], retry: str
     return progress.state, progress.error
 
 
-def _work_left(trial: Trial) -> float:
+def work_left(trial: Trial) -> float:
+    """What a trial has left of the work that its module declares. Raises `ModuleError` where the module's fails."""
     module, parameters = trial.spec.module, trial.spec.parameters
     steps = steps_of(module, parameters)
     return work_of(module, parameters) * (max(1 - trial.epoch / steps, 0.0) if steps else 1.0)

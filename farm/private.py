@@ -1,18 +1,28 @@
-"""What only this user may read: the directory of this node's sockets, and the token of a Ray of our own."""
+"""What a driver keeps on its node, closed to other users: sockets, the token of a Ray of our own, Tune's scratch.
+
+A driver that is killed leaves its own behind, and the next one of the same user removes them. Whose driver lives is
+told by the lock on a file, not by a process id: containers that share /tmp need not see each other's processes.
+"""
 
 from __future__ import annotations
 
 import atexit
 import contextlib
 import errno
+import fcntl
 import functools
 import os
 import secrets
+import shutil
 import stat
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 PARENT = Path("/tmp")
 """Not $TMPDIR: a socket path holds 107 bytes."""
+HELD = "held"
+"""File in a scratch directory that its driver has locked."""
 
 
 def private_directory() -> Path:
@@ -36,12 +46,55 @@ def own_token() -> Path:
 
     Ray's own ~/.ray/auth_token is for everything a user ever starts, and readable by others under a common umask.
     """
-    path = private_directory() / f"{os.getpid()}-{secrets.token_hex(4)}.token"
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as sink:
-        sink.write(secrets.token_hex(32))
+    directory = private_directory()
+    for left in filter(_is_left, directory.glob("token-*")):
+        left.unlink(missing_ok=True)
+    path = directory / f"token-{os.getpid()}-{secrets.token_hex(4)}"
+    _write_and_hold(path, secrets.token_hex(32))
     atexit.register(path.unlink, missing_ok=True)
     return path
+
+
+@contextlib.contextmanager
+def scratch_directory() -> Iterator[Path]:
+    """A directory under $TMPDIR for as long as the block runs."""
+    parent, prefix = Path(tempfile.gettempdir()), f"farm-tune-{os.getuid()}-"
+    for left in parent.glob(f"{prefix}*/{HELD}"):
+        if _is_left(left):
+            shutil.rmtree(left.parent, ignore_errors=True)
+    directory = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+    try:
+        _write_and_hold(directory / HELD, "")
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _write_and_hold(path: Path, content: str) -> None:
+    """A new file (0600), locked until this process ends; it is never seen under its name without the lock."""
+    new = path.with_name(f".{path.name}")
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)  # stays open: the lock goes with it
+    os.write(descriptor, content.encode())
+    with contextlib.suppress(OSError):  # no locks there: then nobody calls it left
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    new.rename(path)
+
+
+def _is_left(path: Path) -> bool:
+    """Whether a file of `_write_and_hold` has outlived its process. False for one of another user, or a link."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        if os.fstat(descriptor).st_uid != os.getuid():
+            return False
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def use_own_token() -> None:

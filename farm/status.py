@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from farm import study
@@ -32,9 +33,9 @@ from farm.ledger.scan import (
     trial_directories,
     trial_id,
 )  # fmt: skip
-from farm.plan import STATES, Plan, Trial
+from farm.plan import STATES, Plan, Trial, work_left
 from farm.slurm.submit import site_nodes
-from trials.spec import steps_of
+from trials.spec import ModuleError, steps_of, work_of
 
 ORDER = ("running", "failed", "unschedulable", "partial", "new", "done")
 
@@ -109,7 +110,7 @@ def status(config: Config, now: datetime | None = None) -> Status:
     driver = driver_at_work(config.ledger, now)
     plan = study.make_plan(config, site_nodes(config))
     folders = {trial_id(p): p for p in trial_directories(config.ledger)}
-    trials = tuple(_trial(t, folders.get(t.id), driver, now) for t in plan.trials)
+    trials = _with_work(plan, [_trial(t, folders.get(t.id), driver, now) for t in plan.trials], folders)
     known = {t.id for t in trials}
     held = sum(t.gpus for t in trials if t.state == "running")
     here = driver is not None and driver.host == socket.gethostname() and held
@@ -169,14 +170,44 @@ def _trial(trial: Trial, folder: Path | None, driver: Driver | None, now: dateti
 def _running_left(trial: Trial, attempts: Sequence[Path], elapsed: float) -> float | None:
     """By the pace of this attempt's own epochs where it has committed any, else by the estimate."""
     epochs = steps_of(trial.spec.module, trial.spec.parameters)
-    newest = commits(attempts[-1])
-    if newest and epochs:
-        begun_at = max((commit_epoch(c) for a in attempts[:-1] for c in commits(a)), default=0)
-        epoch, seconds = commit_epoch(newest[-1]), (read_manifest(newest[-1]) or {}).get("seconds")
-        if seconds and epoch > begun_at:
-            pace = float(seconds) / (epoch - begun_at)
-            return max(pace * (epochs - begun_at) - elapsed, 0.0)
+    if epochs and (pace := _pace(attempts)) is not None:
+        return max(pace * (epochs - _begun_at(attempts)) - elapsed, 0.0)
     return None if trial.seconds is None else max(trial.seconds - elapsed, 0.0)
+
+
+def _pace(attempts: Sequence[Path]) -> float | None:
+    """Seconds that an epoch of the newest attempt took, by what it has committed; None before that."""
+    newest, begun_at = commits(attempts[-1]), _begun_at(attempts)
+    if not newest or commit_epoch(newest[-1]) <= begun_at:
+        return None
+    seconds = float((read_manifest(newest[-1]) or {}).get("seconds") or 0)
+    return seconds / (commit_epoch(newest[-1]) - begun_at) or None
+
+
+def _begun_at(attempts: Sequence[Path]) -> int:
+    """Epoch that the newest attempt goes on from."""
+    return max((commit_epoch(c) for a in attempts[:-1] for c in commits(a)), default=0)
+
+
+def _with_work(plan: Plan, trials: Sequence[TrialStatus], folders: Mapping[str, Path]) -> tuple[TrialStatus, ...]:
+    """The trials; those that no finished relative foretells, by their work at the pace of the trials that run."""
+    planned = {t.id: t for t in plan.trials}
+    try:
+        rates = [
+            pace * shown.epochs / work_of(planned[shown.id].spec.module, planned[shown.id].spec.parameters)
+            for shown in trials
+            if shown.state == "running" and (pace := _pace(attempt_directories(folders[shown.id]))) and shown.epochs
+        ]
+        if not rates:
+            return tuple(trials)
+        return tuple(
+            dataclasses.replace(shown, seconds_left=median(rates) * work_left(planned[shown.id]))
+            if shown.seconds_left is None and shown.state in ("running", "new", "partial")
+            else shown
+            for shown in trials
+        )
+    except ModuleError:  # a run says so
+        return tuple(trials)
 
 
 def _spent(plan: Plan, folders: dict[str, Path], now: datetime, running: set[str]) -> float:

@@ -54,11 +54,54 @@ def test_a_directory_that_was_open_is_closed(tmp_path: Path, monkeypatch: pytest
     assert private_directory().stat().st_mode & 0o777 == 0o700
 
 
+KILLED = """
+import os, signal
+from farm.private import own_token, scratch_directory
+with scratch_directory() as scratch:
+    print(own_token(), scratch, flush=True)
+    if os.environ.get("WAITS"):
+        input()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_driver_left_the_next_one_removes_and_nothing_of_a_living_one(tmp_path: Path) -> None:
+    variables = environment() | {"TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    words = [sys.executable, "-c", KILLED]
+    living = subprocess.Popen(
+        words, env=variables | {"WAITS": "1"}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert living.stdout
+        held = [Path(p) for p in living.stdout.readline().split()]
+        killed, _ = (subprocess.run(words, env=variables, capture_output=True, text=True) for _ in range(2))
+        left = [Path(p) for p in killed.stdout.split()]
+        assert len(left) == len(held) == 2
+        assert [p.exists() for p in left + held] == [False, False, True, True]
+    finally:
+        living.kill()
+        living.communicate()
+
+
+def test_a_directory_that_somebody_else_put_there_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(private.tempfile, "gettempdir", lambda: str(tmp_path))
+    home = tmp_path / "home"
+    home.mkdir()
+    planted = tmp_path / f"farm-tune-{os.getuid()}-x"
+    planted.mkdir()
+    (planted / private.HELD).symlink_to(home)
+    with private.scratch_directory() as scratch:
+        assert scratch.parent == tmp_path
+    assert (planted.exists(), scratch.exists()) == (True, False)
+
+
 @pytest.mark.ray
 def test_a_local_ray_has_a_token_that_no_command_line_holds(tmp_path: Path) -> None:
     words = (f"study={COUNTING}", "cpus=1", "sweep.factor=[1]", "trial.seconds=20", f"results={tmp_path}")
     open_mode = environment() | {"RAY_AUTH_MODE": "disabled"}  # the farm does not let itself be talked out of it
-    before = set(private_directory().glob("*.token"))
+    before = set(private_directory().glob("token-*"))
     run = subprocess.Popen(command(*words), env=open_mode, stdout=subprocess.DEVNULL, start_new_session=True)
     try:
         deadline = time.monotonic() + 120
@@ -66,7 +109,7 @@ def test_a_local_ray_has_a_token_that_no_command_line_holds(tmp_path: Path) -> N
             assert time.monotonic() < deadline
             assert run.poll() is None
             time.sleep(0.2)
-        (path,) = [p for p in private_directory().glob(f"{run.pid}-*.token") if p not in before]
+        (path,) = [p for p in private_directory().glob(f"token-{run.pid}-*") if p not in before]
         token = path.read_text().encode()
         lines = [p.read_bytes() for p in Path("/proc").glob("[0-9]*/cmdline") if p.exists()]
         assert not any(token in line for line in lines)

@@ -188,3 +188,14 @@ def test_gpus_of_this_machine_are_those_of_nvidia_smi(tmp_path: Path, monkeypatc
     assert [(g.index, g.utilisation, g.memory_used) for g in looking.gpu_use()] == [(0, 97, 40960), (1, 0, 4)]
     fake.write_text("#!/bin/sh\nexit 9\n")
     assert looking.gpu_use() == ()
+
+
+def test_before_anything_has_finished_what_waits_is_foretold_by_what_runs(half_done: Path) -> None:
+    found = look(half_done.parent, "resources.gpu=1", "gpus=1")
+    assert found.trials[1].state == "new"
+    assert found.trials[1].seconds_left == pytest.approx(20, abs=0.1)  # 10 epochs at the other's 2 s each
+    assert found.seconds_left == pytest.approx(40, abs=1)
+    assert found.gpu_hours_left == pytest.approx(40 / 3600, rel=0.05)
+    path = next((half_done / "lock").glob("*.json"))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"pid": 2**22 + 1}))
+    assert look(half_done.parent, "resources.gpu=1", "gpus=1").gpu_hours_left is None

@@ -82,7 +82,7 @@ def error(found: list[tuple[float, float]], end: float, after: float) -> float:
 def test_arms_of_very_different_length_are_foreseen_after_seconds(slots: int) -> None:
     """Problem 4: M=32 has nine times the work of M=1 and runs first; its epochs alone would foresee thrice the time."""
     plan = plan_of("problem=4", "trial.precision=bf16")
-    work = {t.id: planning._work_left(t) for t in plan.trials}
+    work = {t.id: planning.work_left(t) for t in plan.trials}
     found, end = simulated(plan, slots, lambda t: 0.0178 * work[t.id] / 100)
     assert found[0][0] < 30
     assert error(found, end, 30) < 0.02
