@@ -58,10 +58,12 @@ def _noted(table: Table, group: Group, groups_: int) -> Table:
             "not compare."
         )
     if group.boots > 1 and table.source.trials:
-        several = "; ".join(f"{k.gpus}-GPU at {k.batch:,}" for k in group.mixed)
+        own = set(table.source.trials)
+        several = sorted({(k.gpus, k.batch) for k in group.mixed if own.intersection(group.cells[k].trials)})
+        but = ", but for " + "; ".join(f"{gpus}-GPU at {batch:,}" for gpus, batch in several) if several else ""
         notes.append(
-            f"Measured on {group.boots} machines of this kind, or after as many starts of one, each cell on one of them"
-            + (f" but {several}." if several else ".")
+            f"Measured on {group.boots} machines of this kind, or after as many starts of one. The repetitions of a "
+            f"set-up are of one of them{but}; what is derived from two set-ups can be of two."
         )
     return replace(table, notes=tuple(notes))
 

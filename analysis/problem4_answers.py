@@ -141,10 +141,11 @@ def _growth(data: Data, control: ArmOutcome | None, batch: Sequence[ArmOutcome],
 
 
 def _training_seconds(data: Data, outcome: ArmOutcome) -> list[float]:
-    """Of each trial, without its evaluations; nothing where the rows do not tell."""
+    """Of each trial, without its evaluations; nothing where a row does not tell."""
     if "train_seconds" not in data.rows:
         return []
-    return [float(data.rows_of([i])["train_seconds"].sum()) for i in outcome.completed]
+    sums = [float(data.rows_of([i])["train_seconds"].sum(skipna=False)) for i in outcome.completed]
+    return sums if all(s > 0 for s in sums) else []
 
 
 def _quickest(data: Data, shown: Sequence[ArmOutcome]) -> tuple[ArmOutcome | None, ArmOutcome | None]:

@@ -45,10 +45,13 @@ def sentence(data: Data, made_from: Source) -> str:
 
 def _with_attempts(data: Data, trials: pd.DataFrame) -> pd.DataFrame:
     """The trials, and the attempts that measured rows of theirs: an earlier one may have been of another commit."""
-    if "farm_commit" not in data.attempts or "attempt" not in data.rows:
+    if "farm_commit" not in data.attempts:
         return trials
-    rows = data.rows_of(list(trials["trial_id"]))[["trial_id", "attempt"]].drop_duplicates()
-    return pd.concat([trials, data.attempts.merge(rows, on=["trial_id", "attempt"])])
+    identity = ["trial_id", "attempt"]
+    found = [t[identity] for t in (data.rows, *data.tables.values()) if {*identity} <= {*t.columns}]
+    rows = pd.concat([data.attempts.iloc[:0][identity], *found]).drop_duplicates()
+    own = data.attempts[data.attempts["trial_id"].isin(trials["trial_id"])]
+    return pd.concat([trials, own.merge(rows, on=identity)])
 
 
 def distinct(frame: pd.DataFrame, column: str, at_most: int = 5) -> str:

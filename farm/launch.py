@@ -112,7 +112,7 @@ class TrialActor(Trainable):
         while time.monotonic() < until:
             time.sleep(0.2)
             if self._draining():
-                self._end = {"how": NOT_BEGUN}
+                self._end = {"how": "drained"}
                 return
         if self._client is None:
             self._client = ForkClient(config["run"], (self._request.spec["module"],))
@@ -198,6 +198,7 @@ class _Events(_Unsaved, Callback):
     def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         if f"{__name__}.{Preempted.__name__}: " in _last_error(trial):
             trial.run_metadata.num_failures -= 1
+        self._view.waits_again(trial.config["label"])
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         label = trial.config["label"]

@@ -139,7 +139,7 @@ def run(config: Config, arguments: list[str], signals: Signals | None = None) ->
         signals.call(touch := drain.touch)
         print(f"{config.study}: {counts(plan, planning.STATES)}", flush=True)
         if config.settings.keep == "weights" and (without := _finished_without_weights(config.ledger, plan)):
-            _say(f"keep=weights: {without} finished without it, and the weights of a finished trial are gone")
+            _say(f"keep=weights: {without} finished before, and hold no weights; the run that finishes one keeps them")
         exported: dict[str, Path] = {}
         for current in (config, settled(config)):  # a second time where results turn out to be damaged
             _prepare_data(current, plan)

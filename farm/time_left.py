@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,7 +27,6 @@ class _Work:
     steps: int
     step: int
     open: bool = True
-    begun: bool = False
     reported: bool = False
     marked: float = 0.0
 
@@ -70,17 +70,26 @@ class TimeLeft:
         """An attempt at a trial begins, its first or another."""
         work = self._trials[label]
         self._count(work, -1)
-        work.open, work.begun, work.reported, work.marked = True, True, False, self._clock()
+        work.open, work.reported, work.marked = True, False, self._clock()
         self._count(work, 1)
         self._waiting.pop(label, None)
         self._running[label] = work
         self._most = max(self._most, len(self._running))
 
     def progress(self, label: str, step: int) -> None:
-        """A trial has come so far."""
+        """A trial has come so far, which may be told again and again."""
         work = self._trials[label]
-        if work.steps:
+        if work.steps and not (work.reported and step == work.step):
             self._advance(work, min(step, work.steps))
+
+    def waits_again(self, label: str) -> None:
+        """A trial whose attempt has ended will have another."""
+        work = self._trials[label]
+        self._running.pop(label, None)
+        self._count(work, -1)
+        work.reported = False
+        self._count(work, 1)
+        self._waiting[label] = work
 
     def ended(self, label: str, how: str) -> None:
         """An attempt has ended: "completed" with all its steps done, in any other way with what it has reported."""
@@ -111,12 +120,12 @@ class TimeLeft:
 
     @property
     def _pace(self) -> float | None:
-        """Seconds for a unit of length."""
+        """Seconds for a unit of length: no more than all time over all work, for a start takes no less than none."""
+        work = self._starts.work + self._paced.work
+        most = (self._starts.seconds + self._paced.seconds) / work if work else math.inf
         if self._paced.work:
-            return self._paced.seconds / self._paced.work
-        if self._in_seconds:
-            return 1.0
-        return self._starts.seconds / self._starts.work if self._starts.work else None
+            return min(self._paced.seconds / self._paced.work, most)
+        return min(1.0, most) if self._in_seconds else most if work else None
 
     def _advance(self, work: _Work, step: int, whole: bool = False) -> None:
         before, now = work.left, self._clock()
@@ -137,7 +146,7 @@ class TimeLeft:
 def _running_left(work: _Work, pace: float, start: float, now: float) -> float:
     """Seconds; what has passed since its last report counts up to a step."""
     start = 0.0 if work.reported else start
-    return work.left * pace + start - min(now - work.marked, work.one_step * pace + start)
+    return max(work.left * pace + start - min(now - work.marked, work.one_step * pace + start), 0.0)
 
 
 @dataclass

@@ -98,6 +98,12 @@ class View:
             seconds = line.ended - (line.began or line.ended)
             self.say(f"{how:<11} {label}  {_metrics(line.progress)}  {seconds:.1f} s  [{self._summary()}]")
 
+    def waits_again(self, label: str) -> None:
+        """A trial whose attempt has ended will have another."""
+        self._time_left.waits_again(label)
+        with self._change(label) as line:
+            line.state = "partial" if line.epoch else "new"
+
     def given_back(self, label: str) -> None:
         """A trial that was to begin did not: a drain came before."""
         self._time_left.ended(label, "")

@@ -190,7 +190,8 @@ def test_rows_of_several_machines_of_one_kind_say_so(tmp_path: Path) -> None:
     study.attempts = [{"trial_id": two["trial_id"], "attempt": n, "host": "vm", "boot_id": f"b{n}"} for n in (1, 2, 3)]
     table = problem2.tables(load(study.write(tmp_path)))["table-1"]
     assert any(
-        "on 2 machines of this kind, or after as many starts of one, each cell on one of them." in n
+        "on 2 machines of this kind, or after as many starts of one. The repetitions of a set-up are of one of them;"
+        in n
         for n in table.notes
     )
 
@@ -202,8 +203,11 @@ def test_a_set_up_whose_repetitions_come_from_several_machines_is_named(tmp_path
     for attempt, row in enumerate(study.rows, 1):
         row["attempt"] = attempt
     study.attempts = [{"trial_id": two["trial_id"], "attempt": n, "host": "vm", "boot_id": f"b{n}"} for n in (1, 2, 3)]
-    table = problem2.tables(load(study.write(tmp_path)))["table-1"]
-    assert any("each cell on one of them but 2-GPU at 32." in note for note in table.notes)
+    study.epochs(study.trial(2, mode="ddp"), 128)
+    tables = problem2.tables(load(study.write(tmp_path)))
+    assert not any("but for" in note for note in tables["ddp-table-1"].notes)
+    table = tables["table-1"]
+    assert any("are of one of them, but for 2-GPU at 32; what" in note for note in table.notes)
 
 
 def test_precisions_share_no_table(tmp_path: Path) -> None:
@@ -303,7 +307,7 @@ def test_what_is_compared_with_one_gpu_names_its_trial_too(data: Data) -> None:
     assert tables["one-gpu"].source.trials == (one,)
 
 
-def test_a_trial_that_ran_in_part_says_how_far(tmp_path: Path) -> None:
+def test_a_trial_that_ran_in_part_is_called_not_finished(tmp_path: Path) -> None:
     study = Made()
     study.trial(1, state="partial", epoch=2)
     study.epochs(study.trial(2), 32)

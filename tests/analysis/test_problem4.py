@@ -138,6 +138,14 @@ def test_the_growth_of_the_wall_clock_is_a_ratio_that_has_evaluation_in_it(study
     assert "Evaluation is part of it and does not grow with M. Training alone grew to 2.00 (" in text
 
 
+def test_the_growth_of_training_is_left_out_where_a_row_does_not_tell(made_up, tmp_path):
+    row = next(r for r in made_up.tables["epochs"] if r["config_M"] == 4)
+    row["train_seconds"] = None
+    text = words(made_up.write(tmp_path))
+    assert "the time of all epochs grew to 1.38 (" in text
+    assert "Training alone grew" not in text
+
+
 @pytest.mark.parametrize(("error", "expected"), [(0.0705, True), (0.05, False)])
 def test_94_percent_is_called_not_to_be_expected_only_where_it_was_not_reached(empty, tmp_path, error, expected):
     export = empty()

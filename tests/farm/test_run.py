@@ -8,6 +8,7 @@ import json
 import math
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -299,6 +300,23 @@ def test_a_killed_trial_is_tried_again(farm: Callable[..., Finished], tmp_path: 
     attempts = exported(tmp_path / "results", "counting", "attempts")
     assert sorted({r["how"] for r in attempts}) == ["completed", "killed"]
     assert "SIGKILL" in next(r["error"] for r in attempts if r["how"] == "killed")
+
+
+def test_a_trial_that_waits_for_its_next_attempt_is_not_called_running(farm: Callable[..., Finished]) -> None:
+    words = (
+        "trial.end=killed",
+        "trial.end_epoch=3",
+        "trial.once=true",
+        "trial.seconds=0.3",
+        "commit_seconds=0",
+        "back_off_seconds=0",
+        "view=plain",
+    )
+    done = farm(STUDY, "cpus=1", "sweep.factor=[1,2,3]", *words)
+    assert done.code == 0, done.out
+    running = [int(number) for number in re.findall(r"done, (\d+) running", done.out)]
+    assert len(running) >= 3
+    assert max(running) <= 1, done.out
 
 
 def test_a_killed_trial_that_is_not_tried_again_is_named_with_its_log(farm: Callable[..., Finished]) -> None:

@@ -160,8 +160,6 @@ def test_keep_weights_says_what_had_finished_without_it(tmp_path: Path, capsys: 
     study.run(configuration.load([*words, "seeds=[0]"]), words)
     assert "weights" not in capsys.readouterr().err
     study.run(configuration.load([*words, "seeds=[0,1]", "keep=weights"]), words)
-    assert "keep=weights: 2 trials finished without it, and the weights of a finished trial are gone" in (
-        capsys.readouterr().err
-    )
+    assert "keep=weights: 2 trials finished before, and hold no weights" in (capsys.readouterr().err)
     study.run(configuration.load([*words, "seeds=[1]", "keep=weights"]), words)
     assert "weights" not in capsys.readouterr().err
