@@ -49,6 +49,9 @@ def _run(jobs: Sequence[tuple[str, Request]], view: View, signals: Signals, retr
             if stop.is_set():
                 break
             failures.attempt_begins(request.ledger)
+            if left < retries:
+                view.waits_again(label)
+                view.started(label)
             end = run_attempt(request, stop, functools.partial(view.progress, label), lambda attempt: "")
             how = end.how
             if how != "interrupted" or not left or signals.stopping() or failures.is_hopeless(trial, driver):

@@ -14,9 +14,10 @@ import functools
 import os
 import secrets
 import shutil
+import socket
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 PARENT = Path("/tmp")
@@ -47,54 +48,66 @@ def own_token() -> Path:
     Ray's own ~/.ray/auth_token is for everything a user ever starts, and readable by others under a common umask.
     """
     directory = private_directory()
-    for left in filter(_is_left, directory.glob("token-*")):
+    for left in filter(_is_left, [*directory.glob("token-*"), *directory.glob(".token-*")]):
         left.unlink(missing_ok=True)
     path = directory / f"token-{os.getpid()}-{secrets.token_hex(4)}"
-    _write_and_hold(path, secrets.token_hex(32))
+    _write_and_hold(path, secrets.token_hex(32))  # until the process ends
     atexit.register(path.unlink, missing_ok=True)
     return path
 
 
 @contextlib.contextmanager
 def scratch_directory() -> Iterator[Path]:
-    """A directory under $TMPDIR for as long as the block runs."""
-    parent, prefix = Path(tempfile.gettempdir()), f"farm-tune-{os.getuid()}-"
-    for left in parent.glob(f"{prefix}*/{HELD}"):
-        if _is_left(left):
-            shutil.rmtree(left.parent, ignore_errors=True)
+    """A directory under $TMPDIR for as long as the block runs.
+
+    The node's name is part of it: nodes may share $TMPDIR and not their locks.
+    """
+    parent, prefix = Path(tempfile.gettempdir()), f"farm-tune-{os.getuid()}-{socket.gethostname()}-"
+    for left in parent.glob(f"{prefix}*"):
+        if _is_own(left, stat.S_ISDIR) and _is_left(left / HELD):
+            shutil.rmtree(left, ignore_errors=True)
     directory = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
     try:
-        _write_and_hold(directory / HELD, "")
-        yield directory
+        with os.fdopen(_write_and_hold(directory / HELD, "")):
+            yield directory
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _write_and_hold(path: Path, content: str) -> None:
-    """A new file (0600), locked until this process ends; it is never seen under its name without the lock."""
+def _write_and_hold(path: Path, content: str) -> int:
+    """A new file (0600), locked while the descriptor is open; it is never seen under its name without the lock."""
     new = path.with_name(f".{path.name}")
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)  # stays open: the lock goes with it
+    descriptor = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     os.write(descriptor, content.encode())
     with contextlib.suppress(OSError):  # no locks there: then nobody calls it left
         fcntl.flock(descriptor, fcntl.LOCK_EX)
     new.rename(path)
+    return descriptor
 
 
 def _is_left(path: Path) -> bool:
-    """Whether a file of `_write_and_hold` has outlived its process. False for one of another user, or a link."""
+    """Whether a file of `_write_and_hold` has outlived its process; False for what others may have put there."""
+    if not _is_own(path, stat.S_ISREG):
+        return False
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)  # NFS locks what is open for writing
     except OSError:
         return False
     try:
-        if os.fstat(descriptor).st_uid != os.getuid():
-            return False
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         return False
     finally:
         os.close(descriptor)
     return True
+
+
+def _is_own(path: Path, is_kind: Callable[[int], bool]) -> bool:
+    try:
+        found = path.lstat()
+    except OSError:
+        return False
+    return is_kind(found.st_mode) and found.st_uid == os.getuid()
 
 
 def use_own_token() -> None:

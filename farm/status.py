@@ -12,7 +12,7 @@ import os
 import shutil
 import socket
 import subprocess
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -190,19 +190,20 @@ def _begun_at(attempts: Sequence[Path]) -> int:
 
 
 def _with_work(plan: Plan, trials: Sequence[TrialStatus], folders: Mapping[str, Path]) -> tuple[TrialStatus, ...]:
-    """The trials; those that no finished relative foretells, by their work at the pace of the trials that run."""
+    """The trials; those that no finished relative foretells, by their work at the pace of those that run.
+
+    Only by what runs on as many GPUs: problem 2's trials on one say nothing of those on four.
+    """
     planned = {t.id: t for t in plan.trials}
+    rates: dict[float, list[float]] = defaultdict(list)
     try:
-        rates = [
-            pace * shown.epochs / work_of(planned[shown.id].spec.module, planned[shown.id].spec.parameters)
-            for shown in trials
-            if shown.state == "running" and (pace := _pace(attempt_directories(folders[shown.id]))) and shown.epochs
-        ]
-        if not rates:
-            return tuple(trials)
+        for shown in trials:
+            if shown.state == "running" and shown.epochs and (pace := _pace(attempt_directories(folders[shown.id]))):
+                spec = planned[shown.id].spec
+                rates[shown.gpus].append(pace * shown.epochs / work_of(spec.module, spec.parameters))
         return tuple(
-            dataclasses.replace(shown, seconds_left=median(rates) * work_left(planned[shown.id]))
-            if shown.seconds_left is None and shown.state in ("running", "new", "partial")
+            dataclasses.replace(shown, seconds_left=median(rates[shown.gpus]) * work_left(planned[shown.id]))
+            if shown.seconds_left is None and shown.gpus in rates and shown.state in ("running", "new", "partial")
             else shown
             for shown in trials
         )

@@ -19,7 +19,8 @@ MANY = 200
 class _Work:
     """A trial of the run: `length` is what it had left when the run began, after `first` of its `steps` (0: unknown).
 
-    `marked` is when its attempt began, or last reported.
+    `marked` is when its attempt began, or last reported. `again` says of an attempt after a failure that it begins with
+    a wait and with steps that were seen before, so that its first report tells nothing.
     """
 
     length: float
@@ -28,6 +29,7 @@ class _Work:
     step: int
     open: bool = True
     reported: bool = False
+    again: bool = False
     marked: float = 0.0
 
     @property
@@ -87,7 +89,7 @@ class TimeLeft:
         work = self._trials[label]
         self._running.pop(label, None)
         self._count(work, -1)
-        work.reported = False
+        work.reported, work.again = False, True
         self._count(work, 1)
         self._waiting[label] = work
 
@@ -100,6 +102,7 @@ class TimeLeft:
         work.open = False
         self._count(work, 1)
         self._running.pop(label, None)
+        self._waiting.pop(label, None)
 
     @property
     def seconds(self) -> float | None:
@@ -131,9 +134,9 @@ class TimeLeft:
         before, now = work.left, self._clock()
         self._count(work, -1)
         work.step = step
-        pace = self._paced if work.reported else self._starts
-        done = before if whole else max(before - work.left, 0.0)  # it may begin again further back
-        pace.add(done, now - work.marked)
+        if work.reported or not work.again:
+            pace = self._paced if work.reported else self._starts
+            pace.add(before if whole else max(before - work.left, 0.0), now - work.marked)
         work.reported, work.marked = True, now
         self._count(work, 1)
 

@@ -78,7 +78,7 @@ class View:
         """A trial begins."""
         self._time_left.started(label)
         with self._change(label) as line:
-            line.state, line.began = "running", line.began or time.monotonic()
+            line.state, line.began, line.ended = "running", line.began or time.monotonic(), None
 
     def progress(self, label: str, row: Mapping[str, Any]) -> None:
         """A trial has finished an epoch."""
@@ -102,13 +102,13 @@ class View:
         """A trial whose attempt has ended will have another."""
         self._time_left.waits_again(label)
         with self._change(label) as line:
-            line.state = "partial" if line.epoch else "new"
+            line.state, line.ended = _open_state(line), time.monotonic()
 
     def given_back(self, label: str) -> None:
         """A trial that was to begin did not: a drain came before."""
         self._time_left.ended(label, "")
         with self._change(label) as line:
-            line.state, line.began = line.trial.state, None
+            line.state, line.ended = _open_state(line), time.monotonic()
 
     def freeze(self) -> None:
         """Remember which trials run now: a drain waits for these and starts no others."""
@@ -214,6 +214,10 @@ def counts(plan: Plan, states: Sequence[str]) -> str:
     """ "3 done, 4 new", leaving out what is 0."""
     found = [(plan.count(s), s) for s in states]  # type: ignore[arg-type]
     return ", ".join(f"{n} {s}" for n, s in found if n) or "no trials"
+
+
+def _open_state(line: _Line) -> str:
+    return "partial" if line.epoch else "new"
 
 
 def _interest(line: _Line) -> int:

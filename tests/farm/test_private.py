@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -83,18 +84,26 @@ def test_what_a_killed_driver_left_the_next_one_removes_and_nothing_of_a_living_
         living.communicate()
 
 
-def test_a_directory_that_somebody_else_put_there_is_left_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kind", ["link", "fifo", "none", "linked directory"])
+def test_what_somebody_else_may_have_put_there_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     monkeypatch.setattr(private.tempfile, "gettempdir", lambda: str(tmp_path))
     home = tmp_path / "home"
     home.mkdir()
-    planted = tmp_path / f"farm-tune-{os.getuid()}-x"
-    planted.mkdir()
-    (planted / private.HELD).symlink_to(home)
+    (home / private.HELD).touch()
+    planted = tmp_path / f"farm-tune-{os.getuid()}-{socket.gethostname()}-x"
+    if kind == "linked directory":
+        planted.symlink_to(home)
+    else:
+        planted.mkdir()
+    if kind == "link":
+        (planted / private.HELD).symlink_to(home / private.HELD)
+    if kind == "fifo":
+        os.mkfifo(planted / private.HELD)  # which an open for reading would wait at
     with private.scratch_directory() as scratch:
         assert scratch.parent == tmp_path
-    assert (planted.exists(), scratch.exists()) == (True, False)
+    assert (planted.exists(), (home / private.HELD).exists(), scratch.exists()) == (True, True, False)
 
 
 @pytest.mark.ray

@@ -196,6 +196,8 @@ def test_before_anything_has_finished_what_waits_is_foretold_by_what_runs(half_d
     assert found.trials[1].seconds_left == pytest.approx(20, abs=0.1)  # 10 epochs at the other's 2 s each
     assert found.seconds_left == pytest.approx(40, abs=1)
     assert found.gpu_hours_left == pytest.approx(40 / 3600, rel=0.05)
+    other = look(half_done.parent, "resources.gpu=factor", "gpus=2")  # on one GPU and on two
+    assert [t.seconds_left is None for t in other.trials] == [False, True]
     path = next((half_done / "lock").glob("*.json"))
     path.write_text(json.dumps(json.loads(path.read_text()) | {"pid": 2**22 + 1}))
     assert look(half_done.parent, "resources.gpu=1", "gpus=1").gpu_hours_left is None

@@ -136,6 +136,28 @@ def test_a_trial_that_waits_for_another_attempt_holds_no_place() -> None:
     assert left.seconds == pytest.approx(880, rel=0.01)  # 8 whole trials, and 8 epochs of the first
 
 
+def test_the_wait_before_another_attempt_is_nobodys_start() -> None:
+    plan, clock = plan_of(f"study={COUNTING}", "trial.epochs=10", f"sweep.factor={list(range(101, 201))}"), Clock()
+    left = TimeLeft(plan, clock)
+    first, *others = (t.label for t in plan.longest_first)
+
+    def attempt(label: str, wait: float, epochs: int) -> None:
+        left.started(label)
+        clock.now += wait
+        for epoch in range(1, epochs + 1):
+            clock.now += 1
+            left.progress(label, epoch)
+
+    attempt(first, 1, 3)
+    left.waits_again(first)
+    attempt(first, 16, 10)
+    left.ended(first, "completed")
+    assert left.seconds == pytest.approx(99 * 11, rel=0.05)
+    left.waits_again(others[0])
+    left.ended(others[0], "interrupted")  # an actor that died as it was given the trial
+    assert left.seconds == pytest.approx(98 * 11, rel=0.05)
+
+
 def test_estimates_tell_before_the_first_pace() -> None:
     plan = plan_of(f"study={COUNTING}", "trial.epochs=100", "sweep.factor=[1]", seconds=lambda t: 300.0)
     left = TimeLeft(plan, Clock())
