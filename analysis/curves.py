@@ -157,6 +157,8 @@ def _legend_below(axes: Axes, curves: Sequence[Curve]) -> None:
 
 def learning_rate_drops(rows: pd.DataFrame, at_most: int = 4) -> list[int]:
     """Epochs (from 1) that were the first at a lower learning rate; none for one that falls all the time."""
+    if "config_schedule" in rows:
+        rows = rows[rows["config_schedule"] != "onecycle"]  # which in few epochs falls no more often than others drop
     if rows.empty or "learning_rate" not in rows:
         return []
     rates = rows.groupby("epoch")["learning_rate"].mean()

@@ -33,6 +33,7 @@ class ArmOutcome:
 
     `final_error` is a fraction, of the last epoch. Times are wall-clock seconds including evaluation, over
     trials that ran on one device; where all were `pieced` together from several devices, over those.
+    Trials that were not `timed` may have shared their device: their times are no results.
     `final_errors` and `crossings` are of the completed trials, `times` of those that the time is a mean of.
     """
 
@@ -45,6 +46,7 @@ class ArmOutcome:
     crossings: tuple[Crossing, ...]
     times: tuple[float, ...]
     pieced: bool
+    timed: bool
     remark: str
 
     @property
@@ -81,6 +83,7 @@ def _outcome(data: Data, arm: Arm, error: str, target_error: float, confidence: 
         crossings=tuple(crossings.values()),
         times=times,
         pieced=bool(mixed),
+        timed=_timed(data.trials[data.trials["trial_id"].isin(completed)]),
         remark=remark(data, arm, completed, mixed),
     )
 
@@ -198,6 +201,7 @@ def _record(o: ArmOutcome, device: str) -> dict[str, Any]:
         **estimate_columns("final_error", error),
         **estimate_columns("total_seconds", o.total_seconds),
         "pieced_together": o.pieced,
+        "timed": o.timed,
         "device": device,
         "remark": o.remark,
     }
@@ -207,6 +211,8 @@ def _censored(row: Mapping[str, Any], name: str, form: str) -> str:
     """The mean over trials that reached the target; how many did not; or that none did."""
     if row["n"] == 0:
         return "–"
+    if "seconds" in name and not row["timed"]:
+        return "untimed"
     if row["reached"] == 0:
         if "seconds" in name:
             return f"not reached in {row['total_seconds']:,.0f} s"
@@ -219,6 +225,8 @@ def _censored(row: Mapping[str, Any], name: str, form: str) -> str:
 
 
 def _total(row: Mapping[str, Any]) -> str:
+    if row["n"] and not row["timed"]:
+        return "untimed"
     mark = " †" if row["pieced_together"] else ""
     form = ",.0f" if not row["total_seconds"] < 100 else ",.1f"
     return estimate_text(estimate_of(row, "total_seconds"), form) + (mark if row["n"] else "")
@@ -237,6 +245,8 @@ def _notes(found: Sequence[ArmOutcome], options: Options, device: str, devices: 
             "† Wall-clock pieced together from attempts on different devices: it compares with nothing, and "
             "is left out of the mean where other seeds ran on one device."
         )
+    if any(o.n and not o.timed for o in found):
+        notes.append("Untimed: such trials may share their device, so how long they took is no result.")
     if len(devices) > 1:
         notes.append(
             f"Arms ran on {', '.join(devices)}; this table holds those of {device}, and each device has one of "

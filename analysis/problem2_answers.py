@@ -39,23 +39,29 @@ class Pair:
 
 @dataclass(frozen=True)
 class Talk:
-    """Communication of one set-up: seconds an epoch by subtraction and by the profiler, and the traffic."""
+    """Communication of one set-up: seconds an epoch by subtraction and by the profiler, and the traffic (GB/s)."""
 
     gpus: int
     batch: int
     seconds: Estimate
     profiled: Estimate
-    ring_gigabytes: float
+    ring: Estimate
     share: float
     within_noise: bool
+
+    @property
+    def negative(self) -> bool:
+        """Whether it is told from zero, on the wrong side."""
+        return self.seconds.has_interval and self.seconds.high < 0
 
 
 @dataclass(frozen=True)
 class ModeAnswers:
     """Of one mode in one group. `full` is the note of the rung that did not fit on one GPU, empty where all did.
 
-    `alone` are the rungs that were measured on one GPU, `beyond` says that a larger one has more images than there are;
-    `no_alone` is why nothing was measured on one.
+    `alone` are the rungs that were measured on one GPU, `tried` is the largest that it was given, `beyond` says that a
+    larger one has more images than there are; `no_alone` is why nothing was measured on one. `smallest` is the smallest
+    batch with a speedup.
     """
 
     name: str
@@ -65,11 +71,13 @@ class ModeAnswers:
     talks: list[Talk]
     full: tuple[int, str] | None
     alone: list[int]
+    tried: int
+    smallest: int
     beyond: bool
     no_alone: str
     waiting: float
     host: tuple[int, int, float, float] | None
-    """Two batches whose steps take about as long though one has four times the images, and those milliseconds."""
+    """Two batches whose steps take about as long though one has several times the images, and those milliseconds."""
     ceilings: dict[int, tuple[float, float]]
 
 
@@ -96,8 +104,8 @@ SETUP = ("dataset", "seed", "precision", "repeats", "workers", "pinned", "cudnn_
 def answers(data: Data, group: Group, options: Options) -> Answers:
     """Gather the numbers of a group."""
     rows = data.rows[data.rows["trial_id"].isin(group.trials)]
-    sizes = [float(c.rows["gradient_bytes"].iloc[0]) for c in group.cells.values() if c.measured]
-    size = sizes[0] if sizes else math.nan
+    sizes = rows["gradient_bytes"].dropna() if "gradient_bytes" in rows else rows.iloc[:0, 0]
+    size = float(sizes.iloc[0]) if len(sizes) else math.nan
     counts = group.gpu_counts("dataparallel", "weak")
     clocks = rows["clock_sm_mhz"].dropna() if "clock_sm_mhz" in rows else rows.iloc[:0, 0]
     others = rows["cotenants"].dropna() if "cotenants" in rows else rows.iloc[:0, 0]
@@ -145,6 +153,8 @@ def _mode(group: Group, mode: str, options: Options) -> ModeAnswers:
         talks=[t for g in several for b in batches if (t := _talk(group, mode, g, b, options))],
         full=full[0] if full else None,
         alone=sorted(c.key.batch for c in one if c.measured),
+        tried=max((c.key.batch for c in one if not c.note.startswith("skipped")), default=0),
+        smallest=min((b for _, b, _ in speedups), default=0),
         beyond=any(c.note.startswith("skipped") for c in one),
         no_alone=group.cell(mode, "weak", 1, batches[0]).note,
         waiting=max(shares, default=math.nan),
@@ -153,8 +163,8 @@ def _mode(group: Group, mode: str, options: Options) -> ModeAnswers:
     )
 
 
-HOST_BOUND = 1.5
-"""Two steps with a several times different number of images that differ by less than this wait for the host."""
+HOST_BOUND = 0.15
+"""Where a step grows by less than this part of what its images grow by, it waits for the host."""
 
 
 def _host(group: Group, mode: str) -> tuple[int, int, float, float] | None:
@@ -163,7 +173,11 @@ def _host(group: Group, mode: str) -> tuple[int, int, float, float] | None:
         return None
     cells = [c for c in (group.cell(mode, "weak", 1, b) for b in group.batches(mode, "weak")) if c.usable]
     medians = [(c.key.batch, 1e3 * float(c.values("step_p50_seconds").mean())) for c in cells]
-    equal = [(a, b, s, t) for (a, s), (b, t) in itertools.pairwise(medians) if t < HOST_BOUND * s and b >= 2 * a]
+    equal = [
+        (a, b, s, t)
+        for (a, s), (b, t) in itertools.pairwise(medians)
+        if b >= 2 * a and t / s - 1 < HOST_BOUND * (b / a - 1)
+    ]
     return equal[-1] if equal else None
 
 
@@ -196,7 +210,7 @@ def _talk(group: Group, mode: str, gpus: int, batch: int, options: Options) -> T
         batch,
         parts.communication,
         parts.profiled,
-        rate.ring.value / GIGA,
+        rate.ring.scaled(1 / GIGA),
         rate.share("ring"),
-        parts.within_noise,
+        parts.within_noise or bool(rate.mark),
     )

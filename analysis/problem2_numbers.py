@@ -119,8 +119,10 @@ def bandwidth(group: Group, mode: str, gpus: int, batch: int, confidence: float)
         return Bandwidth(NOTHING, NOTHING, *ceilings, parts.mark or "communication within noise")
     cell = group.cell(mode, "weak", gpus, batch)
     size = float(cell.rows["gradient_bytes"].iloc[0])
-    ring, root = (cell.iterations * f(gpus, size) for f in (ring_bytes, root_bytes))
-    return Bandwidth(over(ring, parts.communication), over(root, parts.communication), *ceilings)
+    ring, root = (over(cell.iterations * f(gpus, size), parts.communication) for f in (ring_bytes, root_bytes))
+    if ring.value > ceilings[0]:  # more than the links carry: with one repetition noise has no other mark
+        return Bandwidth(NOTHING, NOTHING, *ceilings, "communication within noise")
+    return Bandwidth(ring, root, *ceilings)
 
 
 def over(amount: float, seconds: Estimate) -> Estimate:

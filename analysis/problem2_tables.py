@@ -87,7 +87,7 @@ def _notes(frame: pd.DataFrame, more: Sequence[str], options: Options) -> tuple[
     if any(FEW in m for m in marks):
         notes.append(f"{FEW} Fewer than {LEAST_ITERATIONS} iterations: no measurement, and nothing is derived from it.")
     if any(NEGATIVE in m for m in marks):
-        notes.append(f"{NEGATIVE} Not to be told from zero: negative, or its interval holds zero.")
+        notes.append(f"{NEGATIVE} No communication to be told: its interval holds zero, or it is negative.")
     if "not from a CPU" in marks:
         notes.append("These rows were measured on a CPU: processes share its cores, so no speedup is reported.")
     if any(m.startswith("OOM") for m in marks):
@@ -129,11 +129,7 @@ def _part(part: str) -> Callable[[Group, str, int, int, Options], Entry]:
 
 def _ring(group: Group, mode: str, gpus: int, batch: int, options: Options) -> Entry:
     found: Bandwidth = bandwidth(group, mode, gpus, batch, options.confidence)
-    return _scaled(found.ring, 1 / GIGA), found.mark
-
-
-def _scaled(e: Estimate, factor: float) -> Estimate:
-    return Estimate(factor * e.value, factor * e.low, factor * e.high, e.n)
+    return found.ring.scaled(1 / GIGA), found.mark
 
 
 def speedup_table(data: Data, group: Group, mode: str, options: Options) -> Table:
@@ -307,6 +303,6 @@ def ceiling_table(data: Data, group: Group, options: Options) -> Table:
 def _traffic(mode: str, gpus: int, batch: int, found: Bandwidth) -> dict[str, Any]:
     record: dict[str, Any] = {"mode": MODES[mode], "gpus": gpus, "batch": batch}
     for name in ("ring", "root"):
-        record |= estimate_columns(name, _scaled(getattr(found, name), 1 / GIGA)) | {f"{name}_mark": found.mark}
+        record |= estimate_columns(name, getattr(found, name).scaled(1 / GIGA)) | {f"{name}_mark": found.mark}
     record |= {"all_reduce": found.all_reduce, "copy": found.copy}
     return record | {"ring_share": found.share("ring"), "root_share": found.share("root")}

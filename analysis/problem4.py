@@ -43,10 +43,19 @@ def study_arms(data: Data) -> list[Arm]:
     return sorted(found, key=lambda a: (a.name != "baseline", a.name.split("M=")[0], int(a.values.get("M", 1))))
 
 
-def reference(found: Sequence[Arm]) -> str:
-    """The variation that the main figure shows: the one with Hoffer et al.'s schedule, else the first."""
-    hoffer = [a.variation for a in found if a.values.get("schedule") == REFERENCE_SCHEDULE]
-    return next(iter(hoffer or [a.variation for a in found]), "")
+def reference(data: Data, found: Sequence[Arm]) -> str:
+    """The variation that the main figure and the answers are of.
+
+    The one with most arms that have completed trials; of equals that with Hoffer et al.'s schedule, else the first.
+    """
+    variations = list(dict.fromkeys(a.variation for a in found))
+
+    def rank(variation: str) -> tuple[int, bool]:
+        own = [a for a in found if a.variation == variation]
+        completed = sum(bool(_completed(data, a)) for a in own)
+        return completed, any(a.values.get("schedule") == REFERENCE_SCHEDULE for a in own)
+
+    return max(variations, key=rank, default="")
 
 
 def study_outcomes(data: Data, options: Options) -> list[ArmOutcome]:
@@ -95,7 +104,7 @@ def sections(data: Data, options: Options | None = None) -> list[Section]:
     """The report: three questions of the sheet, and the protocol that their numbers rest on."""
     options = options or Options()
     made, listed = figures(data, options), tables(data, options)
-    found: Answers = answers(data, study_outcomes(data, options), reference(study_arms(data)), options)
+    found: Answers = answers(data, study_outcomes(data, options), reference(data, study_arms(data)), options)
     context = {"a": found, "target": _target(options), "table_names": list(listed)}
     schedules = {name: made[name] for name in ("variations",) if name in made}
     return [
@@ -114,13 +123,15 @@ def _only(made: Mapping[str, Figure], name: str) -> dict[str, Figure]:
 def main_figure(data: Data, options: Options) -> Figure | None:
     """Validation error against epoch, one line an arm, for the reference variation (question 3)."""
     found = study_arms(data)
-    shown = [a for a in found if a.variation == reference(found)]
+    variation = reference(data, found)
+    shown = [a for a in found if a.variation == variation]
     return _error_figure(data, shown, found, options, "Validation error against epoch")
 
 
 def baseline_figure(data: Data, baseline: Sequence[Arm], options: Options) -> Figure | None:
     """Validation and training error of the baseline against epoch (question 2)."""
-    arm = next((a for a in baseline if a.variation == reference(baseline)), baseline[0])
+    variation = reference(data, study_arms(data))
+    arm = next((a for a in baseline if a.variation == variation), baseline[0])
     rows = data.rows_of(_completed(data, arm))
     if rows.empty:
         return None
@@ -135,7 +146,7 @@ def baseline_figure(data: Data, baseline: Sequence[Arm], options: Options) -> Fi
     return Figure(
         title="Baseline: validation error against epoch",
         alt=f"Line chart. {_summary(lines)}{_drops(drops)}",
-        caption=f"Crop and flip, M=1. {_caption(lines, drops, options)}",
+        caption=f"Crop and flip, M=1{f', {arm.variation}' if arm.variation else ''}. {_caption(lines, drops, options)}",
         drawing=drawing,
         source=source(data, _completed(data, arm)),
         data=curves.frame(lines, "error"),
@@ -190,7 +201,7 @@ def _error_figure(
     return Figure(
         title=title,
         alt=f"Line chart, one line an arm. {_summary(lines)}{_drops(drops)}{left_out}",
-        caption=_caption(lines, drops, options) + left_out,
+        caption=(f"{shown[0].variation}. " if shown[0].variation else "") + _caption(lines, drops, options) + left_out,
         drawing=drawing,
         source=source(data, ids),
         data=curves.frame(lines, ERROR),

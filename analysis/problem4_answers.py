@@ -42,7 +42,8 @@ class Answers:
     `copies_gains` is of the largest M that has results, and where its seeds are too few for an interval,
     before it of the largest M whose are not. `quickest` had every seed of the plan at the target in the
     shortest mean time; `ahead` took less, but seeds of it are missing. `schedules` maps an arm's name to its
-    outcomes under each variation, for arms with several.
+    outcomes under each variation, for arms with several. `variation` names the reference variation where there are
+    several, `ran` are the schedules of completed trials, `baseline_reached` is of any variation.
     """
 
     setup: dict[str, str]
@@ -55,6 +56,9 @@ class Answers:
     quickest: ArmOutcome | None
     ahead: ArmOutcome | None
     schedules: dict[str, list[ArmOutcome]]
+    variation: str
+    ran: list[str]
+    baseline_reached: bool
     drops: list[int]
     reached: int
     reached_at_drop: int
@@ -83,6 +87,9 @@ def answers(data: Data, found: Sequence[ArmOutcome], variation: str, options: Op
         quickest=quickest,
         ahead=ahead,
         schedules=_schedules(found),
+        variation=variation,
+        ran=list(dict.fromkeys(str(o.arm.values["schedule"]) for o in found if o.n and "schedule" in o.arm.values)),
+        baseline_reached=any(o.arm.name == "baseline" and o.to_target.reached for o in found),
         drops=drops,
         reached=len(crossed),
         reached_at_drop=sum(any(d <= epoch < d + SOON for d in drops) for epoch in crossed),
@@ -149,8 +156,8 @@ def _training_seconds(data: Data, outcome: ArmOutcome) -> list[float]:
 
 
 def _quickest(data: Data, shown: Sequence[ArmOutcome]) -> tuple[ArmOutcome | None, ArmOutcome | None]:
-    """`Answers.quickest` and `Answers.ahead`; nothing where the arms ran on several devices."""
-    if len({device_of(data, o.arm) for o in shown}) != 1:
+    """`Answers.quickest` and `Answers.ahead`; nothing where the arms ran on several devices, or were not timed."""
+    if len({device_of(data, o.arm) for o in shown}) != 1 or not all(o.timed for o in shown):
         return None, None
     there = sorted(
         (o for o in shown if o.to_target.reached == o.n and not o.pieced), key=lambda o: o.to_target.seconds.value

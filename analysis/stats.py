@@ -33,6 +33,10 @@ class Estimate:
         """Whether the interval is known (n of at least 2)."""
         return math.isfinite(self.low) and math.isfinite(self.high)
 
+    def scaled(self, factor: float) -> Estimate:
+        """In another unit; `factor` is above 0."""
+        return Estimate(factor * self.value, factor * self.low, factor * self.high, self.n)
+
     def within(self, least: float = -math.inf, most: float = math.inf) -> Estimate:
         """With the interval cut to what the quantity can be: a t interval over few values can reach beyond."""
         return Estimate(self.value, max(self.low, least), min(self.high, most), self.n) if self.has_interval else self

@@ -107,7 +107,7 @@ def test_the_profilers_kinds_and_the_report_need_no_one_gpu_run(tmp_path: Path) 
     assert (row["communication_mark"], row["profiled_broadcast"]) == ("1-GPU: not run", 0.375)
     text = write_report(data.directory, "2").markdown.read_text(encoding="utf-8")
     assert "One GPU has no results yet." in text
-    assert "No set-up with several GPUs can be set beside one GPU yet" in text
+    assert "No set-up of weak scaling with several GPUs can be set beside one GPU yet" in text
 
 
 def test_bandwidth_is_the_rings_bytes_over_the_communication(data: Data) -> None:
@@ -255,7 +255,7 @@ def test_the_report_answers_with_the_measured_numbers(data: Data) -> None:
     assert "**Weak scaling**" in text
     assert "The ladder ended at a batch of 2,048: OOM (peak 100.0 GiB)." in text
     assert "| 32 | 1,563 | 782 |" in text
-    assert "- 2 GPUs, 128: weak" in text
+    assert "- DataParallel, 2 GPUs, 128: weak" in text
     assert "44.70 MB. For 2 GPUs each sends 44.70 MB an iteration. For 4 GPUs each sends 67.04 MB" in text
 
 
@@ -369,7 +369,8 @@ def test_a_speedup_that_may_be_one_is_said_to_be(tmp_path: Path) -> None:
     for row, seconds in zip(study.rows, (100.0, 101.0, 102.0, 50.0, 101.0, 200.0), strict=True):
         row["epoch_seconds"] = seconds
     text = " ".join(words(study, tmp_path).split())
-    assert "an interval that holds 1, so chance is not excluded; the worst is" in text
+    assert "The speedup is 1.01 (0.18 to" in text
+    assert "at a batch of 32 per GPU, an interval that holds 1, so chance is not excluded." in text
     assert "There more GPUs are slower than one" not in text
 
 
@@ -377,5 +378,61 @@ def test_no_text_announces_a_table_that_is_not_there(tmp_path: Path) -> None:
     study = Made()
     study.epochs(study.trial(2, mode="ddp"), 32)
     text = words(study, tmp_path)
-    assert text.count("DataParallel has no results here.") == 3
+    assert text.count("DataParallel has no results here.") == 4
     assert "without the wait for data:" not in text
+
+
+def test_no_bandwidth_is_more_than_the_links_have(tmp_path: Path) -> None:
+    """With one repetition noise has no interval: a millisecond in an epoch would be 35,000 GB/s."""
+    study = Made()
+    two = study.trial(2)
+    study.epochs(study.trial(1), 32, copy_seconds=COPY, step_seconds=COMPUTE)
+    study.epochs(two, 32, step_seconds=COMPUTE / 2 + 0.001, copy_seconds=COPY / 2, device_seconds=1.0)
+    study.rows = [row for row in study.rows if row["repeat"] == 1]
+    study.link(two, "all_reduce", S, 248e9)
+    data = load(study.write(tmp_path))
+    assert cells(data, "table-3")["2-GPU"]["Batch 32 per GPU: Bandwidth utilization (GB/s)"] == (
+        "communication within noise"
+    )
+    text = write_report(data.directory, "2").markdown.read_text(encoding="utf-8")
+    assert "In no set-up of weak scaling can the communication be told from zero" in text
+
+
+def test_communication_that_is_negative_is_called_so(tmp_path: Path) -> None:
+    study = Made()
+    study.epochs(study.trial(1), 32)
+    study.epochs(study.trial(2), 32, step_seconds=COMPUTE / 2 - 1.0, device_seconds=1.0)
+    text = words(study, tmp_path)
+    assert "negative by subtraction, -" in text
+    assert "Where the share is small" not in text
+
+
+def test_out_of_memory_on_the_first_rung_gives_no_size(tmp_path: Path) -> None:
+    study = Made()
+    study.other(study.trial(1), 32, "oom", "CUDA out of memory.", 100 * 2.0**30)
+    for row in study.rows:
+        row["gradient_bytes"] = None
+    text = words(study, tmp_path)
+    assert "nan" not in text.replace("finance", "")
+    assert "an epoch has fewer iterations." in text
+
+
+def test_ddps_scalings_are_compared_too(tmp_path: Path) -> None:
+    study = Made()
+    study.epochs(study.trial(1, mode="ddp"), 128)
+    study.epochs(study.trial(2, mode="ddp"), 128)
+    study.epochs(study.trial(2, mode="ddp", scaling="strong"), 128)
+    assert "- DistributedDataParallel, 2 GPUs, 128: weak" in words(study, tmp_path)
+
+
+def test_a_step_that_grows_with_its_images_is_the_gpus(tmp_path: Path) -> None:
+    study = Made()
+    one = study.trial(1)
+    study.epochs(one, 128)
+    study.epochs(one, 256)
+    for row in study.rows:
+        row["step_p50_seconds"] = 0.041 if row["batch"] == 128 else 0.061
+    assert "sooner than the host" not in words(study, tmp_path / "a")
+    for row in study.rows:
+        row["step_p50_seconds"] = 0.041 if row["batch"] == 128 else 0.043
+    assert "sooner than the host" in " ".join(words(study, tmp_path / "b").split())

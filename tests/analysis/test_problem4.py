@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 
 from analysis import problem4, style
@@ -216,3 +218,69 @@ def test_no_arm_is_the_quickest_where_none_has_all_its_seeds(empty, tmp_path):
     export.add("cutout", 2, 1, 0.0, state="new")
     text = words(export.write(tmp_path))
     assert "No arm has all its seeds there. cutout M=2 took 765 s (n = 1), with 1 of 2 seeds missing (new)." in text
+
+
+def test_what_is_said_of_one_schedule_names_it(empty, tmp_path):
+    export = empty()
+    for schedule, final in (("hoffer", 0.066), ("budget", 0.052)):
+        for seed in (0, 1):
+            export.add("standard", 1, seed, final + 0.002, schedule=schedule)
+            export.add("cutout", 1, seed, final, schedule=schedule)
+    text = words(export.write(tmp_path))
+    assert "**To 94 %.** No trial of schedule=hoffer reached it." in text
+    assert "No trial reached" not in text
+    assert "94 % is not to be expected" not in text
+
+
+def test_the_reference_is_the_schedule_that_has_run(empty, tmp_path):
+    export = empty()
+    for schedule in ("hoffer", "budget"):
+        export.add("standard", 1, 0, 0.07, schedule=schedule, state="done" if schedule == "hoffer" else "new")
+        for m in (1, 4):
+            export.add("cutout", m, 0, 0.05, schedule=schedule, state="done" if schedule == "budget" else "new")
+    text = words(export.write(tmp_path))
+    assert "All of this is of schedule=budget. **At least one arm has a single seed.**" in text
+    assert "Trials of several schedules have completed (hoffer and budget), but no arm under two of them" in text
+
+
+def test_times_of_untimed_trials_are_no_results(empty, tmp_path):
+    export = empty()
+    for seed in (0, 1):
+        for augmentation, m in (("standard", 1), ("cutout", 1), ("cutout", 2)):
+            export.add(augmentation, m, seed, 0.05)
+    for row in itertools.chain(*export.tables.values()):
+        row |= {"config_timed": False, "config_hardware": None}
+    directory = export.write(tmp_path)
+    table = problem4.tables(load(directory))["to-target"]
+    assert [row[3] for row in table.cells] == [row[5] for row in table.cells] == ["untimed"] * 3
+    text = words(directory)
+    assert "the quickest" not in text
+    assert "after 5" not in text
+    assert "No two arms have times that compare (timed," in text
+
+
+def test_the_wall_clock_says_what_is_missing(empty, tmp_path):
+    export = empty()
+    export.add("cutout", 4, 0, 0.05)
+    assert "Cutout with M=1 has no completed trial to set the others beside." in words(export.write(tmp_path / "a"))
+    export = empty()
+    export.add("cutout", 1, 0, 0.05)
+    assert "No arm with more than one copy has a completed trial." in words(export.write(tmp_path / "b"))
+
+
+def test_a_diverged_seed_of_a_compared_arm_is_told(empty, tmp_path):
+    export = empty()
+    for seed in (0, 1, 2):
+        export.add("cutout", 1, seed, 0.058 + 0.001 * seed)
+        export.add("cutout", 4, seed, 0.05 + 0.001 * seed, status="diverged" if seed == 2 else "completed")
+    assert "percentage points less. cutout M=4: 1 of 3 seeds diverged at epoch 3." in words(export.write(tmp_path))
+
+
+def test_a_one_cycle_of_few_epochs_has_no_drops(empty, tmp_path):
+    export = empty()
+    export.add("standard", 1, 0, 0.05, schedule="onecycle", epochs=4)
+    for row in export.tables["epochs"]:
+        row["learning_rate"] = 0.1 / row["epoch"]
+    text = words(export.write(tmp_path))
+    assert "the learning rate drops" not in text.split("What the schedule changes")[0]
+    assert "No such drop lies in the epochs shown above." in text
