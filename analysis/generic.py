@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import curves, stats, style
+from analysis import curves, stats, style, words
 from analysis.arms import Arm, arms
 from analysis.load import Data
 from analysis.options import Options
@@ -30,10 +30,12 @@ PREFERRED = ("validation_error", "test_error", "validation_loss", "test_loss", "
 def measure(data: Data) -> Column | None:
     """The column that the study is about: the first known one of PREFERRED, else the first with a direction.
 
-    None where no column with numbers says which direction is better.
+    The farm's own clocks and bytes are none: they say what a result cost. None where no other column with numbers
+    says which direction is better.
     """
     columns = _columns(data.module) if data.module else schema.ROWS
-    usable = [c for c in columns if c.better and c.name in data.rows and data.rows[c.name].notna().any()]
+    told = [c for c in columns if c.better and not (c.measured and c in schema.ROWS)]
+    usable = [c for c in told if c.name in data.rows and data.rows[c.name].notna().any()]
     ranked = sorted(usable, key=lambda c: (c.measured, PREFERRED.index(c.name) if c.name in PREFERRED else 99))
     return ranked[0] if ranked else None
 
@@ -79,21 +81,21 @@ def curve_figure(data: Data, found: list[Arm], column: Column, options: Options)
     lines = [c for c in every if len(c.x)]
     if not lines:
         return None
-    words, percent = column.name.replace("_", " "), column.unit == "fraction"
+    name, percent = column.name.replace("_", " "), column.unit == "fraction"
     drawing, (axes,) = style.new_drawing()
     with style.styled():
         curves.draw(axes, lines, log=column.better == "lower", percent=percent)
         curves.limit(axes, lines)
         style.epoch_axis(axes, max(float(c.x[-1]) for c in lines))
-        axes.set_ylabel(words + (f" ({column.unit})" if column.unit and not percent else ""), parse_math=False)
+        axes.set_ylabel(name + (f" ({column.unit})" if column.unit and not percent else ""), parse_math=False)
         curves.name_lines(axes, lines)
     ends = " ".join(_end(c, data.rows_of(completed[c.label])["epoch"].max()) for c in lines)
     absent = [c.label for c in every if not len(c.x)]
     left_out = f" Not drawn, no completed trial with a finite value: {', '.join(absent)}." if absent else ""
     return Figure(
-        title=f"{words.capitalize()} against epoch",
+        title=f"{name[:1].upper()}{name[1:]} against epoch",
         alt=f"Line chart, one line an arm, {column.better} is better. {ends}",
-        caption=f"{column.help.capitalize()}. {curves.how_drawn(lines, options.confidence)}{left_out}",
+        caption=f"{words.sentence(column.help)} {curves.how_drawn(lines, options.confidence)}{left_out}".strip(),
         drawing=drawing,
         source=source(data, [i for ids in completed.values() for i in ids]),
         data=curves.frame(lines, column.name),

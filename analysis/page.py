@@ -14,7 +14,7 @@ import jinja2
 from markupsafe import Markup
 
 from analysis import math_font, provenance, style, words
-from analysis.load import Data
+from analysis.load import Data, study_word
 from analysis.markup import to_html
 from analysis.outcomes import fate
 from analysis.section import Section
@@ -45,9 +45,20 @@ class Entry:
         return [str(q) for q in self.manifest.get("questions", [])]
 
     @property
-    def drawn(self) -> bool:
-        """Whether its numbers are from the built-in drawn images."""
-        return "synthetic" in self.manifest.get("datasets", [])
+    def drawn(self) -> str:
+        """What to say of numbers from the built-in drawn images; empty where there are none."""
+        return drawn_images(self.manifest.get("datasets", []))
+
+    @property
+    def done(self) -> int:
+        """Trials of its plan that are done."""
+        return int(self.manifest.get("states", {}).get("done", 0))
+
+    @property
+    def answer(self) -> str:
+        """What to know of its answers to the sheet; empty for a study of the sheet's data that has begun."""
+        images = f"{'partly ' if self.drawn.startswith('partly') else ''}drawn images" if self.drawn else ""
+        return ", ".join(filter(None, ["" if self.done else "nothing has run yet", images]))
 
     @property
     def states(self) -> str:
@@ -106,17 +117,15 @@ def notices(data: Data) -> list[str]:
     """What a reader must know first: what is missing, and numbers that are not of the sheet's data."""
     notes = []
     names = [str(v) for v in data.plan["config_dataset"].dropna().unique()] if "config_dataset" in data.plan else []
-    if "synthetic" in names:
+    if drawn := drawn_images(names):
         asked = ", and answer nothing that the sheet asks" if data.module.startswith("trials.problem") else ""
-        notes.append(
-            "**These numbers are from the built-in drawn images, not from CIFAR-10.** They show that the whole "
-            f"way works{asked}."
-        )
+        which = "Those" if drawn.startswith("partly") else "They"
+        notes.append(f"**These numbers are {drawn}.** {which} show that the whole way works{asked}.")
     rest = [(row.name, fate(data, str(row.trial_id))) for row in data.plan.itertuples() if row.state != "done"]
     ends = ", ".join(f"{n} {status}" for status, n in data.trials["status"].value_counts().items())
-    count = f"{len(data.plan) - len(rest)} of {len(data.plan)} trials of the plan are done" + (
-        f" ({ends})" if ends else ""
-    )
+    done = len(data.plan) - len(rest)
+    count = f"{done} of {len(data.plan)} trials of the plan {'is' if done == 1 else 'are'} done"
+    count += f" ({ends})" if ends else ""
     listed = "".join(f"\n- {words.escape(str(name))}: {words.escape(why)}" for name, why in rest[:20])
     more = f"\n- and {len(rest) - 20} more" if len(rest) > 20 else ""
     notes.append(count + (f". Without results:\n{listed}{more}" if rest else "."))
@@ -124,10 +133,18 @@ def notices(data: Data) -> list[str]:
         shown = ", ".join(f"`{name}`" for name in data.outside[:10]) + (", …" if n > 10 else "")
         notes.append(
             f"Outside this grid, and not shown: {n} finished trial{'' if n == 1 else 's'} ({shown}). "
-            f"`farm report study={data.study}` without further words takes in those that differ only in what the study "
-            "sweeps; what is of other data, hardware, settings or an older revision does not compare."
+            f"`farm report {study_word(data.directory)}` without further words takes in those that differ only in what "
+            "the study sweeps; what is of other data, hardware, settings or an older revision does not compare."
         )
     return notes
+
+
+def drawn_images(datasets: Sequence[str]) -> str:
+    """ "from the built-in drawn images, not from CIFAR-10", with "partly" where there are other datasets beside; empty
+    where those images are not among them."""
+    if "synthetic" not in datasets:
+        return ""
+    return ("partly " if set(datasets) > {"synthetic"} else "") + "from the built-in drawn images, not from CIFAR-10"
 
 
 def index_markdown(entries: Sequence[Entry]) -> str:
@@ -135,7 +152,7 @@ def index_markdown(entries: Sequence[Entry]) -> str:
     lines = ["# Studies", ""]
     for e in entries:
         stale = " The report is older than its rows." if e.stale else ""
-        stale += " From the built-in drawn images, not from CIFAR-10." if e.drawn else ""
+        stale += f" {words.sentence(e.drawn)}" if e.drawn else ""
         lines.append(f"- [{words.escape(e.title)}]({e.study}/report/report.md): {e.states}.{stale}")
     return "\n".join(lines) + "\n"
 
@@ -143,10 +160,17 @@ def index_markdown(entries: Sequence[Entry]) -> str:
 def index_html(entries: Sequence[Entry], results: Path) -> str:
     """All studies' reports on one page, with each one's figures."""
     pictures = {e.study: list(_pictures(results / e.study / "report", e.manifest)) for e in entries}
-    asked = [(item, text, next((e for e in entries if item[:3] in e.questions), None)) for item, text in ITEMS.items()]
+    asked = [(item, text, answering(entries, item)) for item, text in ITEMS.items()]
     return (
         _environment().get_template("index.html").render(entries=entries, pictures=pictures, asked=asked, math_font="")
     )
+
+
+def answering(entries: Sequence[Entry], item: str) -> Entry | None:
+    """The report that answers an item of the sheet: of the sheet's data before drawn images, then the one with the
+    most trials done, then the problem's own study."""
+    found = [e for e in entries if item[:3] in e.questions]
+    return min(found, key=lambda e: (bool(e.drawn), -e.done, e.study != f"problem{item[0]}"), default=None)
 
 
 @dataclass(frozen=True)

@@ -138,7 +138,7 @@ def panels(data: Data, found: Sequence[Result], options: Options, column: str, w
     return Figure(
         title=title,
         alt=f"{len(kinds)} line charts with the same axes, one line a method. {summary}",
-        caption=f"{_what(column)} {curves.how_drawn(every, options.confidence)}{_absent(found)}",
+        caption=f"{_what(column, kinds)} {curves.how_drawn(every, options.confidence)}{_absent(found)}",
         drawing=drawing,
         source=source(data, [i for r in shown for i in r.completed]),
         data=pd.concat([curves.frame(lines[kind], column).assign(regularization=KINDS[kind]) for kind in kinds]),
@@ -164,12 +164,13 @@ def _ends(lines: Sequence[curves.Curve], percent: bool) -> str:
     )
 
 
-def _what(column: str) -> str:
+def _what(column: str, kinds: Sequence[bool]) -> str:
+    both = len(kinds) == len(KINDS)
+    active = "" if True not in kinds else "dropout active in the lower panel, " if both else "dropout active, "
     return {
-        "train_loss": "Mean cross-entropy of each epoch's batches while training, dropout active in the lower panel, "
-        "without the L2 term.",
-        "train_eval_loss": "Cross-entropy of the training set after each epoch, in eval mode: no dropout, so the "
-        "panels compare.",
+        "train_loss": f"Mean cross-entropy of each epoch's batches while training, {active}without the L2 term.",
+        "train_eval_loss": "Cross-entropy of the training set after each epoch, in eval mode: no dropout"
+        f"{', so the panels compare' if both else ''}.",
         "test_error": "Share of test images classified wrongly after each epoch.",
     }[column]
 

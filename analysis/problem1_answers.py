@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from analysis import stats
 from analysis.arms import Arm, arms
@@ -15,6 +16,7 @@ from analysis.options import Options
 from analysis.outcomes import device_of, pieced_together, remark
 from analysis.provenance import distinct
 from analysis.stats import Estimate
+from analysis.words import escape
 from trials.methods import METHODS
 
 KINDS = {False: "L2", True: "L2 + dropout"}
@@ -27,8 +29,9 @@ class Result:
 
     `running_loss` is the mean while training (dropout active), `eval_loss` the training set's in eval mode
     afterwards, both in nats; `accuracy` is the test set's, a fraction. `epoch_seconds` are of training alone,
-    without the first epoch of each attempt: one mean for each seed, or with one seed one value for each epoch.
-    Times that were `pieced` together from several devices count only where there are no others.
+    without the first epoch of each attempt: one mean for each seed, or with one seed one value for each epoch;
+    `seed_seconds` are always one mean for each seed. Times that were `pieced` together from several devices count only
+    where there are no others, those of an `untimed` arm never. `lacking` says why seeds have not completed.
     """
 
     arm: Arm
@@ -41,12 +44,15 @@ class Result:
     eval_losses: tuple[float, ...]
     accuracies: tuple[float, ...]
     epoch_seconds: tuple[float, ...]
+    seed_seconds: tuple[float, ...]
     seconds: Estimate
     total_seconds: Estimate
     epochs: int
     device: str
     pieced: bool
+    untimed: bool
     remark: str
+    lacking: str
 
     @property
     def title(self) -> str:
@@ -57,6 +63,21 @@ class Result:
     def n(self) -> int:
         """Completed trials (seeds)."""
         return len(self.completed)
+
+    @property
+    def whole(self) -> bool:
+        """Whether all planned seeds have completed."""
+        return self.n == len(self.arm.trials)
+
+    @property
+    def caveat(self) -> str:
+        """What to say behind its numbers, in Markdown: ", 1 of 3 seeds diverged at epoch 3", "" for a whole arm."""
+        return f", {escape(self.lacking)}" if self.lacking else ""
+
+    @property
+    def time_remark(self) -> str:
+        """What to say of its times."""
+        return "; ".join(filter(None, [self.remark, "untimed" if self.untimed and self.n else ""]))
 
 
 @dataclass(frozen=True)
@@ -77,12 +98,21 @@ class Pair:
 
 @dataclass(frozen=True)
 class Best:
-    """The arm that stands first of several, and the runner-up."""
+    """The arm that stands first of several, and the runner-up, None where no other has completed a trial."""
 
     first: Result
     second: Result | None
     excluded: bool
-    """Whether chance is excluded: the interval of its lead over each of the others is known and above zero."""
+    """Whether chance is excluded: the interval of its lead over each of the others is known and above zero, and all of
+    them have all their seeds, since those that diverged may have been the worst."""
+    arms: int
+    planned: int
+
+    @property
+    def among(self) -> str:
+        """ " (of the 3 of 5 arms that have completed trials)"; empty where those are all of the plan's."""
+        short = self.arms < self.planned
+        return f" (of the {self.arms} of {self.planned} arms that have completed trials)" if short else ""
 
 
 @dataclass(frozen=True)
@@ -96,6 +126,7 @@ class Answers:
     best_accuracy: Best | None
     scaling: list[dict[str, Any]]
     seeds: int
+    epochs: int | None
     varied: bool
     confidence: float
 
@@ -122,7 +153,8 @@ def _result(data: Data, arm: Arm, options: Options) -> Result:
     done = set(data.ended("completed")) & set(data.rows["trial_id"])
     completed = tuple(i for i in arm.trials if i in done)
     mixed = pieced_together(data, completed)
-    timed = [i for i in completed if i not in mixed] or list(completed)
+    untimed = not arm.values.get("timed", True)
+    timed = [] if untimed else [i for i in completed if i not in mixed] or list(completed)
     last = [data.rows_of([i]).sort_values("epoch").iloc[-1] for i in completed]
     losses = {name: [float(r[name]) for r in last] for name in ("train_loss", "train_eval_loss")}
     accuracies = [1 - float(r["test_error"]) for r in last]
@@ -138,6 +170,7 @@ def _result(data: Data, arm: Arm, options: Options) -> Result:
         eval_losses=tuple(losses["train_eval_loss"]),
         accuracies=tuple(accuracies),
         epoch_seconds=tuple(seconds),
+        seed_seconds=tuple(seed_seconds(data, timed)),
         seconds=stats.mean(seconds, options.confidence).within(0.0),
         total_seconds=stats.mean(
             [float(data.rows_of([i])["train_seconds"].sum()) for i in timed], options.confidence
@@ -145,20 +178,28 @@ def _result(data: Data, arm: Arm, options: Options) -> Result:
         epochs=max((int(r["epoch"]) for r in last), default=0),
         device=device_of(data, arm),
         pieced=bool(mixed) and len(mixed) == len(completed),
+        untimed=untimed,
         remark=remark(data, arm, completed, mixed),
+        lacking=remark(data, arm, completed, set()),
     )
 
 
 def epoch_seconds(data: Data, trial_ids: Sequence[str]) -> list[float]:
-    """Training seconds of an epoch: a mean for each trial, or of a single trial each epoch's own.
-
-    The first epoch of every attempt is left out: it warms up caches and clocks.
-    """
-    rows = data.rows_of(list(trial_ids)).sort_values("epoch")
-    warm = rows[rows.duplicated(["trial_id", "attempt"])]
+    """Training seconds of an epoch: a mean for each trial, or of a single trial each epoch's own."""
     if len(trial_ids) == 1:
-        return [float(v) for v in warm["train_seconds"]]
-    return [float(v) for v in warm.groupby("trial_id")["train_seconds"].mean()]
+        return [float(v) for v in _warm(data, trial_ids)["train_seconds"]]
+    return seed_seconds(data, trial_ids)
+
+
+def seed_seconds(data: Data, trial_ids: Sequence[str]) -> list[float]:
+    """Mean training seconds of an epoch, of each trial."""
+    return [float(v) for v in _warm(data, trial_ids).groupby("trial_id")["train_seconds"].mean()]
+
+
+def _warm(data: Data, trial_ids: Sequence[str]) -> pd.DataFrame:
+    """Rows without the first epoch of every attempt, which warms up caches and clocks."""
+    rows = data.rows_of(list(trial_ids)).sort_values("epoch")
+    return rows[rows.duplicated(["trial_id", "attempt"])]
 
 
 def pairs(found: Sequence[Result], options: Options) -> list[Pair]:
@@ -177,42 +218,51 @@ def _pair(plain: Result | None, dropout: Result | None, options: Options) -> Pai
         accuracy = stats.difference(dropout.accuracies, plain.accuracies, options.confidence)
         loss = stats.difference(plain.eval_losses, dropout.eval_losses, options.confidence)
         if plain.device and plain.device == dropout.device and not (plain.pieced or dropout.pieced):
-            time = stats.ratio(dropout.epoch_seconds, plain.epoch_seconds, options.confidence)
+            time = stats.ratio(dropout.seed_seconds, plain.seed_seconds, options.confidence)
     return Pair(one.title, plain, dropout, time, accuracy, loss)
 
 
 def answers(data: Data, found: Sequence[Result], options: Options) -> Answers:
     """Gather the numbers. Only arms with completed trials give any."""
     shown = [r for r in found if r.n]
-    of = {kind: [r for r in shown if r.dropout == kind] for kind in KINDS}
+    of = {kind: [r for r in found if r.dropout == kind] for kind in KINDS}
     return Answers(
         setup=_setup(data),
         pairs=pairs(found, options),
         best_running={kind: best(data, of[kind], "train_loss", options) for kind in KINDS},
         best_eval={kind: best(data, of[kind], "train_eval_loss", options) for kind in KINDS},
-        best_accuracy=best(data, shown, "test_error", options),
+        best_accuracy=best(data, found, "test_error", options),
         scaling=scaling(data, shown),
         seeds=min((r.n for r in shown), default=0),
+        epochs=epochs_run(found),
         varied=any(r.arm.variation for r in found),
         confidence=options.confidence,
     )
 
 
+def epochs_run(found: Sequence[Result]) -> int | None:
+    """The epochs of the completed trials; None where those differ, or where there are none."""
+    epochs = {r.epochs for r in found if r.n}
+    return epochs.pop() if len(epochs) == 1 else None
+
+
 def best(data: Data, found: Sequence[Result], column: str, options: Options) -> Best | None:
-    """The arm with the lowest mean of a column in the last epoch.
+    """The arm with the lowest mean of a column in the last epoch, of those with completed trials.
 
     It is picked after looking, so the intervals of its leads hold together (Bonferroni over the k − 1 other arms): for
     a wrong answer, one of the k − 1 arms that are not the best has to beat the one that is.
     """
-    ranked = sorted(((_last(data, r, column), r) for r in found), key=lambda pair: float(np.mean(pair[0])))
+    shown = [r for r in found if r.n]
+    ranked = sorted(((_last(data, r, column), r) for r in shown), key=lambda pair: float(np.mean(pair[0])))
     if not ranked:
         return None
     (values, first), *others = ranked
     if not others:
-        return Best(first, None, False)
+        return Best(first, None, False, 1, len(found))
     together = 1 - (1 - options.confidence) / len(others)
     leads = [stats.difference(theirs, values, together) for theirs, _ in others]
-    return Best(first, others[0][1], all(lead.has_interval and lead.low > 0 for lead in leads))
+    excluded = all(r.whole for r in shown) and all(lead.has_interval and lead.low > 0 for lead in leads)
+    return Best(first, others[0][1], excluded, len(shown), len(found))
 
 
 def _last(data: Data, result: Result, column: str) -> list[float]:

@@ -36,12 +36,16 @@ NO_TRIAL = "no trial"
 
 @dataclass(frozen=True)
 class Point:
-    """One method at one rate: the validation error (fraction) of each arm, and what each arm lacks ("": nothing)."""
+    """One method at one rate: the validation error (fraction) of each arm, and what each arm lacks ("": nothing).
+
+    `ended` says whether each of its trials has an end that stays: completed, diverged or out of memory.
+    """
 
     method: str
     rate: float
     errors: dict[bool, Estimate]
     missing: dict[bool, str]
+    ended: bool
 
     @property
     def mean(self) -> float:
@@ -61,18 +65,36 @@ class Point:
 
 @dataclass(frozen=True)
 class Choice:
-    """The rate chosen for a method, and the best of each arm by itself. `edges` names those at an end of the ladder."""
+    """The rate chosen for a method, and the best of each arm by itself. `edges` names those at an end of the ladder.
+
+    Of the method's `rates`, `ended` are those that no trial can change any more.
+    """
 
     title: str
     chosen: Point
     best: dict[bool, float]
     default: float
     edges: tuple[str, ...]
+    ended: int
+    rates: int
+
+    @property
+    def settled(self) -> bool:
+        """Whether the whole ladder has ended; before that the rate is only ahead of the others."""
+        return self.ended == self.rates
+
+    @property
+    def so_far(self) -> str:
+        """How much of the ladder the rate is ahead of; empty where the choice is settled."""
+        counted = f"{self.ended} of {self.rates} rates are complete, the others not yet run or failed"
+        return "" if self.settled else counted
 
     @property
     def remark(self) -> str:
         """What to know before the rate is trusted, or "–"."""
-        return f"at an end of the ladder: {', '.join(self.edges)}; a better one may lie beyond" if self.edges else "–"
+        ahead = f"ahead so far: {self.so_far}" if self.so_far else ""
+        edges = f"at an end of the ladder: {', '.join(self.edges)}; a better one may lie beyond" if self.edges else ""
+        return "; ".join(filter(None, [ahead, edges])) or "–"
 
 
 def is_grid(data: Data) -> bool:
@@ -104,7 +126,9 @@ def _point(data: Data, method: str, rate: float, trials: dict[bool, tuple[str, .
         kind: stats.mean([_last_error(data, i) for i in ids if i in completed], options.confidence)
         for kind, ids in planned.items()
     }
-    return Point(method, rate, errors, {kind: _missing(data, ids, completed) for kind, ids in planned.items()})
+    missing = {kind: _missing(data, ids, completed) for kind, ids in planned.items()}
+    ended = set(data.missing["trial_id"]).isdisjoint(i for ids in planned.values() for i in ids)
+    return Point(method, rate, errors, missing, ended)
 
 
 def _missing(data: Data, trials: Sequence[str], completed: set[str]) -> str:
@@ -129,8 +153,15 @@ def choices(found: Sequence[Point]) -> list[Choice]:
         edges = [f"the best for {KINDS[kind]}" for kind in KINDS if _at_an_end(best[kind], ladder, [kind])]
         if _at_an_end(chosen.rate, ladder, list(KINDS)):
             edges.insert(0, "the chosen rate")
-        made.append(Choice(METHODS[method].title, chosen, best, METHODS[method].learning_rate, tuple(edges)))
+        title, default, ended = METHODS[method].title, METHODS[method].learning_rate, sum(p.ended for p in ladder)
+        made.append(Choice(title, chosen, best, default, tuple(edges), ended, len(ladder)))
     return made
+
+
+def undecided(found: Sequence[Point]) -> list[str]:
+    """Titles of the grid's methods without a whole point."""
+    tried, decided = {p.method for p in found}, {p.method for p in found if p.whole}
+    return [method.title for name, method in METHODS.items() if name in tried - decided]
 
 
 def _best_of_arm(ladder: Sequence[Point], kind: bool) -> float:
@@ -157,9 +188,11 @@ def sections(data: Data, options: Options | None = None) -> list[Section]:
     figures, tables = main(data, options)
     names = ("dataset", "epochs", "holdout", "train_examples", "batch_size", "weight_decay")
     setup = {name: distinct(data.plan, f"config_{name}") for name in names}
+    found = points(data, options or Options())
     context = {
         "setup": setup | {"samples": distinct(data.rows, "samples")},
-        "choices": choices(points(data, options or Options())),
+        "choices": choices(found),
+        "undecided": undecided(found),
     }
     return [Section("Learning rates", "problem1-learning-rates.md", (), context, figures, tables)]
 
@@ -198,12 +231,18 @@ def choice_table(data: Data, made: Sequence[Choice]) -> Table:
 
 def grid_table(data: Data, found: Sequence[Point], options: Options) -> Table:
     """Validation error of every method, rate and arm."""
-    chosen = {(c.chosen.method, c.chosen.rate) for c in choices(found)}
+    chosen = {(c.chosen.method, c.chosen.rate): c.settled for c in choices(found)}
+    words = {True: "chosen", False: "ahead so far", None: "–"}
     records = [
-        {"method": METHODS[p.method].title, "rate": p.rate, "mean": p.mean, "chosen": (p.method, p.rate) in chosen}
+        {
+            "method": METHODS[p.method].title,
+            "rate": p.rate,
+            "mean": p.mean,
+            "chosen": chosen.get((p.method, p.rate), False),
+        }
         | estimate_columns("plain", p.errors[False])
         | estimate_columns("dropout", p.errors[True])
-        | {"remark": p.remark or ("chosen" if (p.method, p.rate) in chosen else "–")}
+        | {"remark": p.remark or words[chosen.get((p.method, p.rate))]}
         for p in found
     ]
     return Table(
@@ -242,7 +281,7 @@ def error_figure(data: Data, found: Sequence[Point]) -> Figure | None:
         axes[-1].set_xlabel("learning rate")
         for panel, kind in zip(axes, kinds, strict=True):
             curves.label(panel, lines[kind])
-    lowest = " ".join(f"{c.title}: {c.chosen.rate:g}." for c in choices(found))
+    lowest = " ".join(f"{c.title}: {c.chosen.rate:g}{'' if c.settled else ' so far'}." for c in choices(found))
     drawn = [curves.frame(lines[k], ERROR).drop(columns="epoch").assign(
         learning_rate=np.concatenate([c.x for c in lines[k]]), regularization=KINDS[k]) for k in kinds]  # fmt: skip
     return Figure(

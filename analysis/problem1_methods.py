@@ -83,14 +83,14 @@ class Written:
 
 def written(data: Data) -> list[Written]:
     """All methods, in the sheet's order."""
-    run = rates_run(data)
+    run, planned = rates_run(data), set(data.plan["config_method"])
     return [
         Written(
             name=name,
             title=method.title,
             equations=_equations(method.update),
             one_pass=_equations(method.one_pass) if method.one_pass else [],
-            learning_rate=learning_rate(method, run[name]),
+            learning_rate=learning_rate(method, run[name], name in planned),
             departs=run[name] not in ((), (method.learning_rate,)),
             constants=", ".join(f"${LATEX[c]} = {latex_number(value)}$" for c, value in method.constants.items()),
         )
@@ -111,11 +111,11 @@ def explanations() -> list[tuple[str, str]]:
     return [meaning for name, meaning in SYMBOLS.items() if name in used]
 
 
-def learning_rate(method: Method, run: Sequence[float]) -> str:
+def learning_rate(method: Method, run: Sequence[float], planned: bool) -> str:
     """The rates that were run, and the default named as such, in Markdown with equations."""
     default = latex_number(method.learning_rate)
     if not run:
-        return rf"$\eta = {default}$ (the default; no trial has ended yet)"
+        return rf"$\eta = {default}$ (the default; {'no trial has ended yet' if planned else 'not in this study'})"
     shown = " and ".join(rf"$\eta = {latex_number(rate)}$" for rate in run)
     return f"{shown} (the default)" if list(run) == [method.learning_rate] else f"{shown} (the default is ${default}$)"
 
@@ -132,11 +132,12 @@ def latex_number(value: float) -> str:
 def hyperparameters_table(data: Data) -> Table:
     """Each method's hyperparameters: the learning rates that were run, this project's default and torch's."""
     names = {"epsilon": "ε", "rho": "ρ", "alpha": "α", "delta": "δ", "beta_1": "β₁", "beta_2": "β₂"}
-    run = rates_run(data)
+    run, planned = rates_run(data), set(data.plan["config_method"])
     records: list[dict[str, Any]] = [
         {
             "method": m.title,
-            "learning_rate": ", ".join(f"{rate:g}" for rate in run[name]) or "none yet",
+            "learning_rate": ", ".join(f"{rate:g}" for rate in run[name])
+            or ("none yet" if name in planned else "not in this study"),
             "default_learning_rate": f"{m.learning_rate:g}",
             "torch_learning_rate": f"{m.torch_learning_rate:g}" if m.torch_learning_rate else "not in torch",
             "constants": ", ".join(f"{names[k]} = {v:g}" for k, v in m.constants.items()),

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from analysis.load import Data
 from analysis.options import Options
-from analysis.problem1_answers import KINDS, Pair, Result, pairs
+from analysis.problem1_answers import KINDS, Pair, Result, epochs_run, pairs
 from analysis.provenance import source
 from analysis.stats import NOTHING
 from analysis.table import Shown, Table, estimate_column, estimate_columns, number_column, text_column
@@ -43,11 +43,12 @@ def loss_table(data: Data, found: Sequence[Result], options: Options) -> Table:
 def time_table(data: Data, found: Sequence[Result], options: Options, device: str) -> Table:
     """Seconds of training an epoch and in all, with and without dropout, and their ratio."""
     frame = pd.DataFrame([_times(pair, device) for pair in pairs(found, options)])
-    epochs = max((r.epochs for r in found), default=0)
+    epochs = epochs_run(found) or "all"
     notes = [
         "Training only, without evaluation. The first epoch of each attempt, which warms up, is not in the seconds "
         f"an epoch, but is in the whole. In brackets {100 * options.confidence:g} % intervals, cut at zero: over "
-        "seeds, or with one seed over its epochs; the ratio is of geometric means (Welch on logarithms).",
+        "seeds, or with one seed over its epochs; the ratio is of geometric means over seeds (Welch on logarithms; no "
+        "interval where an arm has one seed).",
     ]
     if any(r.pieced for r in found):
         notes.append("† Pieced together from attempts on different devices, so no ratio is given.")
@@ -128,7 +129,7 @@ def _times(pair: Pair, device: str) -> dict[str, Any]:
     for name, result in (("plain", pair.plain), ("dropout", pair.dropout)):
         record |= estimate_columns(name, result.seconds if result else NOTHING)
         record |= estimate_columns(f"{name}_total", result.total_seconds if result else NOTHING)
-    return record | estimate_columns("ratio", pair.time_ratio) | {"remark": _remarks(pair)}
+    return record | estimate_columns("ratio", pair.time_ratio) | {"remark": _remarks(pair, lambda r: r.time_remark)}
 
 
 def _accuracies(pair: Pair) -> dict[str, Any]:
@@ -138,6 +139,6 @@ def _accuracies(pair: Pair) -> dict[str, Any]:
     return record | estimate_columns("gain", pair.accuracy_gain) | {"remark": _remarks(pair)}
 
 
-def _remarks(pair: Pair) -> str:
-    both = [r for r in (pair.plain, pair.dropout) if r and r.remark]
-    return "; ".join(f"{KINDS[r.dropout]}: {r.remark}" for r in both) or "–"
+def _remarks(pair: Pair, of: Callable[[Result], str] = lambda r: r.remark) -> str:
+    both = [(r, of(r)) for r in (pair.plain, pair.dropout) if r]
+    return "; ".join(f"{KINDS[r.dropout]}: {text}" for r, text in both if text) or "–"

@@ -53,6 +53,11 @@ def listing(items: Sequence[object]) -> str:
     return " and ".join([", ".join(texts[:-1]), texts[-1]]) if len(texts) > 1 else "".join(texts)
 
 
+def sentence(text: str) -> str:
+    """Text with a capital at its start and a full stop at its end; empty where it is empty."""
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}." if text else ""
+
+
 def escape(text: str) -> str:
     """Text from outside (names, error messages) with Markdown's characters made plain, on one line."""
     return re.sub(r"([\\`*_{}\[\]<>#|$!~])", r"\\\1", " ".join(text.split()))
@@ -74,5 +79,6 @@ FILTERS: Mapping[str, Callable[..., str]] = {
     "loss": loss,
     "number": number,
     "listing": listing,
+    "sentence": sentence,
     "escape_markdown": escape,
 }

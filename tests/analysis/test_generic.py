@@ -6,6 +6,7 @@ from matplotlib.text import Text
 
 from analysis import generic, report, style
 from analysis.load import load
+from trials.spec import Column
 
 
 @pytest.fixture
@@ -137,3 +138,56 @@ def test_only_the_sheets_studies_speak_of_the_sheet(empty, tmp_path, module, ask
     text = report.write_report(export.write(tmp_path), "").markdown.read_text()
     assert "not from CIFAR-10" in text
     assert ("the sheet" in text) == asked
+
+
+def only(*columns):
+    """A row table without errors and losses, with these columns beside the clocks."""
+
+    def change(frame):
+        frame[[c for c in frame if "error" in c or "loss" in c]] = math.nan
+        frame[list(columns)] = 1.0
+
+    return change
+
+
+@pytest.fixture
+def own_column(monkeypatch):
+    """Gives the study's module a column of its own."""
+
+    def make(**words):
+        column = Column("psnr", "float", "dB", **words)
+        monkeypatch.setattr(generic, "_columns", lambda module: (*generic.schema.ROWS, column))
+
+    return make
+
+
+def test_a_clock_of_the_farm_is_no_measure(made, own_column):
+    own_column()
+    data = made([("standard", 1), ("cutout", 1)], only("psnr"))
+    assert data.rows["train_seconds"].notna().all()
+    assert generic.measure(data) is None
+    assert 'a `better="lower"`' in report.write_report(data.directory, "").markdown.read_text()
+
+
+def test_a_clock_that_the_module_itself_declares_is_one(made, own_column):
+    own_column(better="higher", measured=True)
+    assert generic.measure(made([("standard", 1)], only("psnr"))).name == "psnr"
+
+
+@pytest.mark.parametrize(
+    ("words", "caption"), [("PSNR of the SIREN on CIFAR-10", "PSNR of the SIREN on CIFAR-10. One"), ("", "One")]
+)
+def test_a_columns_help_stands_in_the_caption_as_it_is_written(made, own_column, words, caption):
+    own_column(better="higher", help=words)
+    (figure,) = generic.main(made([("standard", 1)], only("psnr")))[0].values()
+    assert figure.caption.startswith(f"{caption} seed an arm")
+
+
+def test_a_study_of_ones_own_is_named_as_the_farm_takes_it(empty, tmp_path):
+    export = empty()
+    for seed in (0, 1):
+        export.add("standard", 1, seed, 0.05, epochs=2)
+    del export.tables["plan"][0]
+    directory = export.write(tmp_path, "own")
+    (directory / "study.yaml").write_text("# farm run study=/home/me/own.yaml\n")
+    assert "`farm report study=/home/me/own.yaml` without" in report.write_report(directory, "").markdown.read_text()

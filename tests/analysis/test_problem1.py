@@ -38,13 +38,14 @@ class Export:
         error: float = 0.4,
         epochs: int = EPOCHS,
         resumed_after: int = 0,
+        timed: bool = True,
     ) -> str:
         """One trial with its rows; status "new" is one that has not run."""
         trial = f"{len(self.tables['plan']):012x}"
         parameters = {"method": method, "dropout": dropout, "epochs": epochs, "batch_size": 128, "holdout": holdout}
         parameters |= {"learning_rate": rate or METHODS[method].learning_rate, "weight_decay": 1e-4}
         spec = {"seed": seed, "dataset": "cifar10", "fingerprint": "f", "revision": 1, "module": "trials.problem1"}
-        spec |= {"timed": not holdout, "hardware": device, "threads": 1}
+        spec |= {"timed": timed and not holdout, "hardware": device, "threads": 1}
         config = {f"config_{k}": v for k, v in (parameters | spec).items()}
         ids = {"trial_id": trial, "name": f"{method}-{dropout}-{seed}"}
         done = status != "new"
@@ -142,6 +143,22 @@ def test_one_seed_has_an_interval_over_its_epochs(export: Export, tmp_path: Path
     assert result.seconds.n == EPOCHS - 1
 
 
+def test_a_ratio_of_one_seed_and_three_has_no_interval_and_counts_seeds(export: Export, tmp_path: Path) -> None:
+    for seed in range(3):
+        export.add("adam", False, seed, epochs=20)
+    export.add("adam", True, epochs=20)
+    row = problem1.tables(export.write(tmp_path))["training-time"].frame.iloc[0]
+    assert (row["ratio"], row["ratio_n"]) == (pytest.approx(0.07 / 0.0601, rel=1e-4), 1)
+    assert math.isnan(row["ratio_low"])
+
+
+def test_untimed_trials_have_no_seconds(export: Export, tmp_path: Path) -> None:
+    export.add("adam", False, timed=False)
+    row = cells(problem1.tables(export.write(tmp_path))["training-time"], "Method")["Adam"]
+    assert (row["L2 (s/epoch)"], row["L2, 5 epochs (s)"]) == ("–", "–")
+    assert row["Remarks"] == "L2: untimed"
+
+
 def test_one_epoch_gives_no_time_and_no_ratio(export: Export, tmp_path: Path) -> None:
     export.add("adam", False, epochs=1)
     export.add("adam", True, epochs=1)
@@ -218,6 +235,94 @@ def test_the_best_of_five_is_picked_so_its_lead_has_to_be_larger(export: Export,
 def test_an_arm_that_scatters_may_be_the_best_though_the_runner_up_is_not(export: Export, tmp_path: Path) -> None:
     clear = {"adam": (0.10, 0.11, 0.12), "rmsprop": (0.50, 0.51, 0.52), "adagrad": (0.2, 0.6, 1.0)}
     assert not first_by_accuracy(export, tmp_path, clear).excluded
+
+
+def report(export: Export, tmp_path: Path) -> str:
+    """The report's text, with plain spaces and unbroken lines."""
+    export.write(tmp_path)
+    text = write_report(tmp_path / "problem1", "1").markdown.read_text()
+    return text.replace("\N{NO-BREAK SPACE}", " ").replace("\n", " ")
+
+
+@pytest.mark.parametrize("status", ["diverged", "oom", "new"])
+@pytest.mark.parametrize("method", ["adam", "rmsprop"])
+def test_arms_that_lost_a_seed_exclude_no_chance(export: Export, tmp_path: Path, method: str, status: str) -> None:
+    for arm in ("adam", "rmsprop"):
+        for seed in range(3):
+            export.add(arm, False, seed, status=status if (arm, seed) == (method, 2) else "completed")
+    data = export.write(tmp_path)
+    best = answers(data, results(data, Options()), Options()).best_running[False]
+    assert best is not None
+    assert (best.first.method, best.excluded) == ("adam", False)
+
+
+def test_a_winner_that_lost_a_seed_is_named_with_what_became_of_it(export: Export, tmp_path: Path) -> None:
+    for method, error in (("adam", 0.3), ("rmsprop", 0.4)):
+        for seed in range(3):
+            for dropout in (False, True):
+                lost = method == "adam" and seed == 2
+                export.add(method, dropout, seed, error=error, status="diverged" if lost else "completed")
+    text = report(export, tmp_path)
+    assert "n = 2) nats, 1 of 3 seeds diverged at epoch 3, before RMSProp" in text
+    assert "n = 2) nats, 1 of 3 seeds diverged at epoch 3 (chance is not excluded); in eval mode" in text
+    assert "n = 2), 1 of 3 seeds diverged at epoch 3 (chance is not excluded). What dropout changes:" in text
+
+
+def test_the_only_arm_with_results_beats_none(export: Export, tmp_path: Path) -> None:
+    export.add("adam", False)
+    export.add("rmsprop", False, status="new")
+    export.add("adam", True, status="new")
+    text = report(export, tmp_path)
+    assert "With L2 alone only **Adam** has completed trials: " in text
+    assert "Only **Adam with L2** has completed trials: " in text
+    assert not any(words in text for words in ("The highest", "The lowest", "What dropout changes:", "Against part 2"))
+
+
+def test_a_winner_of_some_of_the_arms_says_of_how_many(export: Export, tmp_path: Path) -> None:
+    for dropout in (False, True):
+        for method in ("adam", "rmsprop", "adagrad"):
+            export.add(method, dropout, status="new" if method == "adagrad" else "completed")
+    text = report(export, tmp_path)
+    assert text.count("(of the 2 of 3 arms that have completed trials)") == 2
+    assert "epoch (of the 4 of 6 arms that have completed trials) is that of" in text
+
+
+def test_arms_with_different_epochs_share_no_number_of_them(export: Export, tmp_path: Path) -> None:
+    for epochs in (5, 10):
+        for method in ("adam", "rmsprop"):
+            export.add(method, False, epochs=epochs)
+    text = report(export, tmp_path)
+    assert "The lowest training loss after the last epoch is that of" in text
+    assert "| L2, all epochs (s) |" in text
+
+
+@pytest.mark.parametrize("dropout", [False, True])
+def test_nothing_is_said_of_panels_and_differences_that_are_not_there(
+    export: Export, tmp_path: Path, dropout: bool
+) -> None:
+    export.add("adam", dropout)
+    export.add("rmsprop", dropout)
+    text = report(export, tmp_path)
+    assert not any(words in text for words in ("panel", "What dropout changes:", "Against part 2"))
+    assert ("dropout active, without the L2 term" in text) == dropout
+
+
+def test_a_name_with_a_value_has_no_possessive(export: Export, tmp_path: Path) -> None:
+    for dropout in (False, True):
+        lower = export.add("adam", dropout, rate=0.5)
+        export.add("adam", dropout)
+        for row in export.tables["epochs"]:
+            row |= {"train_eval_loss": 0.01} if row["trial_id"] == lower else {}
+            row |= {"train_loss": 9.0} if row["trial_id"] == lower else {}
+    assert report(export, tmp_path).count("the lowest is that of Adam, learning_rate=0.5, 0.0100") == 2
+
+
+def test_a_method_outside_the_study_is_not_waited_for(export: Export, tmp_path: Path) -> None:
+    export.add("adam", False)
+    text = report(export, tmp_path)
+    assert "no trial has ended yet" not in text
+    assert r"Hyperparameters: $\eta = 0.1$ (the default; not in this study), " in text
+    assert "| AdaDelta | not in this study |" in text
 
 
 def test_the_check_of_weight_scaling_shows_the_worst_seed(whole: Data) -> None:
@@ -385,6 +490,36 @@ def test_a_rate_at_which_one_arm_diverged_may_be_the_others_best(export: Export,
     data = grid(export, tmp_path)
     (choice,) = problem1_learning_rates.choices(problem1_learning_rates.points(data, Options()))
     assert (choice.chosen.rate, choice.best) == (0.01, {False: 0.01, True: 1.0})
+
+
+@pytest.mark.parametrize(("status", "settled"), [("new", False), ("diverged", True), ("oom", True)])
+def test_a_ladder_that_has_not_ended_chooses_nothing_yet(
+    export: Export, tmp_path: Path, status: str, settled: bool
+) -> None:
+    data = grid(export, tmp_path, status=status)
+    (choice,) = problem1_learning_rates.choices(problem1_learning_rates.points(data, Options()))
+    remark = "–" if settled else "ahead so far: 3 of 4 rates are complete, the others not yet run or failed"
+    assert (choice.chosen.rate, choice.settled, choice.remark) == (0.01, settled, remark)
+    table = cells(problem1.main(data)[1]["learning-rates"], "Method", "Learning rate")
+    assert table["Adam", "0.01"]["Remarks"] == ("chosen" if settled else "ahead so far")
+    text = write_report(tmp_path / "problem1-learning-rates", "1").markdown.read_text()
+    assert ("this grid chooses" in text) == settled
+    assert ("- Adam: 0.01 is ahead so far (3 of 4 rates" in text) != settled
+
+
+def test_a_failed_rate_may_still_run(export: Export, tmp_path: Path) -> None:
+    export.add("adam", False, rate=1.0, holdout=500, status="new")
+    export.tables["plan"][-1]["state"] = "failed"
+    (choice,) = problem1_learning_rates.choices(problem1_learning_rates.points(grid(export, tmp_path), Options()))
+    assert not choice.settled
+
+
+def test_a_method_without_a_whole_rate_is_named(export: Export, tmp_path: Path) -> None:
+    for dropout in (False, True):
+        export.add("adadelta", dropout, rate=0.1, holdout=500, status="new" if dropout else "completed")
+    grid(export, tmp_path)
+    text = write_report(tmp_path / "problem1-learning-rates", "1").markdown.read_text()
+    assert "- AdaDelta: no rate has all its trials completed, so nothing is chosen." in text
 
 
 def test_a_choice_at_the_end_of_the_ladder_is_marked(export: Export, tmp_path: Path) -> None:

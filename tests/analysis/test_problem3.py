@@ -242,6 +242,23 @@ def test_a_study_without_the_other_tasks_says_so(without):
     assert problem3.main(partial)[0] == {}
 
 
+def test_a_failed_trial_needs_more_than_another_run(whole, tmp_path):
+    study = shutil.copytree(whole, tmp_path / "problem3")
+    plan = pd.read_parquet(study / "export/plan.parquet")
+    failed = plan["config_network"] == "vgg19"
+    plan.assign(state=plan["state"].mask(failed, "failed")).to_parquet(study / "export/plan.parquet")
+    assert texts(load(study)).count("`python farm/run.py problem=3 retry=failed` runs") == 1
+
+
+def test_the_loss_of_a_single_epoch_did_not_fall(whole, tmp_path):
+    study = shutil.copytree(whole, tmp_path / "problem3")
+    rows = pd.read_parquet(study / "export/epochs.parquet")
+    rows[rows["epoch"] == 1].to_parquet(study / "export/epochs.parquet")
+    text = texts(load(study))
+    assert " in the only epoch. " in text
+    assert " fell from " not in text
+
+
 def test_a_study_without_stacks_still_proves(without):
     text = texts(without("task", "receptive_field"))
     assert "**Missing:** receptive\\_field: missing (new)" in text

@@ -9,7 +9,7 @@ import time
 import pandas as pd
 import pytest
 
-from analysis import report
+from analysis import page, report
 from analysis.load import AnalysisError
 
 
@@ -89,6 +89,23 @@ def test_drawn_images_are_not_passed_off_as_cifar(made_up, tmp_path):
         row["config_dataset"] = "synthetic"
     text = report.write_report(made_up.write(tmp_path), "4").markdown.read_text()
     assert "not from CIFAR-10" in text.split("##")[0]
+
+
+def test_where_some_images_are_drawn_the_notice_says_partly(made_up, tmp_path):
+    made_up.tables["plan"][0]["config_dataset"] = "synthetic"
+    study = made_up.write(tmp_path)
+    text = report.write_report(study, "4").markdown.read_text()
+    assert "These numbers are partly from the built-in drawn images" in text
+    assert "Partly from the built-in drawn images" in report.write_index(tmp_path).markdown.read_text()
+
+
+@pytest.mark.parametrize(("trials", "verb"), [(1, "is"), (2, "are")])
+def test_the_count_of_done_trials_agrees_with_its_verb(empty, tmp_path, trials, verb):
+    export = empty()
+    for seed in range(trials):
+        export.add("standard", 1, seed, 0.05, epochs=2)
+    text = report.write_report(export.write(tmp_path), "4").markdown.read_text()
+    assert f"{trials} of {trials} trials of the plan {verb} done" in text
 
 
 def test_a_message_with_tags_is_shown_as_text(made_up, tmp_path):
@@ -186,6 +203,29 @@ def test_the_index_shows_every_study_and_marks_the_stale(written, made_up):
     assert page.count("<h2>") == 3  # two studies, and the questions of the sheet
     assert page.count("older than its rows") == 1
     assert "second/report/index.html" in page
+
+
+def entry(study, states, datasets=("cifar10",)):
+    return page.Entry(study, {"questions": ["4.1"], "states": states, "datasets": list(datasets)}, [])
+
+
+def test_the_index_answers_from_the_sheets_data_and_from_the_most_trials():
+    drawn = entry("cutout-smoke", {"done": 9}, ["synthetic"])
+    few, many, new = entry("a", {"done": 2}), entry("problem4", {"done": 4}), entry("b", {"new": 4})
+    assert page.answering([drawn, few, new, many], "4.1a") is many
+    assert page.answering([entry("a", {"done": 4}), many], "4.1a") is many
+    assert page.answering([drawn, new], "4.1a") is new
+    assert page.answering([many], "4.2") is None
+    assert [e.answer for e in (drawn, many, new)] == ["drawn images", "", "nothing has run yet"]
+    assert entry("c", {"new": 1}, ["cifar10", "synthetic"]).answer == "nothing has run yet, partly drawn images"
+
+
+def test_the_index_says_where_nothing_has_run(empty, tmp_path):
+    export = empty()
+    export.add("standard", 1, 0, 0.05)
+    export.tables["plan"][0]["state"] = "new"
+    report.write_report(export.write(tmp_path), "4")
+    assert "problem4</a> (nothing has run yet)<" in report.write_index(tmp_path).html.read_text()
 
 
 def test_an_index_of_nothing_says_so(tmp_path):
