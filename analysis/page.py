@@ -167,10 +167,10 @@ def index_html(entries: Sequence[Entry], results: Path) -> str:
 
 
 def answering(entries: Sequence[Entry], item: str) -> Entry | None:
-    """The report that answers an item of the sheet: of the sheet's data before drawn images, then the one with the
+    """The report that answers an item of the sheet: one with results, of the sheet's data before drawn images, with the
     most trials done, then the problem's own study."""
     found = [e for e in entries if item[:3] in e.questions]
-    return min(found, key=lambda e: (bool(e.drawn), -e.done, e.study != f"problem{item[0]}"), default=None)
+    return min(found, key=lambda e: (not e.done, bool(e.drawn), -e.done, e.study != f"problem{item[0]}"), default=None)
 
 
 @dataclass(frozen=True)
