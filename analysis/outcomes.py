@@ -15,7 +15,7 @@ from analysis.arms import Arm
 from analysis.load import Data
 from analysis.options import Options
 from analysis.provenance import source
-from analysis.stats import Crossing, Estimate, ToTarget
+from analysis.stats import NOTHING, Crossing, Estimate, ToTarget
 from analysis.table import (
     Shown,
     Table,
@@ -29,7 +29,7 @@ from analysis.table import (
 
 @dataclass(frozen=True)
 class ArmOutcome:
-    """An arm's numbers over its completed trials, and in `remark` what the rest came to.
+    """An arm's numbers over its completed trials, and in `remark` what the rest came to, in `lacking` without times.
 
     `final_error` is a fraction, of the last epoch. Times are wall-clock seconds including evaluation, over
     trials that ran on one device; where all were `pieced` together from several devices, over those.
@@ -48,6 +48,7 @@ class ArmOutcome:
     pieced: bool
     timed: bool
     remark: str
+    lacking: str
 
     @property
     def n(self) -> int:
@@ -85,6 +86,7 @@ def _outcome(data: Data, arm: Arm, error: str, target_error: float, confidence: 
         pieced=bool(mixed),
         timed=_timed(data.trials[data.trials["trial_id"].isin(completed)]),
         remark=remark(data, arm, completed, mixed),
+        lacking=remark(data, arm, completed, set()),
     )
 
 
@@ -159,7 +161,12 @@ def device_of(data: Data, arm: Arm) -> str:
 
 
 def _timed(trials: pd.DataFrame) -> bool:
-    return "config_timed" not in trials or bool(trials["config_timed"].astype(bool).any())
+    return "config_timed" not in trials or any(is_timed(value) for value in trials["config_timed"])
+
+
+def is_timed(value: Any) -> bool:
+    """Of a trial's config_timed; one that is not recorded passes for timed."""
+    return not _known(value) or bool(value)
 
 
 def outcome_table(
@@ -196,10 +203,10 @@ def _record(o: ArmOutcome, device: str) -> dict[str, Any]:
         "epochs": o.to_target.epochs,
         "reached": o.to_target.reached,
         **estimate_columns("epochs_to_target", o.to_target.epoch),
-        **estimate_columns("seconds_to_target", o.to_target.seconds),
+        **estimate_columns("seconds_to_target", o.to_target.seconds if o.timed else NOTHING),
         **estimate_columns("final_accuracy", accuracy),
         **estimate_columns("final_error", error),
-        **estimate_columns("total_seconds", o.total_seconds),
+        **estimate_columns("total_seconds", o.total_seconds if o.timed else NOTHING),
         "pieced_together": o.pieced,
         "timed": o.timed,
         "device": device,

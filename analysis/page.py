@@ -56,9 +56,9 @@ class Entry:
 
     @property
     def answer(self) -> str:
-        """What to know of its answers to the sheet; empty for a study of the sheet's data that has begun."""
+        """What to know of its answers to the sheet; empty for a study of the sheet's data with results."""
         images = f"{'partly ' if self.drawn.startswith('partly') else ''}drawn images" if self.drawn else ""
-        return ", ".join(filter(None, ["" if self.done else "nothing has run yet", images]))
+        return ", ".join(filter(None, ["" if self.done else "no results yet", images]))
 
     @property
     def states(self) -> str:

@@ -13,7 +13,7 @@ from analysis import stats
 from analysis.arms import Arm, arms
 from analysis.load import Data
 from analysis.options import Options
-from analysis.outcomes import device_of, pieced_together, remark
+from analysis.outcomes import device_of, is_timed, pieced_together, remark
 from analysis.provenance import distinct
 from analysis.stats import Estimate
 from analysis.words import escape
@@ -71,8 +71,8 @@ class Result:
 
     @property
     def caveat(self) -> str:
-        """What to say behind its numbers, in Markdown: ", 1 of 3 seeds diverged at epoch 3", "" for a whole arm."""
-        return f", {escape(self.lacking)}" if self.lacking else ""
+        """What to say behind its numbers, in Markdown: " (1 of 3 seeds diverged at epoch 3)", "" for a whole arm."""
+        return f" ({escape(self.lacking)})" if self.lacking else ""
 
     @property
     def time_remark(self) -> str:
@@ -98,7 +98,10 @@ class Pair:
 
 @dataclass(frozen=True)
 class Best:
-    """The arm that stands first of several, and the runner-up, None where no other has completed a trial."""
+    """The arm that stands first of several, and the runner-up, None where no other has completed a trial.
+
+    `arms` have completed trials, of those `planned`.
+    """
 
     first: Result
     second: Result | None
@@ -153,7 +156,7 @@ def _result(data: Data, arm: Arm, options: Options) -> Result:
     done = set(data.ended("completed")) & set(data.rows["trial_id"])
     completed = tuple(i for i in arm.trials if i in done)
     mixed = pieced_together(data, completed)
-    untimed = not arm.values.get("timed", True)
+    untimed = not is_timed(arm.values.get("timed"))
     timed = [] if untimed else [i for i in completed if i not in mixed] or list(completed)
     last = [data.rows_of([i]).sort_values("epoch").iloc[-1] for i in completed]
     losses = {name: [float(r[name]) for r in last] for name in ("train_loss", "train_eval_loss")}

@@ -86,7 +86,7 @@ class Choice:
     @property
     def so_far(self) -> str:
         """How much of the ladder the rate is ahead of; empty where the choice is settled."""
-        counted = f"{self.ended} of {self.rates} rates are complete, the others not yet run or failed"
+        counted = f"of {self.rates} rates {self.ended} ended, the rest not yet run or failed"
         return "" if self.settled else counted
 
     @property

@@ -48,11 +48,8 @@ class Talk:
     ring: Estimate
     share: float
     within_noise: bool
-
-    @property
-    def negative(self) -> bool:
-        """Whether it is told from zero, on the wrong side."""
-        return self.seconds.has_interval and self.seconds.high < 0
+    mark: str
+    """Why there is no bandwidth; empty where there is one."""
 
 
 @dataclass(frozen=True)
@@ -163,8 +160,9 @@ def _mode(group: Group, mode: str, options: Options) -> ModeAnswers:
     )
 
 
-HOST_BOUND = 0.15
-"""Where a step grows by less than this part of what its images grow by, it waits for the host."""
+HOST_BOUND, ABOUT_AS_LONG = 0.15, 0.5
+"""Where a step grows by less than the first as a part of what its images grow by, and by less than the second, it waits
+for the host."""
 
 
 def _host(group: Group, mode: str) -> tuple[int, int, float, float] | None:
@@ -176,7 +174,7 @@ def _host(group: Group, mode: str) -> tuple[int, int, float, float] | None:
     equal = [
         (a, b, s, t)
         for (a, s), (b, t) in itertools.pairwise(medians)
-        if b >= 2 * a and t / s - 1 < HOST_BOUND * (b / a - 1)
+        if b >= 2 * a and t / s - 1 < min(HOST_BOUND * (b / a - 1), ABOUT_AS_LONG)
     ]
     return equal[-1] if equal else None
 
@@ -212,5 +210,6 @@ def _talk(group: Group, mode: str, gpus: int, batch: int, options: Options) -> T
         parts.profiled,
         rate.ring.scaled(1 / GIGA),
         rate.share("ring"),
-        parts.within_noise or bool(rate.mark),
+        parts.within_noise,
+        rate.mark,
     )

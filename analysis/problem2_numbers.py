@@ -33,6 +33,11 @@ class Split:
         e = self.communication
         return math.isfinite(e.value) and (e.value <= 0 or (e.has_interval and e.low <= 0))
 
+    @property
+    def negative(self) -> bool:
+        """Whether it is told from zero, on the wrong side: T1/k is more than the compute was."""
+        return self.communication.has_interval and self.communication.high < 0
+
 
 def why_not(group: Group, *cells: Cell) -> str:
     """Why nothing is derived from some cells; empty where nothing stands against it."""
@@ -115,13 +120,14 @@ def bandwidth(group: Group, mode: str, gpus: int, batch: int, confidence: float)
     """Bandwidth utilisation of one set-up: iterations · bytes / communication time (by subtraction)."""
     parts = split(group, mode, gpus, batch, confidence)
     ceilings = (all_reduce_ceiling(group, mode, gpus), copy_ceiling(group, mode, gpus))
-    if parts.mark or parts.within_noise:
-        return Bandwidth(NOTHING, NOTHING, *ceilings, parts.mark or "communication within noise")
+    noise = "negative communication" if parts.negative else "communication within noise" if parts.within_noise else ""
+    if mark := parts.mark or noise:
+        return Bandwidth(NOTHING, NOTHING, *ceilings, mark)
     cell = group.cell(mode, "weak", gpus, batch)
     size = float(cell.rows["gradient_bytes"].iloc[0])
     ring, root = (over(cell.iterations * f(gpus, size), parts.communication) for f in (ring_bytes, root_bytes))
-    if ring.value > ceilings[0]:  # more than the links carry: with one repetition noise has no other mark
-        return Bandwidth(NOTHING, NOTHING, *ceilings, "communication within noise")
+    if ring.value > ceilings[0]:  # hidden behind compute, or noise, which with one repetition has no other mark
+        return Bandwidth(NOTHING, NOTHING, *ceilings, "more than the links carry")
     return Bandwidth(ring, root, *ceilings)
 
 

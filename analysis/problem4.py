@@ -46,14 +46,16 @@ def study_arms(data: Data) -> list[Arm]:
 def reference(data: Data, found: Sequence[Arm]) -> str:
     """The variation that the main figure and the answers are of.
 
-    The one with most arms that have completed trials; of equals that with Hoffer et al.'s schedule, else the first.
+    The one with most arms that have completed trials, on real images before drawn ones; of equals that with Hoffer et
+    al.'s schedule, else the first.
     """
     variations = list(dict.fromkeys(a.variation for a in found))
 
-    def rank(variation: str) -> tuple[int, bool]:
+    def rank(variation: str) -> tuple[bool, int, bool]:
         own = [a for a in found if a.variation == variation]
-        completed = sum(bool(_completed(data, a)) for a in own)
-        return completed, any(a.values.get("schedule") == REFERENCE_SCHEDULE for a in own)
+        ran = [a for a in own if _completed(data, a)]
+        real = any(a.values.get("dataset") != "synthetic" for a in ran)
+        return real, len(ran), any(a.values.get("schedule") == REFERENCE_SCHEDULE for a in own)
 
     return max(variations, key=rank, default="")
 
@@ -131,7 +133,8 @@ def main_figure(data: Data, options: Options) -> Figure | None:
 def baseline_figure(data: Data, baseline: Sequence[Arm], options: Options) -> Figure | None:
     """Validation and training error of the baseline against epoch (question 2)."""
     variation = reference(data, study_arms(data))
-    arm = next((a for a in baseline if a.variation == variation), baseline[0])
+    ran = [a for a in baseline if _completed(data, a)]
+    arm = next((a for a in ran if a.variation == variation), next(iter(ran), baseline[0]))
     rows = data.rows_of(_completed(data, arm))
     if rows.empty:
         return None

@@ -36,7 +36,9 @@ class Gain:
 
 @dataclass(frozen=True)
 class Answers:
-    """`baseline`, `control` (cutout, M=1) and `batch` (cutout, M > 1, by M) are of the reference variation.
+    """`plain` is question 2's baseline, of the reference variation or else of the first that has it.
+
+    `baseline`, `control` (cutout, M=1) and `batch` (cutout, M > 1, by M) are of the reference variation.
 
     `cutout_gain` is a difference of final error (a fraction, positive is better): baseline less control.
     `copies_gains` is of the largest M that has results, and where its seeds are too few for an interval,
@@ -48,6 +50,7 @@ class Answers:
 
     setup: dict[str, str]
     baseline: ArmOutcome | None
+    plain: ArmOutcome | None
     control: ArmOutcome | None
     batch: list[ArmOutcome]
     cutout_gain: Estimate
@@ -79,6 +82,7 @@ def answers(data: Data, found: Sequence[ArmOutcome], variation: str, options: Op
     return Answers(
         setup=_setup(data),
         baseline=baseline,
+        plain=baseline or next((o for o in found if o.arm.name == "baseline" and o.n), None),
         control=control,
         batch=batch,
         cutout_gain=_gain(baseline, control, options),

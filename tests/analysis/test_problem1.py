@@ -263,9 +263,9 @@ def test_a_winner_that_lost_a_seed_is_named_with_what_became_of_it(export: Expor
                 lost = method == "adam" and seed == 2
                 export.add(method, dropout, seed, error=error, status="diverged" if lost else "completed")
     text = report(export, tmp_path)
-    assert "n = 2) nats, 1 of 3 seeds diverged at epoch 3, before RMSProp" in text
-    assert "n = 2) nats, 1 of 3 seeds diverged at epoch 3 (chance is not excluded); in eval mode" in text
-    assert "n = 2), 1 of 3 seeds diverged at epoch 3 (chance is not excluded). What dropout changes:" in text
+    assert "n = 2) nats (1 of 3 seeds diverged at epoch 3), before RMSProp" in text
+    assert "n = 2) nats (1 of 3 seeds diverged at epoch 3) (chance is not excluded); in eval mode" in text
+    assert "n = 2) (1 of 3 seeds diverged at epoch 3) (chance is not excluded). What dropout changes:" in text
 
 
 def test_the_only_arm_with_results_beats_none(export: Export, tmp_path: Path) -> None:
@@ -498,13 +498,13 @@ def test_a_ladder_that_has_not_ended_chooses_nothing_yet(
 ) -> None:
     data = grid(export, tmp_path, status=status)
     (choice,) = problem1_learning_rates.choices(problem1_learning_rates.points(data, Options()))
-    remark = "–" if settled else "ahead so far: 3 of 4 rates are complete, the others not yet run or failed"
+    remark = "–" if settled else "ahead so far: of 4 rates 3 ended, the rest not yet run or failed"
     assert (choice.chosen.rate, choice.settled, choice.remark) == (0.01, settled, remark)
     table = cells(problem1.main(data)[1]["learning-rates"], "Method", "Learning rate")
     assert table["Adam", "0.01"]["Remarks"] == ("chosen" if settled else "ahead so far")
     text = write_report(tmp_path / "problem1-learning-rates", "1").markdown.read_text()
     assert ("this grid chooses" in text) == settled
-    assert ("- Adam: 0.01 is ahead so far (3 of 4 rates" in text) != settled
+    assert ("- Adam: 0.01 is ahead so far (of 4 rates 3 ended" in text) != settled
 
 
 def test_a_failed_rate_may_still_run(export: Export, tmp_path: Path) -> None:

@@ -273,7 +273,7 @@ def test_a_diverged_seed_of_a_compared_arm_is_told(empty, tmp_path):
     for seed in (0, 1, 2):
         export.add("cutout", 1, seed, 0.058 + 0.001 * seed)
         export.add("cutout", 4, seed, 0.05 + 0.001 * seed, status="diverged" if seed == 2 else "completed")
-    assert "percentage points less. cutout M=4: 1 of 3 seeds diverged at epoch 3." in words(export.write(tmp_path))
+    assert "percentage points less. Of cutout M=4, 1 of 3 seeds diverged at epoch 3." in words(export.write(tmp_path))
 
 
 def test_a_one_cycle_of_few_epochs_has_no_drops(empty, tmp_path):
@@ -284,3 +284,14 @@ def test_a_one_cycle_of_few_epochs_has_no_drops(empty, tmp_path):
     text = words(export.write(tmp_path))
     assert "the learning rate drops" not in text.split("What the schedule changes")[0]
     assert "No such drop lies in the epochs shown above." in text
+
+
+def test_the_baseline_is_shown_where_another_schedule_is_the_reference(empty, tmp_path):
+    export = empty()
+    export.add("standard", 1, 0, 0.07)
+    for m in (1, 4):
+        export.add("cutout", m, 0, 0.05, schedule="budget")
+    text = words(export.write(tmp_path))
+    assert "Crop and flip, M=1, schedule=hoffer." in text
+    assert "Of schedule=hoffer: after 100 epochs the validation error is" in text
+    assert "nothing to plot" not in text

@@ -216,8 +216,8 @@ def test_the_index_answers_from_the_sheets_data_and_from_the_most_trials():
     assert page.answering([entry("a", {"done": 4}), many], "4.1a") is many
     assert page.answering([drawn, new], "4.1a") is drawn
     assert page.answering([many], "4.2") is None
-    assert [e.answer for e in (drawn, many, new)] == ["drawn images", "", "nothing has run yet"]
-    assert entry("c", {"new": 1}, ["cifar10", "synthetic"]).answer == "nothing has run yet, partly drawn images"
+    assert [e.answer for e in (drawn, many, new)] == ["drawn images", "", "no results yet"]
+    assert entry("c", {"new": 1}, ["cifar10", "synthetic"]).answer == "no results yet, partly drawn images"
 
 
 def test_the_index_says_where_nothing_has_run(empty, tmp_path):
@@ -225,7 +225,7 @@ def test_the_index_says_where_nothing_has_run(empty, tmp_path):
     export.add("standard", 1, 0, 0.05)
     export.tables["plan"][0]["state"] = "new"
     report.write_report(export.write(tmp_path), "4")
-    assert "problem4</a> (nothing has run yet)<" in report.write_index(tmp_path).html.read_text()
+    assert "problem4</a> (no results yet)<" in report.write_index(tmp_path).html.read_text()
 
 
 def test_an_index_of_nothing_says_so(tmp_path):
