@@ -30,13 +30,13 @@ def check(plan: Plan, max_gpu_hours: float | None) -> None:
     known, unknown = _estimate(plan.to_run)
     if known > max_gpu_hours:
         raise PreflightError(
-            f"max_gpu_hours={max_gpu_hours:g}: {_trials(len(plan.to_run))} will take about {known:.2f} GPU-hours "
+            f"max_gpu_hours={max_gpu_hours:g}: {trials_text(len(plan.to_run))} will take about {known:.2f} GPU-hours "
             f"or more; nothing was started (farm plan lists them)"
         )
     if unknown:
         raise PreflightError(
-            f"max_gpu_hours={max_gpu_hours:g}: {_trials(len(unknown))} of {plan.study} without an estimate, since no "
-            f"relative has completed yet; nothing was started. One run without the limit gives an estimate to the "
+            f"max_gpu_hours={max_gpu_hours:g}: {trials_text(len(unknown))} of {plan.study} without an estimate, since "
+            f"no relative has completed yet; nothing was started. One run without the limit gives an estimate to the "
             f"others: trial={unknown[0].id} is {unknown[0].label}"
         )
 
@@ -61,7 +61,7 @@ def comparison(planned: Plan, ledger: Path, run_id: str) -> str:
         predicted, actual = sum(t.seconds or 0.0 for t in known), sum(spent[t.id] for t in known)
         texts = f"{predicted:.0f} s of trials' time", f"{actual:.0f} s"
     more = f" ({actual / predicted - 1:+.0%})" if predicted else ""
-    return f"predicted {texts[0]} for {_trials(len(known))}, actual {texts[1]}{more}"
+    return f"predicted {texts[0]} for {trials_text(len(known))}, actual {texts[1]}{more}"
 
 
 def _estimate(trials: Sequence[Trial]) -> tuple[float, list[Trial]]:
@@ -82,5 +82,6 @@ def _spent(ledger: Path, run_id: str) -> dict[str, float]:
     return {i: s for i, s in seconds.items() if i in ended}
 
 
-def _trials(number: int) -> str:
+def trials_text(number: int) -> str:
+    """ "1 trial", "3 trials"."""
     return f"{number} trial{'' if number == 1 else 's'}"

@@ -5,6 +5,7 @@ Imports neither torch nor Ray, and reads no file.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -85,7 +86,7 @@ class Plan:
         """What a run starts, larger gangs first: a gang that waits behind small trials waits for ever."""
         return sorted((t for t in self.trials if t.to_run), key=lambda t: (-t.bundle.gpu, -t.bundle.cpu))
 
-    @property
+    @functools.cached_property
     def lengths(self) -> tuple[dict[str, float], bool]:
         """What each trial to run has left, by id, and whether in seconds.
 

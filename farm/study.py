@@ -165,7 +165,7 @@ def _finished_without_weights(ledger: Path, plan: Plan) -> str:
     done = {t.id for t in plan.trials if t.state == "done" and t.status == "completed"}
     paths = (path / DONE for path in trial_directories(ledger) if trial_id(path) in done)
     number = sum(not (path / "state.pt").exists() for path in paths)
-    return f"{number} trial{'' if number == 1 else 's'}" if number else ""
+    return budget.trials_text(number) if number else ""
 
 
 def settled(config: Config) -> Config:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import heapq
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from farm.plan import Plan
@@ -31,6 +32,11 @@ class _Work:
     reported: bool = False
     again: bool = False
     marked: float = 0.0
+
+    @property
+    def unreported(self) -> bool:
+        """Whether a start is still to come, or not over."""
+        return self.open and not self.reported
 
     @property
     def one_step(self) -> float:
@@ -61,7 +67,7 @@ class TimeLeft:
         }
         # kept as trials change: summed up anew for each line that is printed, ten thousand trials would take minutes
         self._left = self._all = sum(w.left for w in self._trials.values())
-        self._open = self._unreported = len(self._trials)
+        self._unreported = len(self._trials)
         self._waiting = dict(self._trials)
         self._running: dict[str, _Work] = {}
         self._most = 1
@@ -71,9 +77,8 @@ class TimeLeft:
     def started(self, label: str) -> None:
         """An attempt at a trial begins, its first or another."""
         work = self._trials[label]
-        self._count(work, -1)
-        work.open, work.reported, work.marked = True, False, self._clock()
-        self._count(work, 1)
+        with self._counted(work):
+            work.open, work.reported, work.marked = True, False, self._clock()
         self._waiting.pop(label, None)
         self._running[label] = work
         self._most = max(self._most, len(self._running))
@@ -88,9 +93,8 @@ class TimeLeft:
         """A trial whose attempt has ended will have another."""
         work = self._trials[label]
         self._running.pop(label, None)
-        self._count(work, -1)
-        work.reported, work.again = False, True
-        self._count(work, 1)
+        with self._counted(work):
+            work.reported, work.again = False, True
         self._waiting[label] = work
 
     def ended(self, label: str, how: str) -> None:
@@ -98,9 +102,8 @@ class TimeLeft:
         work = self._trials[label]
         if how == "completed":
             self._advance(work, work.steps, whole=True)
-        self._count(work, -1)
-        work.open = False
-        self._count(work, 1)
+        with self._counted(work):
+            work.open = False
         self._running.pop(label, None)
         self._waiting.pop(label, None)
 
@@ -108,7 +111,7 @@ class TimeLeft:
     def seconds(self) -> float | None:
         """Seconds until the last trial ends if as many run at once as have so far; None where nothing tells yet."""
         pace = self._pace
-        if pace is None or self._open <= 0 or self._left <= 1e-9 * self._all:
+        if pace is None or not (self._waiting or self._running) or self._left <= 1e-9 * self._all:
             return None
         start = max(self._starts.seconds - self._starts.work * pace, 0.0) / max(self._starts.number, 1)
         if len(self._waiting) > MANY:
@@ -132,18 +135,20 @@ class TimeLeft:
 
     def _advance(self, work: _Work, step: int, whole: bool = False) -> None:
         before, now = work.left, self._clock()
-        self._count(work, -1)
-        work.step = step
-        if work.reported or not work.again:
-            pace = self._paced if work.reported else self._starts
-            pace.add(before if whole else max(before - work.left, 0.0), now - work.marked)
-        work.reported, work.marked = True, now
-        self._count(work, 1)
+        with self._counted(work):
+            work.step = step
+            if work.reported or not work.again:
+                pace = self._paced if work.reported else self._starts
+                pace.add(before if whole else max(before - work.left, 0.0), now - work.marked)
+            work.reported, work.marked = True, now
 
-    def _count(self, work: _Work, sign: int) -> None:
-        self._left += sign * work.left
-        self._open += sign * work.open
-        self._unreported += sign * (work.open and not work.reported)
+    @contextmanager
+    def _counted(self, work: _Work) -> Iterator[None]:
+        """A trial is changed; what is summed up over all follows."""
+        left, unreported = work.left, work.unreported
+        yield
+        self._left += work.left - left
+        self._unreported += work.unreported - unreported
 
 
 def _running_left(work: _Work, pace: float, start: float, now: float) -> float:

@@ -101,14 +101,16 @@ class View:
     def waits_again(self, label: str) -> None:
         """A trial whose attempt has ended will have another."""
         self._time_left.waits_again(label)
-        with self._change(label) as line:
-            line.state, line.ended = _open_state(line), time.monotonic()
+        self._reopen(label)
 
     def given_back(self, label: str) -> None:
         """A trial that was to begin did not: a drain came before."""
         self._time_left.ended(label, "")
+        self._reopen(label)
+
+    def _reopen(self, label: str) -> None:
         with self._change(label) as line:
-            line.state, line.ended = _open_state(line), time.monotonic()
+            line.state, line.ended = "partial" if line.epoch else "new", time.monotonic()
 
     def freeze(self) -> None:
         """Remember which trials run now: a drain waits for these and starts no others."""
@@ -214,10 +216,6 @@ def counts(plan: Plan, states: Sequence[str]) -> str:
     """ "3 done, 4 new", leaving out what is 0."""
     found = [(plan.count(s), s) for s in states]  # type: ignore[arg-type]
     return ", ".join(f"{n} {s}" for n, s in found if n) or "no trials"
-
-
-def _open_state(line: _Line) -> str:
-    return "partial" if line.epoch else "new"
 
 
 def _interest(line: _Line) -> int:
