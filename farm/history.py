@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -29,7 +29,7 @@ NOISE = 0.1
 
 
 SPAN = 2.0
-"""What a power law needs at least of largest over smallest number: nearer ones tell of the noise in their times."""
+"""What a law needs at least of largest over smallest number: nearer ones tell of the noise in their times."""
 
 
 def estimated_seconds(
@@ -39,8 +39,8 @@ def estimated_seconds(
 
     The median of what these took for an epoch, times the epochs that are left after `epochs_done`. Where trials
     have no parameter `epochs`, the median of their whole time, less the share of their module's `steps` that is
-    done. Relatives that differ in one number alone give a power law in that number, where `power_law` finds one:
-    M=32 is foreseen from M=1 and M=2. Else it is foreseen in proportion to the `work` that the trial module
+    done. Relatives that differ in one number alone give a law in that number, where `law_of` finds one:
+    M=32 is foreseen from M=1 and M=4. Else it is foreseen in proportion to the `work` that the trial module
     declares, where it does. Specs without any completed relative (same trial module, hardware and dataset) are left
     out: one that ran out of memory or diverged says nothing of how long a trial takes that does not. `on_gpu` says of
     each whether it will run on a GPU, and so must its relatives have: the hardware of trials that are not timed is no
@@ -64,12 +64,15 @@ def estimated_seconds(
     return found
 
 
-def power_law(numbers: Sequence[float], rates: Sequence[float]) -> tuple[float, float] | None:
-    """`(level, exponent)` of rate = level * number ** exponent, the least-squares line through logarithms.
+def law_of(numbers: Sequence[float], rates: Sequence[float]) -> Callable[[float], float] | None:
+    """Rate as a function of a number above 0, from the rates at some; each number counts by the median of its rates.
 
-    Each number above 0 weighs the same, by the median of its rates. None where it cannot be told from noise: where the
-    numbers span less than SPAN, or the exponent is within two standard errors of 0, each rate being off by NOISE.
-    So learning rates that happen to differ by some per cent in time foresee nothing at a hundredth of them.
+    The line through logarithms, level * number ** exponent. Where the exponent is between -1 and 1, a fixed part and
+    one in proportion to the number (or to its inverse) instead, least squares of the relative error: work that a GPU
+    gets more of goes faster at first, and a power law drawn out from there would have that go on. None where the line
+    cannot be told from noise: where the numbers span less than SPAN, or the exponent is within two standard errors of
+    0, each rate being off by NOISE. So learning rates that happen to differ by some per cent in time foresee nothing
+    at a hundredth of them.
     """
     at = defaultdict(list)
     for number, rate in zip(numbers, rates, strict=True):
@@ -79,10 +82,16 @@ def power_law(numbers: Sequence[float], rates: Sequence[float]) -> tuple[float, 
         return None
     x, y = np.log(list(at)), np.log([median(found) for found in at.values()])
     spread = ((x - x.mean()) ** 2).sum()
-    exponent = ((x - x.mean()) * y).sum() / spread
+    exponent = float(((x - x.mean()) * y).sum() / spread)
     if abs(exponent) < 2 * NOISE / math.sqrt(spread):
         return None
-    return float(np.exp(y.mean() - exponent * x.mean())), float(exponent)
+    sign = math.copysign(1, exponent)
+    parts = np.stack([np.exp(-y), np.exp(sign * x - y)], axis=1)
+    fixed, each = (float(part) for part in np.linalg.lstsq(parts, np.ones(len(parts)), rcond=None)[0])
+    if abs(exponent) < 1 and fixed > 0 and each > 0:
+        return lambda wanted: fixed + each * wanted**sign
+    level = float(np.exp(y.mean() - exponent * x.mean()))
+    return lambda wanted: level * wanted**exponent
 
 
 class _Groups:
@@ -130,7 +139,7 @@ class _Relatives:
         self._rates = np.array([done["seconds"][row] for row in rows], dtype=float) / epochs
         self._work = np.zeros(len(rows))  # 0: not yet asked
         self._found: dict[tuple[tuple[str, ...], float], float] = {}
-        self._laws: dict[tuple[int, tuple[str, ...]], tuple[float, float] | None] = {}
+        self._laws: dict[tuple[int, tuple[str, ...]], Callable[[float], float] | None] = {}
 
     def rate(self, values: Mapping[str, Any], work: float) -> float:
         """Seconds that an epoch of a trial with these config columns and this work takes."""
@@ -154,13 +163,13 @@ class _Relatives:
         return float(np.median(self._rates[nearest] / self._work[nearest]) * work)
 
     def _along(self, column: int, wanted: tuple[str, ...], alone: np.ndarray) -> float | None:
-        """Rate by the power law of trials that differ in this column alone; None where there is none."""
+        """Rate by the law of trials that differ in this column alone; None where there is none."""
         key = column, wanted[:column] + wanted[column + 1 :]
         if key not in self._laws:  # one law for all trials along the same line
             numbers = [_number(repr(self._values[one][self._columns[column]])) for one in alone]
-            self._laws[key] = power_law(numbers, self._rates[alone].tolist())
+            self._laws[key] = law_of(numbers, self._rates[alone].tolist())
         law, at = self._laws[key], _number(wanted[column])
-        return law[0] * at ** law[1] if law is not None and at > 0 else None
+        return law(at) if law is not None and at > 0 else None
 
 
 def _number(text: str) -> float:

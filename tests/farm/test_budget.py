@@ -13,11 +13,13 @@ import pandas as pd
 import pytest
 from attempts import attempt, directory, request
 from commands import COUNTING
+from hypothesis import given
+from hypothesis import strategies as st
 
 from farm import budget
 from farm import config as configuration
 from farm.errors import PreflightError
-from farm.history import estimated_seconds, power_law
+from farm.history import estimated_seconds, law_of
 from farm.ledger.export import export
 from farm.ledger.schema import config_columns
 from farm.plan import Bundle, Plan, Trial
@@ -80,7 +82,7 @@ def test_a_trial_without_epochs_has_less_to_go_by_the_steps_that_are_done(tmp_pa
     assert estimated_seconds(tmp_path, [wanted], {wanted.id: 15})[wanted.id] == pytest.approx(600 / 4)
 
 
-def test_relatives_along_one_number_give_a_power_law(timed: Path) -> None:
+def test_relatives_along_one_number_give_a_law(timed: Path) -> None:
     wanted = spec(factor=8, epochs=3)
     assert estimated_seconds(timed, [wanted], {})[wanted.id] == pytest.approx(3 * 80)
 
@@ -181,24 +183,53 @@ def test_close_learning_rates_say_nothing_of_a_far_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("numbers", "rates", "law"),
+    ("numbers", "rates", "at", "foreseen"),
     [
-        ([1, 2], [10, 20], (10, 1)),
-        ([1, 1, 1, 2], [9, 10, 70, 20], (10, 1)),  # each number by the median of its seeds
-        ([16, 64], [8, 2], (128, -1)),  # a larger batch, fewer steps
-        ([0, 1, 2], [90, 10, 20], (10, 1)),
-        ([1, 1.9], [10, 19], None),  # too near
-        ([0.1] * 50 + [0.2] * 50, [500] * 50 + [540] * 50, None),  # noise, however many seeds share it
-        ([3, 3], [10, 20], None),
-        ([0, 5], [10, 20], None),
-        ([], [], None),
+        ([1, 2], [10, 20], 32, 320),
+        ([1, 1, 1, 2], [9, 10, 70, 20], 8, 80),  # each number by the median of its seeds
+        ([16, 64], [8, 2], 256, 0.5),  # a larger batch, fewer steps
+        ([0, 1, 2], [90, 10, 20], 4, 40),
+        ([1, 2], [10, 40], 4, 160),  # steeper than in proportion
+        ([1, 4], [1.1, 2.0], 32, 10.4),  # a fixed part, 0.8, beside 0.3 for each
+        ([1, 4, 8], [1.1, 2.0, 3.2], 32, 10.4),
+        ([32, 128], [22, 7], 8192, 2.078125),  # a fixed part beside each step's: 2 + 640 / batch
+        ([1, 2, 64], [1, 2.5, 64], 128, 128.9),  # no fixed part above 0: 1.114 * number ** 0.979
     ],
 )
-def test_a_power_law_is_more_than_noise(
-    numbers: list[float], rates: list[float], law: tuple[float, float] | None
+def test_a_law_goes_on_as_its_numbers_do(numbers: list[float], rates: list[float], at: float, foreseen: float) -> None:
+    found = law_of(numbers, rates)
+    assert found is not None
+    assert found(at) == pytest.approx(foreseen, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "rates"),
+    [
+        ([1, 1.9], [10, 19]),  # too near
+        ([0.1] * 50 + [0.2] * 50, [500] * 50 + [540] * 50),  # noise, however many seeds share it
+        ([3, 3], [10, 20]),
+        ([0, 5], [10, 20]),
+        ([], []),
+    ],
+)
+def test_a_law_is_more_than_noise(numbers: list[float], rates: list[float]) -> None:
+    assert law_of(numbers, rates) is None
+
+
+@given(
+    st.tuples(st.floats(1, 100), st.floats(2, 100)),
+    st.tuples(st.floats(0.1, 100), st.floats(0.1, 100)),
+    st.floats(0.01, 100),
+)
+def test_a_law_meets_its_two_points_and_stays_positive(
+    numbers: tuple[float, float], rates: tuple[float, float], factor: float
 ) -> None:
-    found = power_law(numbers, rates)
-    assert found == (law and pytest.approx(law))
+    low, times = numbers
+    found = law_of([low, low * times], rates)
+    if found is not None:
+        assert [found(low), found(low * times)] == pytest.approx(list(rates), rel=1e-6)
+        assert 0 < found(low * factor) < math.inf
+        assert (found(low * times) > found(low)) == (found(low * times * 2) > found(low * times))
 
 
 def test_ten_thousand_trials_are_estimated_in_seconds(tmp_path: Path) -> None:

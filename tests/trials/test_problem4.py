@@ -140,11 +140,11 @@ def test_planning_imports_no_torch() -> None:
 
 def test_the_declared_work_is_what_the_arms_took_on_an_h200() -> None:
     export = Path(__file__).parents[2] / "analysis" / "reference" / "problem4" / "export"
-    arm = ["config_M", "config_augmentation"]
+    arm = ["config_M", "config_augmentation", "config_schedule"]
     rows = pd.read_parquet(export / "epochs.parquet", columns=[*arm, "config_seed", "train_seconds"])
     trials = rows.groupby([*arm, "config_seed"])["train_seconds"].sum()
-    works = [problem4.work(asdict(Parameters(M=int(m), precision="bf16"))) for m, _, _ in trials.index]
-    assert trials.groupby(level=arm).ngroups == 7
+    works = [problem4.work(asdict(Parameters(M=int(m), precision="bf16"))) for m, *_ in trials.index]
+    assert trials.groupby(level=arm).ngroups == 10
     assert list(trials / works) == pytest.approx([trials.sum() / sum(works)] * len(works), rel=0.05)
 
 
