@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.arms import UNTIMED_NOTE
 from analysis.load import Data
 from analysis.options import Options
 from analysis.problem1_answers import KINDS, Pair, Result, epochs_run, pairs
@@ -52,6 +53,8 @@ def time_table(data: Data, found: Sequence[Result], options: Options, device: st
     ]
     if any(r.pieced for r in found):
         notes.append("† Pieced together from attempts on different devices, so no ratio is given.")
+    if any(r.n and not r.arm.timed for r in found):
+        notes.append(UNTIMED_NOTE)
     return Table(
         title="Training time with and without dropout" + (f" ({device})" if device else ""),
         frame=frame,

@@ -161,7 +161,7 @@ def _training_seconds(data: Data, outcome: ArmOutcome) -> list[float]:
 
 def _quickest(data: Data, shown: Sequence[ArmOutcome]) -> tuple[ArmOutcome | None, ArmOutcome | None]:
     """`Answers.quickest` and `Answers.ahead`; nothing where the arms ran on several devices, or were not timed."""
-    if len({device_of(data, o.arm) for o in shown}) != 1 or not all(o.timed for o in shown):
+    if len({device_of(data, o.arm) for o in shown}) != 1 or not all(o.arm.timed for o in shown):
         return None, None
     there = sorted(
         (o for o in shown if o.to_target.reached == o.n and not o.pieced), key=lambda o: o.to_target.seconds.value

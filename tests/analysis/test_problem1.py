@@ -154,9 +154,11 @@ def test_a_ratio_of_one_seed_and_three_has_no_interval_and_counts_seeds(export: 
 
 def test_untimed_trials_have_no_seconds(export: Export, tmp_path: Path) -> None:
     export.add("adam", False, timed=False)
-    row = cells(problem1.tables(export.write(tmp_path))["training-time"], "Method")["Adam"]
+    table = problem1.tables(export.write(tmp_path))["training-time"]
+    row = cells(table, "Method")["Adam"]
     assert (row["L2 (s/epoch)"], row["L2, 5 epochs (s)"]) == ("–", "–")
     assert row["Remarks"] == "L2: untimed"
+    assert any(note.startswith("Untimed:") for note in table.notes)
 
 
 def test_one_epoch_gives_no_time_and_no_ratio(export: Export, tmp_path: Path) -> None:
