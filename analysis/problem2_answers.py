@@ -84,6 +84,7 @@ class Answers:
 
     label: str
     on_gpu: bool
+    timed: bool
     setup: dict[str, str]
     modes: dict[str, ModeAnswers]
     gradient_megabytes: float
@@ -93,6 +94,11 @@ class Answers:
     clocks: tuple[float, float]
     refused: list[str]
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def compares(self) -> bool:
+        """Whether its times are results, and of GPUs."""
+        return self.on_gpu and self.timed
 
 
 SETUP = ("dataset", "seed", "precision", "repeats", "workers", "pinned", "cudnn_benchmark", "width", "train_examples")
@@ -109,6 +115,7 @@ def answers(data: Data, group: Group, options: Options) -> Answers:
     return Answers(
         label=group.label,
         on_gpu=group.machine.on_gpu,
+        timed=group.timed,
         setup={name: distinct(rows, f"config_{name}") for name in SETUP},
         modes={m: _mode(group, m, options) for m in MODES if group.has(m, "weak") or group.has(m, "strong")},
         gradient_megabytes=size / 1e6,
