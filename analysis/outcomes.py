@@ -25,6 +25,7 @@ from analysis.table import (
     estimate_text,
     text_column,
 )
+from analysis.words import counted
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def remark(data: Data, arm: Arm, completed: Sequence[str], mixed: set[str]) -> s
     planned = len(arm.trials)
     parts = [text if planned == 1 else f"{count} of {planned} seeds {text}" for text, count in rest.items()]
     if mixed:
-        parts.append(f"† {len(mixed)} of {len(completed)} times pieced together from several devices")
+        parts.append(f"† {len(mixed)} of {counted(len(completed), 'time')} pieced together from several devices")
     return "; ".join(parts)
 
 
@@ -212,7 +213,8 @@ def _censored(row: Mapping[str, Any], name: str, form: str) -> str:
     if row["reached"] == 0:
         if "seconds" in name:
             return f"not reached in {row['total_seconds']:,.0f} s"
-        return f"not reached in {row['epochs']} epochs ({100 * row['final_accuracy']:.2f}\N{NO-BREAK SPACE}%)"
+        accuracy = f"{100 * row['final_accuracy']:.2f}\N{NO-BREAK SPACE}%"
+        return f"not reached in {counted(row['epochs'], 'epoch')} ({accuracy})"
     estimate = estimate_of(row, name)
     same = not estimate.has_interval or estimate.low == estimate.high
     text = estimate_text(estimate, ",.0f" if same and float(estimate.value).is_integer() else form)

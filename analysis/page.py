@@ -149,7 +149,8 @@ def notices(data: Data) -> list[str]:
     rest = [(row.name, fate(data, str(row.trial_id))) for row in data.plan.itertuples() if row.state != "done"]
     ends = ", ".join(f"{n} {status}" for status, n in data.trials["status"].value_counts().items())
     done = len(data.plan) - len(rest)
-    count = f"{done} of {len(data.plan)} trials of the plan {'is' if done == 1 else 'are'} done"
+    verb = "is" if 1 in (done, len(data.plan)) else "are"
+    count = f"{done} of {words.counted(len(data.plan), 'trial')} of the plan {verb} done"
     count += f" ({ends})" if ends else ""
     listed = "".join(f"\n- {words.escape(str(name))}: {words.escape(why)}" for name, why in rest[:20])
     more = f"\n- and {len(rest) - 20} more" if len(rest) > 20 else ""
@@ -157,7 +158,7 @@ def notices(data: Data) -> list[str]:
     if n := len(data.outside):
         shown = ", ".join(f"`{name}`" for name in data.outside[:10]) + (", …" if n > 10 else "")
         notes.append(
-            f"Outside this grid, and not shown: {n} finished trial{'' if n == 1 else 's'} ({shown}). "
+            f"Outside this grid, and not shown: {words.counted(n, 'finished trial')} ({shown}). "
             f"`farm report {study_word(data.directory)}` without further words takes in those that differ only in what "
             "the study sweeps; what is of other data, hardware, settings or an older revision does not compare."
         )

@@ -20,6 +20,7 @@ from analysis.provenance import source
 from analysis.section import Problem, Section
 from analysis.style import Figure
 from analysis.table import Table
+from analysis.words import counted
 
 TITLE = "Problem 1: adaptive learning-rate methods"
 MAIN_FIGURE = "training-loss"
@@ -137,7 +138,7 @@ def panels(data: Data, found: Sequence[Result], options: Options, column: str, w
     summary = " ".join(f"{KINDS[kind]}: {_ends(lines[kind], percent)}." for kind in kinds)
     return Figure(
         title=title,
-        alt=f"{len(kinds)} line charts with the same axes, one line a method. {summary}",
+        alt=f"{counted(len(kinds), 'line chart')} with the same axes, one line a method. {summary}",
         caption=f"{_what(column, kinds)} {curves.how_drawn(every, options.confidence)}{_absent(found)}",
         drawing=drawing,
         source=source(data, [i for r in shown for i in r.completed]),

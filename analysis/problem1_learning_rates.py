@@ -26,6 +26,7 @@ from analysis.section import Section
 from analysis.stats import Estimate
 from analysis.style import Figure
 from analysis.table import Table, estimate_column, estimate_columns, number_column, text_column
+from analysis.words import counted
 from trials.methods import METHODS
 
 TITLE = "Problem 1: learning rates"
@@ -286,7 +287,8 @@ def error_figure(data: Data, found: Sequence[Point]) -> Figure | None:
         learning_rate=np.concatenate([c.x for c in lines[k]]), regularization=KINDS[k]) for k in kinds]  # fmt: skip
     return Figure(
         title="Validation error against learning rate",
-        alt=f"{len(kinds)} line charts with the same axes, one line a method, rates on a log scale. Chosen: {lowest}",
+        alt=f"{counted(len(kinds), 'line chart')} with the same axes, one line a method, rates on a log scale. "
+        f"Chosen: {lowest}",
         caption="Error on the held-out training images in the last epoch, mean over seeds.",
         drawing=drawing,
         source=source(data, data.ended("completed")),

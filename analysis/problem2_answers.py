@@ -25,6 +25,7 @@ from analysis.problem2_setups import Cell, Group
 from analysis.problem2_tables import MODES
 from analysis.provenance import distinct
 from analysis.stats import Estimate
+from analysis.words import counted
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def answers(data: Data, group: Group, options: Options) -> Answers:
 
 def _words(cell: Cell) -> str:
     k = cell.key
-    return f"{MODES[k.mode]}, {k.scaling} scaling, {k.gpus} GPUs, batch {k.batch}"
+    return f"{MODES[k.mode]}, {k.scaling} scaling, {counted(k.gpus, 'GPU')}, batch {k.batch}"
 
 
 def _iterations(group: Group) -> dict[int, dict[int, int]]:

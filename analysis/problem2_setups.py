@@ -17,6 +17,7 @@ import pandas as pd
 
 from analysis.arms import UNTIMED, describe, is_timed, varying
 from analysis.load import Data
+from analysis.words import counted
 
 LEAST_ITERATIONS = 10
 SLACK = 0.95
@@ -256,7 +257,8 @@ def refusal(key: Key, row: Mapping[Any, Any]) -> str:
     per_gpu = key.batch if key.scaling == "weak" else key.batch / key.gpus
     expected = math.ceil(row["examples"] / (per_gpu * key.gpus))
     if row["iterations"] != expected:
-        return f"{int(row['iterations'])} iterations where {expected} are expected"
+        found, verb = counted(int(row["iterations"]), "iteration"), "is" if expected == 1 else "are"
+        return f"{found} where {expected:,} {verb} expected"
     device = row.get("device_seconds")
     if isinstance(device, float) and row["step_seconds"] < SLACK * device:
         return "the clock was read before the GPU had finished"

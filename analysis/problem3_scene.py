@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from analysis import style
+from analysis import style, words
 from analysis.problem3_layers import records
 from analysis.problem3_scene_tables import stage_counts
 from analysis.problem3_tables import source_of
@@ -221,11 +221,12 @@ def training_figure(epochs: pd.DataFrame) -> Figure:
         for axes, lines in ((above, LOSSES), (below, RECALLS)):
             style.label_ends(axes, [(name, colour, last["epoch"], last[column]) for column, name, colour in lines])
     first, count = rows.iloc[0], true_boxes(rows)
-    counted = f"; n = {count} boxes" if count else ""
+    fell = last["train_loss"] < first["train_loss"]
+    counted = f"; n = {words.counted(count, 'box', 'boxes')}" if count else ""
     return Figure(
         title="Training of the region proposal network",
         alt="Two line charts against epoch. "
-        f"The loss falls from {first['train_loss']:.3f} to {last['train_loss']:.3f}. "
+        f"The loss {'falls' if fell else 'goes'} from {first['train_loss']:.3f} to {last['train_loss']:.3f}. "
         f"The best 10 proposals find {100 * first['recall_10']:.0f} % of the true boxes at first and "
         f"{100 * last['recall_10']:.0f} % in the end.",
         caption="Above: training loss of each epoch, logarithmic. Below: the part of the true boxes of scenes kept "

@@ -149,7 +149,7 @@ def test_a_total_batch_sold_as_each_gpus_is_refused(tmp_path: Path) -> None:
     study.epochs(study.trial(1), 32)
     study.epochs(study.trial(2), 32, iterations=1563)
     data = load(study.write(tmp_path))
-    assert "refused: 1563 iterations where 782 are expected" in cells(data, "table-1")["2-GPU"].values()
+    assert "refused: 1,563 iterations where 782 are expected" in cells(data, "table-1")["2-GPU"].values()
     assert len(answers(data, only(data), Options()).refused) == 1
 
 

@@ -109,13 +109,13 @@ def test_images_are_called_by_what_has_results_not_by_what_is_planned(empty, tmp
     assert "From the built-in drawn images" in report.write_index(tmp_path).markdown.read_text()
 
 
-@pytest.mark.parametrize(("trials", "verb"), [(1, "is"), (2, "are")])
-def test_the_count_of_done_trials_agrees_with_its_verb(empty, tmp_path, trials, verb):
+@pytest.mark.parametrize(("trials", "noun", "verb"), [(1, "trial", "is"), (2, "trials", "are")])
+def test_the_count_of_done_trials_agrees_with_its_verb(empty, tmp_path, trials, noun, verb):
     export = empty()
     for seed in range(trials):
         export.add("standard", 1, seed, 0.05, epochs=2)
     text = report.write_report(export.write(tmp_path), "4").markdown.read_text()
-    assert f"{trials} of {trials} trials of the plan {verb} done" in text
+    assert f"{trials} of {trials} {noun} of the plan {verb} done" in text
 
 
 def test_a_message_with_tags_is_shown_as_text(made_up, tmp_path):
@@ -139,7 +139,7 @@ def test_a_report_without_any_result_can_be_written(empty, tmp_path):
     export.add("standard", 1, 0, 0.05)
     export.tables["plan"][0]["state"] = "new"
     text = report.write_report(export.write(tmp_path), "4").markdown.read_text()
-    assert "0 of 1 trials of the plan are done" in text
+    assert "0 of 1 trial of the plan is done" in text
     assert "The baseline has no completed trial" in text
 
 
