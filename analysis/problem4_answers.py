@@ -12,6 +12,7 @@ from analysis.options import Options
 from analysis.outcomes import ArmOutcome, device_of
 from analysis.provenance import distinct
 from analysis.stats import Estimate
+from analysis.words import escape
 
 SOON = 3
 """Epochs after a drop of the learning rate that count as "at the drop"."""
@@ -67,6 +68,11 @@ class Answers:
     reached_at_drop: int
     trials: int
     seeds: int
+
+    @property
+    def of_variation(self) -> str:
+        """ " of schedule=hoffer" in Markdown, behind what is of the reference variation; empty where there is one."""
+        return f" of {escape(self.variation)}" if self.variation else ""
 
 
 def answers(data: Data, found: Sequence[ArmOutcome], variation: str, options: Options) -> Answers:
