@@ -134,7 +134,8 @@ def test_a_report_has_the_studys_title_else_its_name(made):
 def test_only_the_sheets_studies_speak_of_the_sheet(empty, tmp_path, module, asked):
     export = empty()
     export.add("standard", 1, 0, 0.05, epochs=2)
-    export.tables["plan"][0] |= {"config_dataset": "synthetic", "config_module": module}
+    for name in ("plan", "trials"):
+        export.tables[name][0] |= {"config_dataset": "synthetic", "config_module": module}
     text = report.write_report(export.write(tmp_path), "").markdown.read_text()
     assert "not from CIFAR-10" in text
     assert ("the sheet" in text) == asked
