@@ -140,6 +140,11 @@ def run(config: Config, arguments: list[str], signals: Signals | None = None) ->
         print(f"{config.study}: {counts(plan, planning.STATES)}", flush=True)
         if config.settings.keep == "weights" and (without := _finished_without_weights(config.ledger, plan)):
             _say(f"keep=weights: {without} finished before, and hold no weights; the run that finishes one keeps them")
+        if begun := sum(t.stale for t in plan.to_run):
+            _say(
+                f"{budget.trials_text(begun)} will go on from epochs that other sources made under the same REVISION "
+                "(farm plan lists them); raise it if results change"
+            )
         exported: dict[str, Path] = {}
         for current in (config, settled(config)):  # a second time where results turn out to be damaged
             _prepare_data(current, plan)

@@ -56,7 +56,12 @@ TRIALS: tuple[Column, ...] = (
     Column(
         "farm_commit", "str", measured=True, help="git commit of the farm in the last attempt, + for a changed tree"
     ),
-    Column("source_digest", "str", measured=True, help="SHA-256 of the sources that decide results"),
+    Column(
+        "source_digest",
+        "str",
+        measured=True,
+        help="SHA-256 of the sources that decide results; several, where they changed before the trial was done",
+    ),
     Column("torch_version", "str", measured=True),
     Column("python_version", "str", measured=True),
     Column("image", "str", measured=True, help="container image, where one is in use"),
@@ -84,6 +89,7 @@ ATTEMPTS: tuple[Column, ...] = (
     Column("error", "str", measured=True),
     Column("log_path", "str", measured=True),
     Column("farm_commit", "str", measured=True, help="git commit of the farm, + where the tree was changed"),
+    Column("source_digest", "str", measured=True, help="as in trials.parquet, of what this attempt began with"),
 )
 
 PLAN: tuple[Column, ...] = (
