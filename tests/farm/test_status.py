@@ -135,6 +135,22 @@ def test_the_grid_is_that_of_the_last_command(ledger: Path, capsys: pytest.Captu
     assert "outside this grid: 3 finished trials" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("too_much", ["resources.gpu=8", "max_gpu_hours=0 resources.gpu=8", "sweep.factor=[-1]"])
+def test_a_grid_of_which_nothing_can_run_is_not_the_last_one(tmp_path: Path, too_much: str) -> None:
+    place = [f"study={COUNTING}", f"results={tmp_path}"]
+    main(["run", *place, "executor=inline", "sweep.factor=[5,6,7]"])
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.suffix in (".yaml", ".parquet")}
+    assert main(["run", *place, "executor=inline", "device=auto", "gpus=0", *too_much.split()]) > 0
+    assert {p: p.read_bytes() for p in before} == before
+    assert looking.status(last_grid(place)[0]).counts == {"done": 3}
+
+
+def test_before_any_other_it_leaves_no_trace(tmp_path: Path) -> None:
+    place = [f"study={COUNTING}", f"results={tmp_path}"]
+    assert main(["run", *place, "executor=inline", "device=auto", "gpus=0", "resources.gpu=8"]) == 1
+    assert not [p for p in tmp_path.rglob("*") if p.suffix in (".yaml", ".parquet")]
+
+
 def test_what_an_earlier_command_finished_is_in_the_study_named_alone(tmp_path: Path) -> None:
     place = [f"study={COUNTING}", f"results={tmp_path}"]
     for factor in (5, 6):
