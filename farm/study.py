@@ -79,12 +79,14 @@ def finished_outside(
     config: Config, grid: Sequence[tuple[Spec, planning.Bundle]] | None = None
 ) -> list[tuple[Spec, planning.Bundle]]:
     """What of the study has finished outside the grid, but differs from it only in what is swept, and in seeds."""
+    from farm.ledger.schema import fits_columns
+
     fingerprint, hardware = _fingerprint(config), _hardware(config)
     known = {s.id for s, _ in grid or planning.specs(config, fingerprint, hardware)}
     paths = [p for p in trial_directories(config.ledger) if trial_id(p) not in known and (p / DONE / MANIFEST).exists()]
     others = [(trial_id(p), spec) for p in paths if (spec := spec_of(p)) is not None]
-    whole = (spec for i, spec in others if spec.module == config.settings.module and spec.id == i)
-    return planning.kin(config, fingerprint, hardware, whole)
+    own = (spec for i, spec in others if spec.module == config.settings.module and spec.id == i)
+    return planning.kin(config, fingerprint, hardware, filter(fits_columns, own))
 
 
 def local_nodes(config: Config) -> list[Node]:
