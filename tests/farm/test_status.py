@@ -19,11 +19,12 @@ from rich.console import Console
 
 from farm import config as configuration
 from farm import status as looking
-from farm import status_view
+from farm import status_view, study
 from farm.cli import main
 from farm.ledger.durable import OWN_DIGEST
 from farm.ledger.lock import SILENT_SECONDS, LedgerLock
 from farm.ledger.store import now
+from farm.plan import Node
 from farm.recall import last_grid
 
 STUDY = [f"study={COUNTING}", "executor=inline", "trial.epochs=10"]
@@ -143,6 +144,14 @@ def test_a_grid_of_which_nothing_can_run_is_not_the_last_one(tmp_path: Path, too
     assert main(["run", *place, "executor=inline", "device=auto", "gpus=0", *too_much.split()]) > 0
     assert {p: p.read_bytes() for p in before} == before
     assert looking.status(last_grid(place)[0]).counts == {"done": 3}
+
+
+def test_nor_is_one_of_which_a_cluster_holds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study, "_execute_with_ray", lambda *arguments: [Node(cpu=2, gpu=0)])
+    place = [f"study={COUNTING}", f"results={tmp_path}"]
+    main(["run", *place, "executor=inline", "sweep.factor=[5]"])
+    assert main(["run", *place, "ray_address=10.0.0.1:6379", "device=auto", "resources.gpu=8"]) == 1
+    assert looking.status(last_grid(place)[0]).counts == {"done": 1}
 
 
 def test_before_any_other_it_leaves_no_trace(tmp_path: Path) -> None:
