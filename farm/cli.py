@@ -139,7 +139,7 @@ def _run_here(config: Config, overrides: list[str], signals: Signals) -> int:
     _print_failures(result.plan)
     if result.comparison:
         print(result.comparison)
-    if not result.tables:  # another driver has the ledger now, and makes these
+    if not result.tables:  # another driver has the ledger now, and makes these, or no trial can run here
         return result.exit_code
     for path in _main_results(config, result.plan):
         print(short_path(path))

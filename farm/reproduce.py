@@ -23,6 +23,7 @@ from farm.config import ROOT, Config
 from farm.errors import COMPLETE, FAILED, INTERRUPTED, RESUMABLE, PreflightError, UsageError
 from farm.history import estimated_seconds
 from farm.plan import Plan, Trial
+from farm.signals import NUMBERS, Signals
 from farm.view import counts
 
 STUDIES = ("problem=3", "problem=1", "problem=2", "problem=4")
@@ -65,8 +66,7 @@ def reproduce(
             stopped = code  # the rest is not begun, and missing
         elif (config.ledger / "export").is_dir():
             report(config)
-        if received and stopped is None:  # it came when the child was done with all but its figures
-            stopped = INTERRUPTED if set(received) == {signal.SIGINT} else RESUMABLE
+        stopped = stopped or Signals(received).exit_code  # one came when the child was done with all but its figures
     if all(part.exit_code == COMPLETE for part in parts):
         return COMPLETE, parts
     return stopped or max(part.exit_code if part.exit_code >= 0 else FAILED for part in parts), parts  # killed: below 0
@@ -82,7 +82,7 @@ def _run(arguments: Sequence[str], received: list[int]) -> int:
         if number != signal.SIGINT:  # a terminal sends that one to both
             child.send_signal(number)
 
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
+    before = {number: signal.signal(number, pass_on) for number in NUMBERS}
     try:
         return child.wait()
     finally:

@@ -219,6 +219,16 @@ def config_schema(module: str) -> list[pa.Field]:
     return [pa.field(f"config_{k}", kind) for k, kind in kinds.items()]
 
 
+def fits_columns(spec: Spec) -> bool:
+    """Whether a spec's values have the types that its module declares now, as those of any plan have."""
+    values = config_columns(spec)
+    try:
+        found = {f.name: pa.array([values.get(f.name)], f.type)[0].as_py() for f in config_schema(spec.module)}
+    except (pa.ArrowException, OverflowError):
+        return False
+    return all(values.get(name) == value for name, value in found.items())
+
+
 def _arrow_type(annotation: str) -> pa.DataType:
     for name, kind in ARROW.items():
         if annotation.replace("<class '", "").startswith(name):

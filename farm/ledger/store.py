@@ -52,7 +52,7 @@ class Commit:
     epoch: int
     state: bytes
     rows: list[Row]
-    sources: str
+    sources: str = ""
     """As `source_digest` of the trial's row; empty where it was not recorded."""
 
 

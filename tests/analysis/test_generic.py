@@ -93,6 +93,8 @@ def test_a_last_value_that_is_not_finite_is_said(made):
     assert "at epoch 2, not finite after it." in figure.alt
     assert figure.alt.count("not finite") == 1
     assert table(data).loc["cutout", "remark"] == "last value not finite"
+    ends = generic.sections(data)[1].tables["trials"].frame["end"]
+    assert sorted(ends) == ["completed", "completed, last validation_error not finite"]
 
 
 def test_without_a_measure_the_trials_are_reported(made):
