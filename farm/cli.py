@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import io
 import json
-import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -27,7 +26,7 @@ from farm.errors import (
     PreflightError,
     UsageError,
 )
-from farm.output import Output, open_closed
+from farm.output import Output, open_closed, to_nowhere
 from farm.plan import STATES, Plan, check_work
 from farm.signals import Signals
 from trials.spec import ModuleError
@@ -65,7 +64,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         print(f"farm: {error}", file=sys.stderr)
         return UsageError.exit_code
     except BrokenPipeError:  # `farm plan | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        to_nowhere(sys.stdout.fileno())
         return COMPLETE
     except OSError as error:
         if error.errno not in (*STORAGE_ERRORS, *PLACE_ERRORS):
