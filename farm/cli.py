@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import io
 import json
 import shlex
@@ -92,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     for verb in (run, plan):
         verb.add_argument("--cfg", action="store_true", help="print the resolved configuration and run nothing")
         verb.add_argument("--json", action="store_true", help="the plan as JSON")
-    status = add("status", _status, "what a study's trials do now")
+    status = add("status", _status, "what a study's trials do now; without a study, which studies have results")
     status.add_argument("--watch", action="store_true", help="go on showing it until the run has ended")
     status.add_argument("--json", action="store_true", help="as JSON")
     add("why", _why, "`farm why TRIAL problem=4`: which inputs made a trial new")
@@ -225,6 +226,8 @@ def _status(options: argparse.Namespace) -> int:
 
     if options.watch and options.json:
         raise UsageError("--watch and --json: one of the two; --json shows it once")
+    if all(word.startswith(("results=", "site=")) for word in options.overrides) and not options.watch:
+        return _status_of_all(options)
     config, words = last_grid(options.overrides)
     command = shlex.join(["farm", "run", *words])
     if options.watch:
@@ -236,6 +239,17 @@ def _status(options: argparse.Namespace) -> int:
         else:
             status_view.show(current, command)
     return FAILED if {"failed", "unschedulable"} & set(current.counts) else COMPLETE
+
+
+def _status_of_all(options: argparse.Namespace) -> int:
+    from farm import overview
+
+    studies = overview.overview(configuration.load_place(options.overrides).results)
+    if options.json:
+        print(json.dumps([dataclasses.asdict(study) for study in studies], indent=1, default=str))
+    else:
+        print(*overview.lines(studies, [w for w in options.overrides if w.startswith("results=")]), sep="\n")
+    return COMPLETE
 
 
 def _why(options: argparse.Namespace) -> int:
