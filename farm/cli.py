@@ -269,9 +269,7 @@ def _why(options: argparse.Namespace) -> int:
     else:
         studies = studies_with_results(rest)
     grids = (grid for one in studies for grid in (last_grid(one)[0], configuration.load(one)))
-    config, plan, trial = why.plan_with(grids, wanted)
-    for line in why.explain(config, plan, trial):
-        print(line)
+    print(*why.answer(grids, wanted), sep="\n")
     return COMPLETE
 
 
