@@ -82,6 +82,6 @@ def _spent(ledger: Path, run_id: str) -> dict[str, float]:
     return {i: s for i, s in seconds.items() if i in ended}
 
 
-def trials_text(number: int) -> str:
+def trials_text(number: int, word: str = "trial") -> str:
     """ "1 trial", "3 trials"."""
-    return f"{number} trial{'' if number == 1 else 's'}"
+    return f"{number} {word}{'' if number == 1 else 's'}"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import io
 import json
-import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ from farm.errors import (
     PreflightError,
     UsageError,
 )
-from farm.output import Output, open_closed
+from farm.output import Output, open_closed, to_nowhere
 from farm.plan import STATES, Plan, check_work
 from farm.signals import Signals
 from trials.spec import ModuleError
@@ -65,7 +65,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         print(f"farm: {error}", file=sys.stderr)
         return UsageError.exit_code
     except BrokenPipeError:  # `farm plan | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        to_nowhere(sys.stdout.fileno())
         return COMPLETE
     except OSError as error:
         if error.errno not in (*STORAGE_ERRORS, *PLACE_ERRORS):
@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     for verb in (run, plan):
         verb.add_argument("--cfg", action="store_true", help="print the resolved configuration and run nothing")
         verb.add_argument("--json", action="store_true", help="the plan as JSON")
-    status = add("status", _status, "what a study's trials do now")
+    status = add("status", _status, "what a study's trials do now; without a study, which studies have results")
     status.add_argument("--watch", action="store_true", help="go on showing it until the run has ended")
     status.add_argument("--json", action="store_true", help="as JSON")
     add("why", _why, "`farm why TRIAL problem=4`: which inputs made a trial new")
@@ -226,6 +226,8 @@ def _status(options: argparse.Namespace) -> int:
 
     if options.watch and options.json:
         raise UsageError("--watch and --json: one of the two; --json shows it once")
+    if all(word.startswith(("results=", "site=")) for word in options.overrides) and not options.watch:
+        return _status_of_all(options)
     config, words = last_grid(options.overrides)
     command = shlex.join(["farm", "run", *words])
     if options.watch:
@@ -237,6 +239,17 @@ def _status(options: argparse.Namespace) -> int:
         else:
             status_view.show(current, command)
     return FAILED if {"failed", "unschedulable"} & set(current.counts) else COMPLETE
+
+
+def _status_of_all(options: argparse.Namespace) -> int:
+    from farm import overview
+
+    studies = overview.overview(configuration.load_place(options.overrides).results)
+    if options.json:
+        print(json.dumps([dataclasses.asdict(study) for study in studies], indent=1, default=str))
+    else:
+        print(*overview.lines(studies, [w for w in options.overrides if w.startswith("results=")]), sep="\n")
+    return COMPLETE
 
 
 def _why(options: argparse.Namespace) -> int:
@@ -256,9 +269,7 @@ def _why(options: argparse.Namespace) -> int:
     else:
         studies = studies_with_results(rest)
     grids = (grid for one in studies for grid in (last_grid(one)[0], configuration.load(one)))
-    config, plan, trial = why.plan_with(grids, wanted)
-    for line in why.explain(config, plan, trial):
-        print(line)
+    print(*why.answer(grids, wanted), sep="\n")
     return COMPLETE
 
 

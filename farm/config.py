@@ -186,8 +186,8 @@ def _unlike(tree: Any, layer: Any, prefix: str = "") -> str:
 
 def _parameters(module: str, study_file: Path) -> DictConfig:
     """The module's `Parameters`, as they are declared; a module that lies beside its study file is found too."""
-    if not study_file.is_relative_to(CONF) and str(study_file.parent) not in sys.path:
-        sys.path.append(str(study_file.parent))
+    if not study_file.is_relative_to(CONF):  # after the farm's own, which `pip install -e` finds behind all paths
+        sys.path += [p for p in (str(ROOT), str(study_file.parent)) if p not in sys.path]
     try:
         parameters = trial_module(module).Parameters
         dataclasses.fields(parameters)

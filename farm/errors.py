@@ -8,7 +8,7 @@ COMPLETE = 0
 FAILED = 1
 USAGE = 2
 PREFLIGHT = 3
-RESUMABLE = 75  # EX_TEMPFAIL: stopped by SIGTERM or SIGUSR1; the same command goes on
+RESUMABLE = 75  # EX_TEMPFAIL: stopped by SIGTERM, SIGUSR1 or SIGHUP; the same command goes on
 INTERRUPTED = 130
 CHILD_FAULT = 70
 """EX_SOFTWARE, of an attempt's process alone: the farm failed in it and not the trial."""

@@ -23,7 +23,8 @@ START_SECONDS = 180.0
 OLD_SECONDS = 86_400.0
 STARTER = "FARM_FORKSERVER_STARTER"
 STUDY_DIRECTORY = "FARM_STUDY_DIRECTORY"
-"""Directory of a study's own trial module; last on the path, so that no file there hides another module."""
+"""Directory of a study's own trial module; last on the path, so that no file there hides another module (and -P: the
+current directory, which may be the same, is not on the path at all)."""
 ROOT = Path(__file__).resolve().parent.parent
 _DETACH = 'exec "$@" < /dev/null >> "$0" 2>&1 & echo $!'
 """Shell that leaves its command behind as nobody's child: when a worker ends, Ray kills the children it had."""
@@ -57,7 +58,7 @@ def start_server(run: str, modules: tuple[str, ...] = (), directory: Path | None
         if not _runs(record):
             path.unlink(missing_ok=True)
             _remove_old_files(path.parent)
-            command = [sys.executable, "-m", "farm.forkserver", str(path), *PRELOAD, *modules]
+            command = [sys.executable, "-P", "-m", "farm.forkserver", str(path), *PRELOAD, *modules]
             began = subprocess.run(
                 ["/bin/sh", "-c", _DETACH, str(path.with_suffix(".log")), *command],
                 env=os.environ | {"PYTHONPATH": _python_path(), STARTER: str(os.getpid())},

@@ -21,6 +21,14 @@ SELECTORS = {
     "site": "a file of farm/conf/site, or the path of a YAML file",
     "trial": "id of one trial of the grid: run that alone",
 }
+ENDS = """Ctrl-C, SIGTERM, SIGUSR1 and SIGHUP (the terminal has gone; not under nohup) end it in order, and the same
+command goes on. Exit codes: 0 all trials are complete; 1 a trial failed or fits no node; 2 a wrong word; 3 refused
+before anything ran; 75 stopped by SIGTERM, SIGUSR1 or SIGHUP; 130 interrupted by Ctrl-C."""
+NOTES = {
+    "run": ENDS,
+    "reproduce": ENDS,
+    "status": "Without a study (farm status, farm status results=DIRECTORY): a line for every study that has results.",
+}
 USAGE = "usage: {command} key=value … {flags}"
 FLAGS = {
     "run": "[--dry-run] [--json] [--cfg]",
@@ -48,6 +56,8 @@ def text(verb: str, overrides: list[str]) -> str:
         lines += _fields(config.settings.trial, "trial.")
     else:
         lines += ["", "With a study named (problem=4 --help), the parameters of its trials are listed too."]
+    if verb in NOTES:
+        lines += ["", NOTES[verb]]
     return "\n".join([*lines, "", EXAMPLES])
 
 

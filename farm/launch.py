@@ -25,6 +25,7 @@ os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
 
 import ray
 from ray import tune
+from ray.job_config import JobConfig
 from ray.tune import Callback, CheckpointConfig, FailureConfig, RunConfig, Stopper, Trainable, TuneConfig
 from ray.tune.experiment import Trial as TuneTrial
 
@@ -246,6 +247,17 @@ def nodes() -> list[Node]:
     return [Node(r.get("CPU", 0.0), r.get("GPU", 0.0)) for r in alive]
 
 
+class _OwnPaths(JobConfig):
+    """Without what Ray adds for workers: the driver's current directory, ahead of all else on their path.
+
+    That is often a study's, where an analysis.py or a random.py would hide the farm's or the library's.
+    """
+
+    def _serialize(self) -> Any:
+        self._py_driver_sys_path.clear()
+        return super()._serialize()
+
+
 def connect(address: str | None, cpus: int | None, gpus: int | None, modules: Path) -> None:
     """Join the cluster at `address`, or start a Ray of our own, apart from any other on the machine.
 
@@ -256,13 +268,22 @@ def connect(address: str | None, cpus: int | None, gpus: int | None, modules: Pa
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address and address != "local":
         _check_answers(address)
+        if not address.startswith("ray://"):  # a client adds nothing, and the server could not unpickle it
+            quiet["job_config"] = _OwnPaths()
         ray.init(address=address, runtime_env={"env_vars": variables}, **quiet)
         return
     os.environ |= variables | failures.NO_MEMORY_MONITOR
     os.environ.pop("RAY_ADDRESS", None)
     with _process_groups_of_their_own():
         try:
-            ray.init(address="local", num_cpus=cpus, num_gpus=gpus, include_dashboard=False, **quiet)
+            ray.init(
+                address="local",
+                num_cpus=cpus,
+                num_gpus=gpus,
+                include_dashboard=False,
+                job_config=_OwnPaths(),
+                **quiet,
+            )
         except ValueError as error:  # gpus=2 where CUDA_VISIBLE_DEVICES shows fewer
             raise ConnectionError(str(error)) from None
 

@@ -14,6 +14,19 @@ def open_closed() -> None:
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115  # as long as this lives
 
 
+class Terminals:
+    """Those of standard output and standard error that are terminals when this is made."""
+
+    def __init__(self) -> None:
+        self._descriptors = [d for d in (1, 2) if os.isatty(d)]
+
+    def leave(self) -> None:
+        """What is written to those that are gone by now goes nowhere; it would fail with EIO."""
+        for descriptor in self._descriptors:
+            if not os.isatty(descriptor):
+                to_nowhere(descriptor)
+
+
 class Output:
     """A stream that takes no error for the run's: where its reader has gone (`farm run | head`) or its disk is full,
     what else is written to it goes nowhere. All but `write` and `flush` is the stream's own.
@@ -42,6 +55,11 @@ class Output:
 
     def _end(self) -> None:
         """What the stream still holds goes to /dev/null, also at the interpreter's end."""
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, self._stream.fileno())
-        os.close(null)
+        to_nowhere(self._stream.fileno())
+
+
+def to_nowhere(descriptor: int) -> None:
+    """What is written to the descriptor from now on goes to /dev/null."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, descriptor)
+    os.close(null)

@@ -45,11 +45,26 @@ def studies_with_results(overrides: list[str]) -> list[list[str]]:
 
     Raises `PreflightError` where none has.
     """
-    results = configuration.load_place(overrides).results
-    found = [n for n in configuration.studies() if any((results / n / part).is_dir() for part in (TRIALS, "export"))]
+    there = ledgers(configuration.load_place(overrides).results)
+    if found := [path.name for path in there if path.name in configuration.studies()]:
+        return [[f"study={name}", *overrides] for name in found]
+    named = ", ".join(f"{path.name} ({shlex.join(naming_words(path)) or 'study=FILE.yaml'})" for path in there)
+    raise PreflightError(f"{there[0].parent}: which study is meant has to be said; there are results of {named}")
+
+
+def ledgers(results: Path) -> list[Path]:
+    """Every study's directory in a directory of results. Raises `PreflightError` where there is none."""
+    there = sorted(results.iterdir()) if results.is_dir() else []
+    found = [path for path in there if any((path / part).is_dir() for part in (TRIALS, "export"))]
     if not found:
-        raise PreflightError(f"{results}: no study has results there yet; problem=N or study=NAME says which is meant")
-    return [[f"study={name}", *overrides] for name in found]
+        raise PreflightError(f"{results}: no study has results there yet; results=DIRECTORY looks elsewhere")
+    return found
+
+
+def naming_words(ledger: Path) -> list[str]:
+    """Words that name a ledger's study: those of its last command, else of the farm's own by its name, else none."""
+    recorded = [o for o in recorded_command(ledger) if _key(o) in ("problem", "study", "site")]
+    return recorded or ([f"study={ledger.name}"] if ledger.name in configuration.studies() else [])
 
 
 def data_root(config: Config) -> Path:

@@ -22,8 +22,9 @@ from farm.checks import short_path
 from farm.config import ROOT, Config
 from farm.errors import COMPLETE, FAILED, INTERRUPTED, RESUMABLE, PreflightError, UsageError
 from farm.history import estimated_seconds
+from farm.output import Terminals
 from farm.plan import Plan, Trial
-from farm.signals import NUMBERS, Signals
+from farm.signals import Signals, heeded
 from farm.view import counts
 
 STUDIES = ("problem=3", "problem=1", "problem=2", "problem=4")
@@ -77,12 +78,16 @@ def _run(arguments: Sequence[str], received: list[int]) -> int:
     command = [sys.executable, str(ROOT / "farm" / "run.py"), *arguments]
     child = subprocess.Popen(command, preexec_fn=_die_with_parent)
 
+    terminals = Terminals()
+
     def pass_on(number: int, frame: object) -> None:
+        if number == signal.SIGHUP:
+            terminals.leave()
         received.append(number)
         if number != signal.SIGINT:  # a terminal sends that one to both
             child.send_signal(number)
 
-    before = {number: signal.signal(number, pass_on) for number in NUMBERS}
+    before = {number: signal.signal(number, pass_on) for number in heeded()}
     try:
         return child.wait()
     finally:

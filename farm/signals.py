@@ -1,4 +1,4 @@
-"""What SIGTERM, SIGUSR1 and SIGINT do to a run: the first asks for a drain."""
+"""What SIGTERM, SIGUSR1, SIGHUP and SIGINT do to a run: the first asks for a drain."""
 
 from __future__ import annotations
 
@@ -9,18 +9,26 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from farm.errors import INTERRUPTED, RESUMABLE
+from farm.output import Terminals
 
-NUMBERS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-KEPT = (signal.SIGTERM, signal.SIGUSR1)
+KEPT = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+NUMBERS = (*KEPT, signal.SIGINT)
 INSTALL = signal.signal
+
+
+def heeded() -> tuple[signal.Signals, ...]:
+    """The signals that ask this process for a drain: SIGHUP not where it was started to ignore that, as by nohup."""
+    return tuple(n for n in NUMBERS if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN)
 
 
 @dataclass
 class Signals:
-    """SIGTERM, SIGUSR1 and SIGINT ask for a drain; a second SIGINT ends at once."""
+    """Each asks for a drain; a second SIGINT ends at once."""
 
     received: list[int] = field(default_factory=list)
     on_first: list[Callable[[], Any]] = field(default_factory=list)
+    terminals: Terminals = field(default_factory=Terminals)
+    numbers: tuple[signal.Signals, ...] = ()
 
     def stopping(self) -> bool:
         """Whether a drain was asked for."""
@@ -34,18 +42,19 @@ class Signals:
 
     @property
     def exit_code(self) -> int | None:
-        """75 after SIGTERM or SIGUSR1, 130 after SIGINT alone, None after none."""
+        """130 after SIGINT alone, 75 after any other, None after none."""
         if any(n != signal.SIGINT for n in self.received):
             return RESUMABLE
         return INTERRUPTED if self.received else None
 
     @contextlib.contextmanager
     def handled(self) -> Iterator[None]:
-        """Handle the three signals inside the block.
+        """Handle the signals inside the block.
 
-        After a drain the process is about to end with `exit_code`, and SIGTERM and SIGUSR1 no longer keep it from that.
+        After a drain the process is about to end with `exit_code`, and none but SIGINT keeps it from that any more.
         """
-        before = {n: signal.signal(n, self._handle) for n in NUMBERS}
+        self.numbers = heeded()
+        before = {n: signal.signal(n, self._handle) for n in self.numbers}
         try:
             yield
         finally:
@@ -58,12 +67,12 @@ class Signals:
 
         That one prints a stack before it passes SIGTERM on.
         """
-        for number in NUMBERS:
+        for number in self.numbers:
             INSTALL(number, self._handle)
 
     @contextlib.contextmanager
     def kept(self) -> Iterator[None]:
-        """Inside the block no library takes SIGTERM or SIGUSR1 for itself, as Ray and Ray Tune do when they start.
+        """Inside the block no library takes a signal but SIGINT for itself, as Ray and Ray Tune do when they start.
 
         A mask would not hold the signals back: they then go to one of Ray's threads, which do not have it.
         """
@@ -79,6 +88,8 @@ class Signals:
 
     def _handle(self, number: int, frame: Any) -> None:
         signal.alarm(0)  # Ray's handler in C++ sets one that aborts the process after 3 s, in the middle of a drain
+        if number == signal.SIGHUP:
+            self.terminals.leave()
         self.received.append(number)
         if len(self.received) == 1:
             for function in self.on_first:

@@ -92,6 +92,8 @@ class Status:
     gpus_here: tuple[GpuUse, ...]
     finished_outside: int = 0
     """Finished trials in the ledger that the grid does not hold."""
+    with_finished: bool = False
+    """Whether the grid takes in what has finished besides and differs only in what is swept."""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -127,6 +129,7 @@ def status(config: Config, now: datetime | None = None) -> Status:
         gpus_held=held,
         gpus_here=gpu_use() if here else (),
         finished_outside=sum((p / DONE / MANIFEST).exists() for i, p in folders.items() if i not in known),
+        with_finished=config.with_finished,
     )
 
 

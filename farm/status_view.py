@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from farm.budget import trials_text
 from farm.checks import short_path
 from farm.status import ORDER, Status, TrialStatus
 from farm.view import duration
@@ -55,10 +56,10 @@ def _whole(status: Status, command: str, in_place: bool = False) -> Group:
     who = f"pid {driver.pid} on {driver.host} since {driver.since[:19]}Z" if driver else "no driver at work"
     lines = [_headline(status), f"{command}  ({who})"]
     if n := status.finished_outside:
-        lines.append(
-            f"outside this grid: {n} finished trial{'' if n == 1 else 's'}; farm status with the study's name alone "
-            "takes in what differs only in what is swept"
-        )
+        hint = "farm status with the study's name alone takes in what differs only in what is swept"
+        if status.with_finished:
+            hint = "export/trials.parquet has them, and farm why ID says what sets one apart"
+        lines.append(f"outside this grid: {trials_text(n, 'finished trial')}; {hint}")
     table, notes = Group(_table(status)), Group(*map(Text, [*_gpus(status), *_failures(status)]))
     return Group(*map(Text, lines), *([notes, table] if in_place else [table, notes]))
 

@@ -12,7 +12,7 @@ from farm.checks import nearest, short_path
 from farm.config import Config
 from farm.errors import UsageError
 from farm.ledger.durable import MANIFEST, read_json
-from farm.ledger.scan import ATTEMPTS, DONE, TRIALS, attempt_records, log_of, trial_directories, trial_id
+from farm.ledger.scan import ATTEMPTS, DONE, TRIALS, attempt_records, log_of, progress, trial_directories, trial_id
 from farm.plan import Plan, Trial
 from farm.slurm.submit import site_nodes
 from trials.spec import parameter_defaults
@@ -62,11 +62,12 @@ def find(plan: Plan, wanted: str) -> Trial:
 def explain(config: Config, plan: Plan, trial: Trial) -> Iterator[str]:
     """The lines of the answer."""
     yield f"{trial.label} ({trial.id}) of {plan.study} is {_state(trial)}"
-    yield from _history(config.ledger, trial)
+    yield from _history(config.ledger, trial.id)
+    if trial.stale:
+        today = provenance.source_digest(trial.spec.module)
+        made = "its sources were" if trial.state == "done" else "sources of what it goes on from were"
+        yield f"  {made} not today's ({today}) alone, and REVISION is the same; raise it if results change"
     if trial.state == "done":
-        if trial.stale:
-            today = provenance.source_digest(trial.spec.module)
-            yield f"  its sources were not today's ({today}), and REVISION is the same; raise it if results change"
         return
     found = relatives(config.ledger, trial)
     if not found:
@@ -118,9 +119,9 @@ def _state(trial: Trial) -> str:
     return texts[trial.state]
 
 
-def _history(ledger: Path, trial: Trial) -> Iterator[str]:
+def _history(ledger: Path, identity: str) -> Iterator[str]:
     """A line for each attempt at it."""
-    folders = [p for p in trial_directories(ledger) if trial_id(p) == trial.id]
+    folders = [p for p in trial_directories(ledger) if trial_id(p) == identity]
     records: Sequence[dict[str, Any]] = list(attempt_records(ledger, *folders)) if folders else []
     for record in records:
         error = str(record.get("error") or record.get("error_class") or "").strip().splitlines()
@@ -131,15 +132,49 @@ def _history(ledger: Path, trial: Trial) -> Iterator[str]:
         yield f"  attempt {record['attempt']} {where}: {record['how']}{said}{log}"
 
 
-def plan_with(configs: Iterable[Config], wanted: str) -> tuple[Config, Plan, Trial]:
-    """The first of several grids, of one study or more, whose plan has the trial. Raises `UsageError` if none has."""
+def answer(configs: Iterable[Config], wanted: str) -> list[str]:
+    """The lines of the answer, by the first of several grids, of one study or more, whose plan has the trial.
+
+    Else by the ledgers, which hold trials of other grids too. Raises `UsageError` if none has it.
+    """
     errors: dict[str, UsageError] = {}
+    looked: dict[Path, Plan] = {}
     for config in configs:
         plan = study.make_plan(config, site_nodes(config))
         try:
-            return config, plan, find(plan, wanted)
+            return list(explain(config, plan, find(plan, wanted)))
         except UsageError as error:
             errors[config.study] = error
+            looked.setdefault(config.ledger, plan)
+    outside = [(ledger, path) for ledger, plan in looked.items() for path in _find_outside(ledger, plan, wanted)]
+    if len(outside) == 1:
+        (ledger, path) = outside[0]
+        return list(explain_outside(ledger, looked[ledger], path))
+    if outside:
+        raise UsageError(f"{wanted}: {len(outside)} trials outside the grid begin so; write more of the id")
     if len(errors) == 1:
         raise errors.popitem()[1]
     raise UsageError(f"{wanted}: no such trial in {', '.join(errors)}; farm why TRIAL problem=4 looks in that study")
+
+
+def _find_outside(ledger: Path, plan: Plan, wanted: str) -> list[Path]:
+    """Directories of trials that the plan does not hold, by their ids or the beginning of these."""
+    known = {t.id for t in plan.trials}
+    others = [p for p in trial_directories(ledger) if trial_id(p) not in known and trial_id(p).startswith(wanted)]
+    return others if len(wanted) >= 3 else []
+
+
+def explain_outside(ledger: Path, plan: Plan, path: Path) -> Iterator[str]:
+    """The lines of the answer for a trial that the ledger has and the grid has not."""
+    found = progress(path)
+    state = f"{found.state} ({found.status})" if found.status else found.state
+    yield f"{path.name.rpartition('-')[0]} ({trial_id(path)}) of {plan.study} is {state}, and outside the grid"
+    yield from _history(ledger, trial_id(path))
+    content = read_json(path / "spec.json") or {}
+    if not plan.trials or not isinstance(content.get("parameters"), dict):
+        return
+    there = [(t, inputs(t.spec.as_dict(), t.spec.module)) for t in plan.trials]
+    apart = [(t, differences(inputs(content, t.spec.module), other)) for t, other in there]
+    nearest_trial, differing = min(apart, key=lambda pair: len(pair[1]))
+    yield f"nearest trial of the grid: {nearest_trial.label} ({nearest_trial.id}), from which it differs in"
+    yield from map(str, differing)

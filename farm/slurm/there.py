@@ -15,6 +15,8 @@ from types import FrameType
 
 from farm.config import Config
 from farm.errors import COMPLETE, FAILED, INTERRUPTED, RESUMABLE, USAGE, PreflightError
+from farm.output import Terminals
+from farm.signals import heeded
 from farm.slurm.cluster import FARM_UP, UP, Cluster, cluster_at
 from farm.slurm.requeue import progress
 from farm.slurm.submit import absolute_arguments
@@ -101,9 +103,10 @@ class _Signals:
         self.seen: list[int] = []
         self._driver: subprocess.Popen[bytes] | None = None
         self._before: dict[int, object] = {}
+        self._terminals = Terminals()
 
     def __enter__(self) -> _Signals:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        for number in heeded():
             self._before[number] = signal.signal(number, self._come)
         return self
 
@@ -112,6 +115,8 @@ class _Signals:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def _come(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            self._terminals.leave()
         self.seen.append(number)
         if self._driver is not None and self._driver.poll() is None:
             self._driver.send_signal(signal.SIGUSR1)

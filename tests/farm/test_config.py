@@ -144,6 +144,7 @@ def test_help_shows_units_ranges_and_defaults(farm) -> None:
     assert "commit_seconds=30.0" in done.out
     assert "[s, a number of at least 0]" in done.out
     assert "trial.cutout_length=16" in done.out
+    assert "75 stopped by SIGTERM, SIGUSR1 or SIGHUP" in done.out
     assert done.out.count("python farm/run.py") >= 4
 
 

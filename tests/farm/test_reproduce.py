@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 from attempts import attempt, request
 from commands import COUNTING, ROOT, environment, exported
+from terminals import closed_under
 
 from farm import config as configuration
 from farm.cli import main
@@ -33,10 +34,13 @@ sys.exit(code)
 """
 
 
+VARIABLES = environment() | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(COUNTING.parent)])}
+
+
 def start(results: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", CODE, f"results={results}", *SLOW],
-        env=environment() | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(COUNTING.parent)])},
+        env=VARIABLES,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -75,7 +79,13 @@ def test_a_signal_drains_the_study_and_ends_it_all(tmp_path: Path) -> None:
     assert out.count("counting: 2 of 2 trials are missing (1 partial, 1 new)") == 2  # the one not begun too
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_terminal_that_goes_drains_the_study_and_ends_it_all(tmp_path: Path) -> None:
+    words = [sys.executable, "-c", CODE, f"results={tmp_path}", *SLOW]
+    assert closed_under(words, lambda: wait_for_commit(tmp_path), VARIABLES, tmp_path) == 75
+    assert [a["how"] for a in exported(tmp_path, "counting", "attempts")] == ["drained"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGHUP, 75), (signal.SIGINT, 130)])
 def test_a_signal_that_finds_a_study_at_its_figures_ends_it_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int
 ) -> None:

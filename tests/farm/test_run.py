@@ -124,7 +124,9 @@ def test_a_killed_training_ends_with_the_same_weights(tmp_path: Path) -> None:
     assert epochs == [1, 2, 3]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGHUP, 75), (signal.SIGINT, 130)]
+)
 def test_a_signal_drains_and_the_same_command_goes_on(tmp_path: Path, number: signal.Signals, code: int) -> None:
     arguments = (STUDY, "sweep.factor=[1,2,3]", "trial.epochs=60", "trial.seconds=0.1", "cpus=2")
     run = start(tmp_path, *arguments[1:])

@@ -133,7 +133,20 @@ def test_the_grid_is_that_of_the_last_command(ledger: Path, capsys: pytest.Captu
     other = json.loads(capsys.readouterr().out)
     assert (other["counts"], other["finished_outside"]) == ({"new": 1}, 3)
     main(["status", *place, "sweep.factor=[8]"])
-    assert "outside this grid: 3 finished trials" in capsys.readouterr().out
+    assert "outside this grid: 3 finished trials; farm status with the study's name alone" in capsys.readouterr().out
+
+
+def test_what_the_study_named_alone_leaves_out_is_not_said_to_be_in_it(
+    ledger: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = [f"study={COUNTING}", f"results={ledger.parent}"]
+    for words in (["trial.epochs=4", "sweep.factor=[3]"], ["sweep.factor=[5]"]):
+        main(["run", *place, "executor=inline", *words])
+    capsys.readouterr()
+    main(["status", *place])
+    told = capsys.readouterr().out
+    assert "outside this grid: 1 finished trial; export/trials.parquet has" in told
+    assert "name alone" not in told
 
 
 @pytest.mark.parametrize("too_much", ["resources.gpu=8", "max_gpu_hours=0 resources.gpu=8", "sweep.factor=[-1]"])

@@ -36,7 +36,9 @@ sys.exit(cli.main(["run", *sys.argv[2:]]))
 """
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGHUP, 75), (signal.SIGINT, 130)]
+)
 def test_a_signal_during_preflight_starts_nothing(tmp_path: Path, number: signal.Signals, code: int) -> None:
     results = tmp_path / "results"
     words = [sys.executable, "-c", SIGNALLED_IN_PREFLIGHT, str(int(number)), STUDY, f"results={results}"]
@@ -107,7 +109,7 @@ def test_a_run_needs_no_standard_streams(tmp_path: Path, closed: str) -> None:
     assert [r["how"] for r in exported(tmp_path / "results", "counting", "attempts")] == ["failed", "failed"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_while_the_figures_are_made_does_not_end_a_run_that_is_complete(
     tmp_path: Path, number: signal.Signals
 ) -> None:

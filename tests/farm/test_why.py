@@ -97,6 +97,21 @@ def test_trials_of_the_whole_study_are_known_whatever_was_run_last(
         assert f"({identity}) of counting is {state}" in capsys.readouterr().out
 
 
+def test_a_trial_outside_the_grid_is_found_in_the_ledger(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    attempt(request(results / "counting", factor=9, epochs=4))
+    identity = directory(request(results / "counting", factor=9, epochs=4)).name.rpartition("-")[2]
+    lines = why(results, capsys, identity[:8], "trial.epochs=3")
+    assert lines[0] == f"factor9-epochs4-seed0 ({identity}) of counting is done (completed), and outside the grid"
+    assert lines[1].startswith("  attempt 1 on ")
+    assert lines[2].startswith("nearest trial of the grid: factor=1 (")
+    assert [line.split() for line in lines[3:]] == [["factor", "9", "there", "1"], ["epochs", "4", "there", "3"]]
+
+
+def test_no_grid_and_no_ledger_has_it(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["why", "fffffffff", f"study={COUNTING}", f"results={results}"]) == 2
+    assert "no such trial in counting" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("word", "override"),
     [

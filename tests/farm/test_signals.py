@@ -1,0 +1,38 @@
+"""Signals in whole processes: the terminal that goes, and what was started to outlive it."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from commands import COUNTING, command, environment, exported, wait_for
+from terminals import closed_under
+
+from farm.ledger import scan
+
+WORDS = (f"study={COUNTING}", "executor=inline", "commit_seconds=0", "trial.seconds=0.05", "view=live")
+
+
+def committed(ledger: Path) -> int:
+    """Highest epoch that any trial has committed."""
+    return max((p.epoch for p in scan.scan(ledger).values()), default=0)
+
+
+def test_a_run_whose_terminal_goes_drains(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    words = command(*WORDS, "trial.epochs=400", f"results={results}")
+    assert closed_under(words, lambda: wait_for(lambda: committed(results / "counting")), environment(), tmp_path) == 75
+    assert [r["how"] for r in exported(results, "counting", "attempts")] == ["drained"]
+    assert sorted(r["state"] for r in exported(results, "counting", "plan")) == ["new", "partial"]
+    assert not list((results / "counting").glob("drain-*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+def test_a_run_under_nohup_heeds_no_hangup(tmp_path: Path, number: signal.Signals) -> None:
+    words = ["nohup", *command(*WORDS, "trial.epochs=30", "sweep.factor=[1]"), f"results={tmp_path}"]
+    with subprocess.Popen(words, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
+        wait_for(lambda: committed(tmp_path / "counting"))
+        run.send_signal(number)
+        assert run.wait(timeout=60) == (0 if number == signal.SIGHUP else 75)
