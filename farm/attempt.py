@@ -28,6 +28,8 @@ from trials.spec import Drained, Epoch, Outcome, Row, Spec, State, trial_module
 
 ERROR_LINES = 12
 Report = Callable[[dict[str, Any]], None]
+UNKNOWN_SOURCES = "unknown"
+"""In place of the digest of a commit that has none, by a farm of before 2026-11-29."""
 STOP_SECONDS = 0.1
 """A wait looks that often whether it is to end."""
 
@@ -102,12 +104,13 @@ def run_attempt(request: Request, stop: StopFlag, report: Report, on_claim: Call
     try:
         if (found := progress(trial_path(Path(request.ledger), spec))).state == "done":
             return End(found.status, found.epoch)
-        attempt = Attempt.claim(Path(request.ledger), spec, _info(request, spec.module))
+        sources = provenance.source_digests(spec.module)
+        attempt = Attempt.claim(Path(request.ledger), spec, _info(request, sources))
         log = str(on_claim(attempt) or "")
     except OSError as error:  # nowhere to write: not even a record of this attempt, by which the next would wait
         stop.wait(min(request.back_off_seconds, LONGEST_BACK_OFF_SECONDS))
         return End("interrupted", 0, type(error).__name__, str(error), failure="storage")
-    run = _Run(request, spec, attempt, stop, report)
+    run = _Run(request, spec, attempt, stop, report, sources)
     try:
         end = run.to_end()
     except Drained:
@@ -132,7 +135,9 @@ def _asked(request: Request) -> bool:
 class _Run:
     """The attempt's `Context`, and the loop over the trial's epochs."""
 
-    def __init__(self, request: Request, spec: Spec, attempt: Attempt, stop: StopFlag, report: Report) -> None:
+    def __init__(
+        self, request: Request, spec: Spec, attempt: Attempt, stop: StopFlag, report: Report, sources: Sequence[str]
+    ) -> None:
         self.request, self.spec, self.attempt, self.report = request, spec, attempt, report
         self._stop = stop
         self.module = trial_module(spec.module)
@@ -141,7 +146,7 @@ class _Run:
         self.rows: list[Row] = []
         self.epoch = self.from_epoch = 0
         self._table, self._last_epoch = row_table(spec.module), 0
-        self._earlier = ""  # sources of the attempts that this one goes on from
+        self._seen = list(sources)
         self._dataset: Any = None
         self._epoch_began = time.monotonic()
         self._epoch_seconds = float("inf")
@@ -169,7 +174,7 @@ class _Run:
         if (commit := self.attempt.newest_commit()) is not None:
             self.state, self.rows = _load_state(commit.state), list(commit.rows)
             self.epoch = self.from_epoch = commit.epoch
-            self._earlier = commit.sources
+            self._seen = [*(commit.sources or UNKNOWN_SOURCES).split(", "), *self._seen]
             self._count(self.rows)
         with WriteBehind(self.attempt) as writer:
             outcome, state = self._epochs(writer)
@@ -284,15 +289,15 @@ class _Run:
 
     def _sources(self) -> str:
         """Digests of all code that may have had a part in the rows so far."""
-        known = [*self._earlier.split(", "), *provenance.source_digests(self.spec.module)]
-        return ", ".join(dict.fromkeys(filter(None, known)))
+        self._seen = list(dict.fromkeys([*self._seen, *provenance.source_digests(self.spec.module)]))
+        return ", ".join(self._seen)
 
 
-def _info(request: Request, module: str) -> dict[str, Any]:
+def _info(request: Request, sources: Sequence[str]) -> dict[str, Any]:
     from farm.ledger.lock import identity
 
     place = {"device": device_name(request.device)}
-    code = {"farm_commit": provenance.farm_commit(), "source_digest": ", ".join(provenance.source_digests(module))}
+    code = {"farm_commit": provenance.farm_commit(), "source_digest": ", ".join(sources)}
     return identity() | request.info | place | code
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
+import importlib.machinery
 import importlib.metadata
 import importlib.util
 import os
@@ -62,43 +63,68 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 def _digest(files: Mapping[str, Path]) -> str:
     digest = hashlib.sha256()
     for name, path in sorted(files.items()):
-        digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
+        digest.update(name.encode() + b"\0" + _content(path) + b"\0")
     return digest.hexdigest()[:16]
+
+
+def _content(path: Path) -> bytes:
+    """A file's bytes; a text in their place where it cannot be read, which no trial is to fail by."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        return f"# {error.strerror}".encode()
 
 
 def _sources(module: str) -> dict[str, Path]:
     """Files of a trial module and, followed through import statements, of `trials` and of the directory it is in."""
-    specification = importlib.util.find_spec(module)
+    specification = _found(module)
     if specification is None or specification.origin is None:
         return {}
     origin = Path(specification.origin)
     home = origin.parents[module.count(".") + (origin.name == "__init__.py")]
     found: dict[str, Path] = {}
-    waiting = [module]
+    waiting = list(_with_packages(module))
     while waiting:
         name = waiting.pop()
-        path = None if name in found else _file(name, home)
+        path = None if name in found else _file(name, home, module)
         if path is not None:
             found[name] = path
             waiting += _imports(name, path)
     return found
 
 
-def _file(name: str, home: Path) -> Path | None:
-    """The file of a module of `trials`, or of one in `home`; None for all others. Imports nothing."""
+def _file(name: str, home: Path, module: str) -> Path | None:
+    """The file of a module of `trials`, or of one in `home` beside the trial module; None for all others."""
     package = name.partition(".")[0]
-    base = (ROOT if package == "trials" else home).joinpath(*name.split("."))
-    if name == "trials" or (home == ROOT and package != "trials"):
+    ours = module.partition(".")[0]
+    if name == "trials" or not (package in ("trials", ours) or (ours != "trials" and _is_beside(package, home))):
         return None
-    return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
+    base = (ROOT if package == "trials" else home).joinpath(*name.split("."))
+    return next((path for path in (base / "__init__.py", base.with_suffix(".py")) if os.path.isfile(path)), None)
+
+
+def _is_beside(package: str, home: Path) -> bool:
+    """Whether `import package` takes what lies in `home`, and that is not the farm itself nor an installed library."""
+    if package in ("farm", "analysis") or home.name in ("site-packages", "dist-packages"):
+        return False
+    specification = _found(package)
+    places = [] if specification is None else [specification.origin, *(specification.submodule_search_locations or ())]
+    return any(p and Path(p).parent == home for p in places) and not any(home.glob(f"{package}-*.dist-info"))
+
+
+def _found(module: str) -> importlib.machinery.ModuleSpec | None:
+    try:
+        return importlib.util.find_spec(module)
+    except (ImportError, ValueError):  # ValueError: a module without a specification, as __main__
+        return None
 
 
 def _imports(name: str, path: Path) -> Iterator[str]:
     """Names that a module's import statements may mean, packages around them included."""
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     try:
-        nodes = list(ast.walk(ast.parse(path.read_bytes())))
-    except SyntaxError:  # who imports it says so
+        nodes = list(ast.walk(ast.parse(_content(path))))
+    except (SyntaxError, ValueError):  # who imports it says so
         return
     for node in nodes:
         names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
@@ -106,8 +132,14 @@ def _imports(name: str, path: Path) -> Iterator[str]:
             above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
             base = ".".join(filter(None, [*above, node.module]))
             names = [f"{base}.{a.name}" for a in node.names]
-        for parts in (n.split(".") for n in names):
-            yield from (".".join(parts[:n]) for n in range(1, len(parts) + 1))
+        for one in names:
+            yield from _with_packages(one)
+
+
+def _with_packages(name: str) -> Iterator[str]:
+    """ "a", "a.b" and "a.b.c" for the last of them."""
+    parts = name.split(".")
+    return (".".join(parts[:n]) for n in range(1, len(parts) + 1))
 
 
 def versions() -> dict[str, str]:

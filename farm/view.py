@@ -210,7 +210,8 @@ def note(trial: Trial) -> str:
     if trial.state == "partial":
         made = ", made by other sources under the same REVISION" if trial.stale else ""
         return f"goes on after epoch {trial.epoch}{made}"
-    return trial.reason.splitlines()[-1] if trial.reason else ""
+    reason = trial.reason.splitlines()[-1] if trial.reason else ""
+    return f"{reason}; its epochs were made by other sources under the same REVISION" if trial.stale else reason
 
 
 def counts(plan: Plan, states: Sequence[str]) -> str:

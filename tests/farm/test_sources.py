@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -69,11 +70,15 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("from lib import two, absent", {"lib", "lib.two"}),
         ("from lib.three import x", {"lib", "lib.three", "lib.two", "lib.deep", "lib.deep.four", "one"}),
         ("import broken", {"broken"}),
-        ("import numpy, json, farm.plan, analysis.load, absent", set()),
+        ("import numpy, json, farm.plan, analysis.load, absent, random, installed, shadowed", {"shadowed"}),
+        ("import space.five", {"space.five"}),
     ],
 )
-def test_files_beside_a_module_are_its_sources(home: Path, statement: str, files: set[str]) -> None:
-    (home / "lib" / "deep").mkdir(parents=True)
+def test_files_beside_a_module_are_its_sources(
+    home: Path, monkeypatch: pytest.MonkeyPatch, statement: str, files: set[str]
+) -> None:
+    for directory in ("lib/deep", "space", "shadowed", "installed-1.0.dist-info"):
+        (home / directory).mkdir(parents=True)
     texts = {
         "one": "x = 1",
         "lib/__init__": "",
@@ -82,12 +87,58 @@ def test_files_beside_a_module_are_its_sources(home: Path, statement: str, files
         "lib/deep/__init__": "",
         "lib/deep/four": "from ..two import x\nfrom one import x",
         "broken": "def",
+        "random": "x = 1",  # the library's comes first
+        "installed": "x = 1",
+        "shadowed/__init__": "",  # a package goes before a module of its name
+        "shadowed": "import one",
+        "space/five": "x = 5",
         "unused": "",
     }
     for name, text in texts.items():
         (home / f"{name}.py").write_text(text)
+    monkeypatch.setattr(sys, "path", [*sys.path[1:], str(home)])  # last, as a study's directory is
+    importlib.invalidate_caches()
     (home / "made_of_files.py").write_text(statement)
     assert set(provenance._sources("made_of_files")) == {"made_of_files", *files}
+
+
+def test_a_package_of_ones_own_is_a_source_wherever_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "site-packages"
+    (home / "mine").mkdir(parents=True)
+    for name, text in {
+        "mine/__init__": "",
+        "mine/study": "from . import net\nimport other",
+        "mine/net": "",
+        "other": "",
+    }.items():
+        (home / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(str(home))
+    assert set(provenance._sources("mine.study")) == {"mine", "mine.study", "mine.net"}
+
+
+def test_a_study_in_the_checkouts_root_has_sources(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provenance, "ROOT", home)
+    (home / "at_root.py").write_text("import beside_at_root, farm.plan")
+    (home / "beside_at_root.py").write_text("")
+    assert set(provenance._sources("at_root")) == {"at_root", "beside_at_root"}
+
+
+def test_a_source_that_cannot_be_read_fails_no_trial(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = home / "helper_of_losing.py"
+    gone.write_text("x = 1")
+    (home / "losing.py").write_text("import helper_of_losing")
+    first = provenance.source_digest("losing")
+    gone.write_text("x = 22")
+    read = Path.read_bytes
+
+    def vanished(path: Path) -> bytes:
+        if path == gone:
+            raise FileNotFoundError(2, "No such file or directory")
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", vanished)
+    assert provenance.source_digests("losing")[0] == first
+    assert len(provenance.source_digests("losing")) == 2
 
 
 def test_the_farms_own_modules_have_the_digests_that_their_results_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,9 +176,14 @@ def test_what_goes_on_from_other_sources_says_so(tmp_path: Path, monkeypatch: py
     assert trial.stale
     assert note(trial) == f"goes on after epoch {begun.epoch}, made by other sources under the same REVISION"
 
+    with monkeypatch.context() as meanwhile:  # edited when it begins, and as before when it ends
+        answers = iter([["new", "other"]])
+        meanwhile.setattr(provenance, "source_digests", lambda module: next(answers, ["new"]))
+        attempt(wanted, stop_at=3)
+    assert progress(directory(wanted)).source_digest == "old, new, other"
     attempt(wanted)
     today = provenance.source_digest("counting")
-    assert progress(directory(wanted)).source_digest == f"old, {today}"
+    assert progress(directory(wanted)).source_digest == f"old, new, other, {today}"
     assert make_plan(configuration.load(words)).trials[0].stale
 
 
