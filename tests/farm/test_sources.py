@@ -77,8 +77,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_files_beside_a_module_are_its_sources(
     home: Path, monkeypatch: pytest.MonkeyPatch, statement: str, files: set[str]
 ) -> None:
-    for directory in ("lib/deep", "space", "shadowed", "installed-1.0.dist-info"):
-        (home / directory).mkdir(parents=True)
+    for folder in ("lib/deep", "space", "shadowed", "installed-1.0.dist-info"):
+        (home / folder).mkdir(parents=True)
     texts = {
         "one": "x = 1",
         "lib/__init__": "",
@@ -105,12 +105,8 @@ def test_files_beside_a_module_are_its_sources(
 def test_a_package_of_ones_own_is_a_source_wherever_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = tmp_path / "site-packages"
     (home / "mine").mkdir(parents=True)
-    for name, text in {
-        "mine/__init__": "",
-        "mine/study": "from . import net\nimport other",
-        "mine/net": "",
-        "other": "",
-    }.items():
+    texts = {"mine/__init__": "", "mine/study": "from . import net\nimport other", "mine/net": "", "other": ""}
+    for name, text in texts.items():
         (home / f"{name}.py").write_text(text)
     monkeypatch.syspath_prepend(str(home))
     assert set(provenance._sources("mine.study")) == {"mine", "mine.study", "mine.net"}
@@ -165,13 +161,13 @@ def test_a_digest_stays_that_of_the_code_that_was_imported(home: Path) -> None:
 
 
 def test_what_goes_on_from_other_sources_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = request(tmp_path / "results" / "counting", epochs=4)
+    wanted = request(tmp_path / "results" / "counting", epochs=9)
     with monkeypatch.context() as then:
         then.setattr(provenance, "source_digests", lambda module: ["old"])
         attempt(wanted, stop_at=2)
     begun = progress(directory(wanted))
     assert (begun.state, begun.source_digest) == ("partial", "old")
-    words = [f"study={COUNTING}", f"results={tmp_path / 'results'}", "trial.epochs=4", "sweep.factor=[1]"]
+    words = [f"study={COUNTING}", f"results={tmp_path / 'results'}", "trial.epochs=9", "sweep.factor=[1]"]
     trial = make_plan(configuration.load(words)).trials[0]
     assert trial.stale
     assert note(trial) == f"goes on after epoch {begun.epoch}, made by other sources under the same REVISION"
@@ -179,7 +175,7 @@ def test_what_goes_on_from_other_sources_says_so(tmp_path: Path, monkeypatch: py
     with monkeypatch.context() as meanwhile:  # edited when it begins, and as before when it ends
         answers = iter([["new", "other"]])
         meanwhile.setattr(provenance, "source_digests", lambda module: next(answers, ["new"]))
-        attempt(wanted, stop_at=3)
+        attempt(wanted, stop_at=5)
     assert progress(directory(wanted)).source_digest == "old, new, other"
     attempt(wanted)
     today = provenance.source_digest("counting")
