@@ -10,6 +10,9 @@ import pandas as pd
 
 SAME_ARM = ("seed", "fingerprint", "module")
 """Config columns that never tell arms apart: seeds are the repetitions, the others are said otherwise."""
+UNTIMED = "untimed"
+"""What stands in place of a time that is no result."""
+UNTIMED_NOTE = "Untimed: such trials may share their device, so how long they took is no result."
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,16 @@ class Arm:
     def label(self) -> str:
         """Name and variation."""
         return ", ".join(part for part in (self.name, self.variation) if part)
+
+    @property
+    def timed(self) -> bool:
+        """Whether how long its trials took is a result; it varies within no arm."""
+        return is_timed(self.values.get("timed"))
+
+
+def is_timed(value: Any) -> bool:
+    """Whether times are results, of a trial's config_timed; one that is not recorded passes for timed."""
+    return bool(pd.isna(value)) or bool(value)
 
 
 def arms(

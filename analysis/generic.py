@@ -52,7 +52,7 @@ def main(data: Data, options: Options | None = None) -> tuple[Mapping[str, Figur
     """One figure where rows have epochs, and the table of where each arm ended; of trials, where nothing compares."""
     options = options or Options()
     if (column := measure(data)) is None:
-        return {}, {"trials": trials_table(data)}
+        return {}, {"trials": trials_table(data, None)}
     found = arms(data.plan)
     figure = curve_figure(data, found, column, options) if "epoch" in data.rows else None
     return {column.name: figure} if figure else {}, {"arms": arms_table(data, found, column, options)}
@@ -61,8 +61,9 @@ def main(data: Data, options: Options | None = None) -> tuple[Mapping[str, Figur
 def sections(data: Data, options: Options | None = None) -> list[Section]:
     """The whole report: one section, and what became of every trial."""
     figures, tables = main(data, options)
-    text = {"column": measure(data), "rows": len(data.rows)}
-    results, trials = ({n: t for n, t in tables.items() if n != "trials"}, {"trials": trials_table(data)})
+    column = measure(data)
+    text = {"column": column, "rows": len(data.rows)}
+    results, trials = ({n: t for n, t in tables.items() if n != "trials"}, {"trials": trials_table(data, column)})
     return [
         Section("Results", "generic.md", (), text, figures, results),
         Section("Trials", "empty.md", (), {}, {}, trials),
@@ -126,12 +127,20 @@ def arms_table(data: Data, found: list[Arm], column: Column, options: Options) -
     )
 
 
-def trials_table(data: Data) -> Table:
-    """What became of every trial of the plan."""
+def trials_table(data: Data, column: Column | None) -> Table:
+    """What became of every trial of the plan; what has no finite measure in its last row may have diverged unseen."""
     ids = [str(i) for i in data.plan["trial_id"]]
-    frame = pd.DataFrame({"trial": data.plan["name"], "id": ids, "end": [fate(data, i) for i in ids]})
+    frame = pd.DataFrame({"trial": data.plan["name"], "id": ids, "end": [_end_of(data, i, column) for i in ids]})
     shown = plain_table("What became of every trial", frame, {"trial": "Trial", "id": "Id", "end": "End"})
     return Table(shown.title, shown.frame, shown.columns, source=source(data, ids))
+
+
+def _end_of(data: Data, trial_id: str, column: Column | None) -> str:
+    end, rows = fate(data, trial_id), data.rows_of([trial_id])
+    lost = (
+        end == "completed" and column is not None and len(rows) and not np.isfinite(float(rows[column.name].iloc[-1]))
+    )
+    return f"{end}, last {column.name} not finite" if column is not None and lost else end
 
 
 def _record(data: Data, arm: Arm, column: Column, options: Options) -> dict[str, Any]:

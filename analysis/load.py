@@ -59,6 +59,12 @@ class Data:
         """Trials of the plan that have no end yet: state partial, new, failed or unschedulable."""
         return self.plan[self.plan["state"] != "done"]
 
+    @property
+    def datasets(self) -> list[str]:
+        """Names of the datasets that the trials with results were of; of the plan's where there are no results."""
+        frame = self.trials if len(self.trials) else self.plan
+        return sorted(map(str, frame["config_dataset"].dropna().unique())) if "config_dataset" in frame else []
+
     def ended(self, status: str) -> list[str]:
         """Ids of the done trials with a status ("completed", "oom" or "diverged"), in the plan's order."""
         found = set(self.trials.loc[self.trials["status"] == status, "trial_id"])

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.load import digests
+from analysis.words import counted
 from farm.ledger import gather
 from farm.ledger.durable import MANIFEST, file_digest, read_json
 from farm.ledger.scan import DONE, trial_directories, trial_id
@@ -59,11 +60,11 @@ def is_stale(study_dir: Path) -> list[str]:
     reasons += [f"{export / name} was there for the report, and is gone" for name in then if name not in now]
     try:
         if n := len(_planned(study_dir).difference(manifest["shown"])):
-            reasons.append(f"{n} finished trial{'' if n == 1 else 's'} of the plan came after the report")
+            reasons.append(f"{counted(n, 'finished trial')} of the plan came after the report")
     except (OSError, ValueError):
         reasons.append(f"{export / PLAN} is gone or damaged; `farm report` has it made")
     if n := len(_unexported(study_dir)):
-        reasons.append(f"{n} finished trial{'' if n == 1 else 's'} came after the export; `farm report` has both made")
+        reasons.append(f"{counted(n, 'finished trial')} came after the export; `farm report` has both made")
     return reasons + [
         f"{report / name} {'was written anew by a run' if (report / name).is_file() else 'is missing'}"
         for name, digest in manifest["files"].items()

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from analysis import stats
-from analysis.arms import Arm
+from analysis.arms import UNTIMED, UNTIMED_NOTE, Arm
 from analysis.load import Data
 from analysis.options import Options
 from analysis.provenance import source
@@ -25,6 +25,7 @@ from analysis.table import (
     estimate_text,
     text_column,
 )
+from analysis.words import counted
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class ArmOutcome:
 
     `final_error` is a fraction, of the last epoch. Times are wall-clock seconds including evaluation, over
     trials that ran on one device; where all were `pieced` together from several devices, over those.
-    Trials that were not `timed` may have shared their device: their times are no results.
+    The times of an arm that is not timed are no results: its trials may have shared their device.
     `final_errors` and `crossings` are of the completed trials, `times` of those that the time is a mean of.
     """
 
@@ -46,7 +47,6 @@ class ArmOutcome:
     crossings: tuple[Crossing, ...]
     times: tuple[float, ...]
     pieced: bool
-    timed: bool
     remark: str
     lacking: str
 
@@ -84,7 +84,6 @@ def _outcome(data: Data, arm: Arm, error: str, target_error: float, confidence: 
         crossings=tuple(crossings.values()),
         times=times,
         pieced=bool(mixed),
-        timed=_timed(data.trials[data.trials["trial_id"].isin(completed)]),
         remark=remark(data, arm, completed, mixed),
         lacking=remark(data, arm, completed, set()),
     )
@@ -109,7 +108,7 @@ def remark(data: Data, arm: Arm, completed: Sequence[str], mixed: set[str]) -> s
     planned = len(arm.trials)
     parts = [text if planned == 1 else f"{count} of {planned} seeds {text}" for text, count in rest.items()]
     if mixed:
-        parts.append(f"† {len(mixed)} of {len(completed)} times pieced together from several devices")
+        parts.append(f"† {len(mixed)} of {counted(len(completed), 'time')} pieced together from several devices")
     return "; ".join(parts)
 
 
@@ -155,18 +154,9 @@ def device_of(data: Data, arm: Arm) -> str:
     found = data.trials[data.trials["trial_id"].isin(arm.trials)]
     for column in ("config_hardware", "device"):
         if column in found and (values := [str(v) for v in found[column].dropna() if str(v)]):
-            return Counter(values).most_common(1)[0][0] if _timed(found) else ""
+            return Counter(values).most_common(1)[0][0] if arm.timed else ""
     planned = arm.values.get("hardware")
     return str(planned) if _known(planned) else ""
-
-
-def _timed(trials: pd.DataFrame) -> bool:
-    return "config_timed" not in trials or any(is_timed(value) for value in trials["config_timed"])
-
-
-def is_timed(value: Any) -> bool:
-    """Of a trial's config_timed; one that is not recorded passes for timed."""
-    return not _known(value) or bool(value)
 
 
 def outcome_table(
@@ -203,12 +193,12 @@ def _record(o: ArmOutcome, device: str) -> dict[str, Any]:
         "epochs": o.to_target.epochs,
         "reached": o.to_target.reached,
         **estimate_columns("epochs_to_target", o.to_target.epoch),
-        **estimate_columns("seconds_to_target", o.to_target.seconds if o.timed else NOTHING),
+        **estimate_columns("seconds_to_target", o.to_target.seconds if o.arm.timed else NOTHING),
         **estimate_columns("final_accuracy", accuracy),
         **estimate_columns("final_error", error),
-        **estimate_columns("total_seconds", o.total_seconds if o.timed else NOTHING),
+        **estimate_columns("total_seconds", o.total_seconds if o.arm.timed else NOTHING),
         "pieced_together": o.pieced,
-        "timed": o.timed,
+        "timed": o.arm.timed,
         "device": device,
         "remark": o.remark,
     }
@@ -219,11 +209,12 @@ def _censored(row: Mapping[str, Any], name: str, form: str) -> str:
     if row["n"] == 0:
         return "–"
     if "seconds" in name and not row["timed"]:
-        return "untimed"
+        return UNTIMED
     if row["reached"] == 0:
         if "seconds" in name:
             return f"not reached in {row['total_seconds']:,.0f} s"
-        return f"not reached in {row['epochs']} epochs ({100 * row['final_accuracy']:.2f}\N{NO-BREAK SPACE}%)"
+        accuracy = f"{100 * row['final_accuracy']:.2f}\N{NO-BREAK SPACE}%"
+        return f"not reached in {counted(row['epochs'], 'epoch')} ({accuracy})"
     estimate = estimate_of(row, name)
     same = not estimate.has_interval or estimate.low == estimate.high
     text = estimate_text(estimate, ",.0f" if same and float(estimate.value).is_integer() else form)
@@ -233,7 +224,7 @@ def _censored(row: Mapping[str, Any], name: str, form: str) -> str:
 
 def _total(row: Mapping[str, Any]) -> str:
     if row["n"] and not row["timed"]:
-        return "untimed"
+        return UNTIMED
     mark = " †" if row["pieced_together"] else ""
     form = ",.0f" if not row["total_seconds"] < 100 else ",.1f"
     return estimate_text(estimate_of(row, "total_seconds"), form) + (mark if row["n"] else "")
@@ -252,8 +243,8 @@ def _notes(found: Sequence[ArmOutcome], options: Options, device: str, devices: 
             "† Wall-clock pieced together from attempts on different devices: it compares with nothing, and "
             "is left out of the mean where other seeds ran on one device."
         )
-    if any(o.n and not o.timed for o in found):
-        notes.append("Untimed: such trials may share their device, so how long they took is no result.")
+    if any(o.n and not o.arm.timed for o in found):
+        notes.append(UNTIMED_NOTE)
     if len(devices) > 1:
         notes.append(
             f"Arms ran on {', '.join(devices)}; this table holds those of {device}, and each device has one of "

@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import functools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,32 @@ from analysis.table import Table
 
 PLACE = re.compile(r"^\[\[(figure|table) ([\w.-]+)\]\]$", re.MULTILINE)
 """A line of a section's text where a figure or table stands."""
+
+
+class Images(IntEnum):
+    """What the images behind some numbers are; the greater, the less they answer of the sheet."""
+
+    REAL = 0
+    PARTLY_DRAWN = 1
+    DRAWN = 2
+
+    @classmethod
+    def of(cls, datasets: Collection[str]) -> Images:
+        """Of the names of datasets; "synthetic" are the built-in drawn images."""
+        if "synthetic" not in datasets:
+            return cls.REAL
+        return cls.PARTLY_DRAWN if set(datasets) > {"synthetic"} else cls.DRAWN
+
+    @property
+    def words(self) -> str:
+        """ "drawn images", "partly drawn images"; empty for real ones."""
+        return ("", "partly drawn images", "drawn images")[self]
+
+    @property
+    def notice(self) -> str:
+        """What to say of numbers that come from them, after "these numbers are"; empty for real ones."""
+        part = "partly " if self is Images.PARTLY_DRAWN else ""
+        return f"{part}from the built-in drawn images, not from CIFAR-10" if self else ""
 
 
 @dataclass(frozen=True)
@@ -45,9 +72,9 @@ class Entry:
         return [str(q) for q in self.manifest.get("questions", [])]
 
     @property
-    def drawn(self) -> str:
-        """What to say of numbers from the built-in drawn images; empty where there are none."""
-        return drawn_images(self.manifest.get("datasets", []))
+    def images(self) -> Images:
+        """What its results come from; before there are any, its plan."""
+        return Images.of(self.manifest.get("datasets", []))
 
     @property
     def done(self) -> int:
@@ -57,8 +84,7 @@ class Entry:
     @property
     def answer(self) -> str:
         """What to know of its answers to the sheet; empty for a study of the sheet's data with results."""
-        images = f"{'partly ' if self.drawn.startswith('partly') else ''}drawn images" if self.drawn else ""
-        return ", ".join(filter(None, ["" if self.done else "no results yet", images]))
+        return ", ".join(filter(None, ["" if self.done else "no results yet", self.images.words]))
 
     @property
     def states(self) -> str:
@@ -116,15 +142,15 @@ def section_html(data: Data, section: Section, text: str, files: bool = True) ->
 def notices(data: Data) -> list[str]:
     """What a reader must know first: what is missing, and numbers that are not of the sheet's data."""
     notes = []
-    names = [str(v) for v in data.plan["config_dataset"].dropna().unique()] if "config_dataset" in data.plan else []
-    if drawn := drawn_images(names):
+    if images := Images.of(data.datasets):
         asked = ", and answer nothing that the sheet asks" if data.module.startswith("trials.problem") else ""
-        which = "Those" if drawn.startswith("partly") else "They"
-        notes.append(f"**These numbers are {drawn}.** {which} show that the whole way works{asked}.")
+        which = "They" if images is Images.DRAWN else "Those"
+        notes.append(f"**These numbers are {images.notice}.** {which} show that the whole way works{asked}.")
     rest = [(row.name, fate(data, str(row.trial_id))) for row in data.plan.itertuples() if row.state != "done"]
     ends = ", ".join(f"{n} {status}" for status, n in data.trials["status"].value_counts().items())
     done = len(data.plan) - len(rest)
-    count = f"{done} of {len(data.plan)} trials of the plan {'is' if done == 1 else 'are'} done"
+    verb = "is" if 1 in (done, len(data.plan)) else "are"
+    count = f"{done} of {words.counted(len(data.plan), 'trial')} of the plan {verb} done"
     count += f" ({ends})" if ends else ""
     listed = "".join(f"\n- {words.escape(str(name))}: {words.escape(why)}" for name, why in rest[:20])
     more = f"\n- and {len(rest) - 20} more" if len(rest) > 20 else ""
@@ -132,19 +158,11 @@ def notices(data: Data) -> list[str]:
     if n := len(data.outside):
         shown = ", ".join(f"`{name}`" for name in data.outside[:10]) + (", …" if n > 10 else "")
         notes.append(
-            f"Outside this grid, and not shown: {n} finished trial{'' if n == 1 else 's'} ({shown}). "
+            f"Outside this grid, and not shown: {words.counted(n, 'finished trial')} ({shown}). "
             f"`farm report {study_word(data.directory)}` without further words takes in those that differ only in what "
             "the study sweeps; what is of other data, hardware, settings or an older revision does not compare."
         )
     return notes
-
-
-def drawn_images(datasets: Sequence[str]) -> str:
-    """ "from the built-in drawn images, not from CIFAR-10", with "partly" where there are other datasets beside; empty
-    where those images are not among them."""
-    if "synthetic" not in datasets:
-        return ""
-    return ("partly " if set(datasets) > {"synthetic"} else "") + "from the built-in drawn images, not from CIFAR-10"
 
 
 def index_markdown(entries: Sequence[Entry]) -> str:
@@ -152,7 +170,7 @@ def index_markdown(entries: Sequence[Entry]) -> str:
     lines = ["# Studies", ""]
     for e in entries:
         stale = " The report is older than its rows." if e.stale else ""
-        stale += f" {words.sentence(e.drawn)}" if e.drawn else ""
+        stale += f" {words.sentence(e.images.notice)}" if e.images else ""
         lines.append(f"- [{words.escape(e.title)}]({e.study}/report/report.md): {e.states}.{stale}")
     return "\n".join(lines) + "\n"
 
@@ -167,10 +185,10 @@ def index_html(entries: Sequence[Entry], results: Path) -> str:
 
 
 def answering(entries: Sequence[Entry], item: str) -> Entry | None:
-    """The report that answers an item of the sheet: one with results, of the sheet's data before drawn images, with the
-    most trials done, then the problem's own study."""
+    """The report that answers an item of the sheet: one with results, of real images before partly drawn ones before
+    drawn ones, with the most trials done, then the problem's own study."""
     found = [e for e in entries if item[:3] in e.questions]
-    return min(found, key=lambda e: (not e.done, bool(e.drawn), -e.done, e.study != f"problem{item[0]}"), default=None)
+    return min(found, key=lambda e: (not e.done, e.images, -e.done, e.study != f"problem{item[0]}"), default=None)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import curves, generic, problem1_learning_rates, problem1_methods, style
+from analysis import curves, generic, problem1_learning_rates, problem1_methods, problem1_rates, style
 from analysis.load import Data
 from analysis.options import Options
 from analysis.problem1_answers import KINDS, Result, answers, results
@@ -20,6 +20,7 @@ from analysis.provenance import source
 from analysis.section import Problem, Section
 from analysis.style import Figure
 from analysis.table import Table
+from analysis.words import counted
 
 TITLE = "Problem 1: adaptive learning-rate methods"
 MAIN_FIGURE = "training-loss"
@@ -37,9 +38,9 @@ def main(data: Data, options: Options | None = None) -> tuple[Mapping[str, Figur
 def _grid_analysis(data: Data) -> Problem | None:
     """What analyses a study with held-out images: the choice of rates, or where more than that varies the general
     one. None for a study without them."""
-    if not problem1_learning_rates.is_grid(data):
+    if not problem1_rates.is_grid(data):
         return None
-    return problem1_learning_rates if problem1_learning_rates.is_plain(data) else generic
+    return problem1_learning_rates if problem1_rates.is_plain(data) else generic
 
 
 def tables(data: Data, options: Options | None = None) -> dict[str, Table]:
@@ -137,7 +138,7 @@ def panels(data: Data, found: Sequence[Result], options: Options, column: str, w
     summary = " ".join(f"{KINDS[kind]}: {_ends(lines[kind], percent)}." for kind in kinds)
     return Figure(
         title=title,
-        alt=f"{len(kinds)} line charts with the same axes, one line a method. {summary}",
+        alt=f"{counted(len(kinds), 'line chart')} with the same axes, one line a method. {summary}",
         caption=f"{_what(column, kinds)} {curves.how_drawn(every, options.confidence)}{_absent(found)}",
         drawing=drawing,
         source=source(data, [i for r in shown for i in r.completed]),

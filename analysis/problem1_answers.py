@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 
 from analysis import stats
-from analysis.arms import Arm, arms
+from analysis.arms import UNTIMED, Arm, arms
 from analysis.load import Data
 from analysis.options import Options
-from analysis.outcomes import device_of, is_timed, pieced_together, remark
+from analysis.outcomes import device_of, pieced_together, remark
 from analysis.provenance import distinct
 from analysis.stats import Estimate
 from analysis.words import escape
@@ -31,7 +31,7 @@ class Result:
     afterwards, both in nats; `accuracy` is the test set's, a fraction. `epoch_seconds` are of training alone,
     without the first epoch of each attempt: one mean for each seed, or with one seed one value for each epoch;
     `seed_seconds` are always one mean for each seed. Times that were `pieced` together from several devices count only
-    where there are no others, those of an `untimed` arm never. `lacking` says why seeds have not completed.
+    where there are no others, those of an arm that is not timed never. `lacking` says why seeds have not completed.
     """
 
     arm: Arm
@@ -50,7 +50,6 @@ class Result:
     epochs: int
     device: str
     pieced: bool
-    untimed: bool
     remark: str
     lacking: str
 
@@ -77,7 +76,7 @@ class Result:
     @property
     def time_remark(self) -> str:
         """What to say of its times."""
-        return "; ".join(filter(None, [self.remark, "untimed" if self.untimed and self.n else ""]))
+        return "; ".join(filter(None, [self.remark, UNTIMED if self.n and not self.arm.timed else ""]))
 
 
 @dataclass(frozen=True)
@@ -156,8 +155,7 @@ def _result(data: Data, arm: Arm, options: Options) -> Result:
     done = set(data.ended("completed")) & set(data.rows["trial_id"])
     completed = tuple(i for i in arm.trials if i in done)
     mixed = pieced_together(data, completed)
-    untimed = not is_timed(arm.values.get("timed"))
-    timed = [] if untimed else [i for i in completed if i not in mixed] or list(completed)
+    timed = ([i for i in completed if i not in mixed] or list(completed)) if arm.timed else []
     last = [data.rows_of([i]).sort_values("epoch").iloc[-1] for i in completed]
     losses = {name: [float(r[name]) for r in last] for name in ("train_loss", "train_eval_loss")}
     accuracies = [1 - float(r["test_error"]) for r in last]
@@ -181,7 +179,6 @@ def _result(data: Data, arm: Arm, options: Options) -> Result:
         epochs=max((int(r["epoch"]) for r in last), default=0),
         device=device_of(data, arm),
         pieced=bool(mixed) and len(mixed) == len(completed),
-        untimed=untimed,
         remark=remark(data, arm, completed, mixed),
         lacking=remark(data, arm, completed, set()),
     )

@@ -7,12 +7,14 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.arms import UNTIMED_NOTE
 from analysis.load import Data
 from analysis.options import Options
 from analysis.problem1_answers import KINDS, Pair, Result, epochs_run, pairs
 from analysis.provenance import source
 from analysis.stats import NOTHING
 from analysis.table import Shown, Table, estimate_column, estimate_columns, number_column, text_column
+from analysis.words import counted
 
 SPACE = "\N{NO-BREAK SPACE}"
 
@@ -43,7 +45,7 @@ def loss_table(data: Data, found: Sequence[Result], options: Options) -> Table:
 def time_table(data: Data, found: Sequence[Result], options: Options, device: str) -> Table:
     """Seconds of training an epoch and in all, with and without dropout, and their ratio."""
     frame = pd.DataFrame([_times(pair, device) for pair in pairs(found, options)])
-    epochs = epochs_run(found) or "all"
+    epochs = counted(epochs_run(found) or "all", "epoch")
     notes = [
         "Training only, without evaluation. The first epoch of each attempt, which warms up, is not in the seconds "
         f"an epoch, but is in the whole. In brackets {100 * options.confidence:g} % intervals, cut at zero: over "
@@ -52,6 +54,8 @@ def time_table(data: Data, found: Sequence[Result], options: Options, device: st
     ]
     if any(r.pieced for r in found):
         notes.append("† Pieced together from attempts on different devices, so no ratio is given.")
+    if any(r.n and not r.arm.timed for r in found):
+        notes.append(UNTIMED_NOTE)
     return Table(
         title="Training time with and without dropout" + (f" ({device})" if device else ""),
         frame=frame,
@@ -60,8 +64,8 @@ def time_table(data: Data, found: Sequence[Result], options: Options, device: st
             estimate_column("L2 (s/epoch)", "plain", "#.3g"),
             estimate_column("L2 + dropout (s/epoch)", "dropout", "#.3g"),
             estimate_column("Ratio", "ratio", ".3f"),
-            estimate_column(f"L2, {epochs} epochs (s)", "plain_total", ",.1f"),
-            estimate_column(f"L2 + dropout, {epochs} epochs (s)", "dropout_total", ",.1f"),
+            estimate_column(f"L2, {epochs} (s)", "plain_total", ",.1f"),
+            estimate_column(f"L2 + dropout, {epochs} (s)", "dropout_total", ",.1f"),
             text_column("Remarks", "remark"),
         ),
         notes=tuple(notes),

@@ -25,6 +25,7 @@ from analysis.problem2_setups import Cell, Group
 from analysis.problem2_tables import MODES
 from analysis.provenance import distinct
 from analysis.stats import Estimate
+from analysis.words import counted
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ class Answers:
 
     label: str
     on_gpu: bool
+    timed: bool
     setup: dict[str, str]
     modes: dict[str, ModeAnswers]
     gradient_megabytes: float
@@ -93,6 +95,11 @@ class Answers:
     clocks: tuple[float, float]
     refused: list[str]
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def compares(self) -> bool:
+        """Whether its times are results, and of GPUs."""
+        return self.on_gpu and self.timed
 
 
 SETUP = ("dataset", "seed", "precision", "repeats", "workers", "pinned", "cudnn_benchmark", "width", "train_examples")
@@ -109,6 +116,7 @@ def answers(data: Data, group: Group, options: Options) -> Answers:
     return Answers(
         label=group.label,
         on_gpu=group.machine.on_gpu,
+        timed=group.timed,
         setup={name: distinct(rows, f"config_{name}") for name in SETUP},
         modes={m: _mode(group, m, options) for m in MODES if group.has(m, "weak") or group.has(m, "strong")},
         gradient_megabytes=size / 1e6,
@@ -122,7 +130,7 @@ def answers(data: Data, group: Group, options: Options) -> Answers:
 
 def _words(cell: Cell) -> str:
     k = cell.key
-    return f"{MODES[k.mode]}, {k.scaling} scaling, {k.gpus} GPUs, batch {k.batch}"
+    return f"{MODES[k.mode]}, {k.scaling} scaling, {counted(k.gpus, 'GPU')}, batch {k.batch}"
 
 
 def _iterations(group: Group) -> dict[int, dict[int, int]]:

@@ -138,7 +138,7 @@ def over(amount: float, seconds: Estimate) -> Estimate:
 
 def _links(group: Group, mode: str, gpus: int, link: str) -> pd.DataFrame:
     links = group.links
-    if links.empty or not group.machine.on_gpu:
+    if links.empty or not group.machine.on_gpu or not group.timed:
         return links.iloc[:0]
     same = (links["config_mode"] == mode) & (links["config_gpus"] == gpus) & (links["link"] == link)
     return links[same]

@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from analysis.arms import describe, varying
+from analysis.arms import UNTIMED, describe, is_timed, varying
 from analysis.load import Data
+from analysis.words import counted
 
 LEAST_ITERATIONS = 10
 SLACK = 0.95
@@ -106,7 +107,8 @@ class Group:
 
     `boots` is on how many machines (or after how many starts of one) its rows were measured, 0 where not known; `mixed`
     are the set-ups whose repetitions come from several.
-    `elsewhere` has what groups of other machines hold of this variation.
+    `elsewhere` has what groups of other machines hold of this variation. `timed` says whether its times are results:
+    cells of trials that may have shared their GPUs hold none.
     """
 
     machine: Machine
@@ -117,6 +119,7 @@ class Group:
     boots: int = 0
     mixed: tuple[Key, ...] = ()
     elsewhere: frozenset[Key] = frozenset()
+    timed: bool = True
 
     def cell(self, mode: str, scaling: str, gpus: int, batch: int) -> Cell:
         """A set-up; one that was not measured says why. One GPU has no scaling: both read the same cell."""
@@ -176,7 +179,8 @@ def groups(data: Data) -> list[Group]:
         of_these = links[links["trial_id"].isin(list(part["trial_id"]))] if len(links) else links
         mixed = tuple(k for k, cell in cells.items() if _boots(data, cell.rows) > 1)
         missing = _missing(data, vary, variation)
-        found.append(Group(machine, variation, cells, of_these, missing, _boots(data, part), mixed))
+        timed = all(is_timed(row.get("config_timed")) for row in part.to_dict("records"))
+        found.append(Group(machine, variation, cells, of_these, missing, _boots(data, part), mixed, timed=timed))
     return [replace(group, elsewhere=_elsewhere(group, found)) for group in found]
 
 
@@ -239,6 +243,8 @@ def _cell(key: Key, rows: pd.DataFrame) -> Cell:
         return Cell(key, rows.iloc[:0], f"OOM (peak {peak / 2**30:.1f} GiB)" if peak > 0 else "OOM", trials)
     if measured.empty:
         return Cell(key, measured, f"skipped: {rows['reason'].iloc[0]}", trials)
+    if not all(is_timed(row.get("config_timed")) for row in measured.to_dict("records")):
+        return Cell(key, rows.iloc[:0], UNTIMED, trials)
     return Cell(key, measured, "", trials)
 
 
@@ -251,7 +257,8 @@ def refusal(key: Key, row: Mapping[Any, Any]) -> str:
     per_gpu = key.batch if key.scaling == "weak" else key.batch / key.gpus
     expected = math.ceil(row["examples"] / (per_gpu * key.gpus))
     if row["iterations"] != expected:
-        return f"{int(row['iterations'])} iterations where {expected} are expected"
+        found, verb = counted(int(row["iterations"]), "iteration"), "is" if expected == 1 else "are"
+        return f"{found} where {expected:,} {verb} expected"
     device = row.get("device_seconds")
     if isinstance(device, float) and row["step_seconds"] < SLACK * device:
         return "the clock was read before the GPU had finished"

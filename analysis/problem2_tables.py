@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.arms import UNTIMED, UNTIMED_NOTE
 from analysis.load import Data
 from analysis.options import Options
 from analysis.problem2_numbers import GIGA, Bandwidth, Split, bandwidth, known_mean, mean_time, speedup, split, why_not
@@ -92,6 +93,8 @@ def _notes(frame: pd.DataFrame, more: Sequence[str], options: Options) -> tuple[
         notes.append("These rows were measured on a CPU: processes share its cores, so no speedup is reported.")
     if any(m.startswith("OOM") for m in marks):
         notes.append("OOM: out of a GPU's memory; the peak is the most that torch had allocated there.")
+    if any(m.endswith(UNTIMED) for m in marks):
+        notes.append(UNTIMED_NOTE)
     return tuple(notes)
 
 

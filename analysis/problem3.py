@@ -222,6 +222,7 @@ def _faster(data: Data, found: Mapping[str, Network]) -> Section:
         "seconds": float(epochs["train_seconds"].sum()),
         "first_loss": float(epochs.sort_values("epoch").iloc[0]["train_loss"]),
         "last": {str(k): v for k, v in last.to_dict().items()},
+        "true_boxes": scene.true_boxes(epochs),
         "side": len(lines),
         "box_weight": distinct(epochs, "config_box_weight"),
     }

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from analysis import style
+from analysis import style, words
 from analysis.problem3_layers import records
 from analysis.problem3_scene_tables import stage_counts
 from analysis.problem3_tables import source_of
@@ -193,6 +193,14 @@ def _rectangle(axes: Axes, box: Sequence[float], colour: str, **line: Any) -> No
     axes.add_patch(Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, edgecolor=colour, **line))
 
 
+def true_boxes(epochs: pd.DataFrame) -> int:
+    """How many true boxes the recall of the last epoch is of; 0 where the rows are older than that column."""
+    if "true_boxes" not in epochs:
+        return 0
+    count = epochs.sort_values("epoch")["true_boxes"].iloc[-1]
+    return int(count) if pd.notna(count) else 0
+
+
 def training_figure(epochs: pd.DataFrame) -> Figure:
     """Losses and recall against epoch, one panel each."""
     rows = epochs.sort_values("epoch")
@@ -212,15 +220,17 @@ def training_figure(epochs: pd.DataFrame) -> Figure:
         drawing.align_ylabels()
         for axes, lines in ((above, LOSSES), (below, RECALLS)):
             style.label_ends(axes, [(name, colour, last["epoch"], last[column]) for column, name, colour in lines])
-    first = rows.iloc[0]
+    first, count = rows.iloc[0], true_boxes(rows)
+    fell = last["train_loss"] < first["train_loss"]
+    counted = f"; n = {words.counted(count, 'box', 'boxes')}" if count else ""
     return Figure(
         title="Training of the region proposal network",
         alt="Two line charts against epoch. "
-        f"The loss falls from {first['train_loss']:.3f} to {last['train_loss']:.3f}. "
+        f"The loss {'falls' if fell else 'goes'} from {first['train_loss']:.3f} to {last['train_loss']:.3f}. "
         f"The best 10 proposals find {100 * first['recall_10']:.0f} % of the true boxes at first and "
         f"{100 * last['recall_10']:.0f} % in the end.",
         caption="Above: training loss of each epoch, logarithmic. Below: the part of the true boxes of scenes kept "
-        "apart that the best 10, the best 100 and all proposals find (IoU of 0.5 or more).",
+        f"apart that the best 10, the best 100 and all proposals find (IoU of 0.5 or more{counted}).",
         drawing=drawing,
         source=source_of(rows),
         data=rows[["epoch", *(c for c, _, _ in (*LOSSES, *RECALLS))]],

@@ -21,6 +21,7 @@ from analysis.provenance import source
 from analysis.section import Section
 from analysis.style import Figure
 from analysis.table import Table
+from analysis.words import numbered
 
 TITLE = "Problem 4: batch augmentation with cutout"
 MAIN_FIGURE, MAIN_TABLE = "validation-error", "to-target"
@@ -271,7 +272,7 @@ def _summary(lines: Sequence[curves.Curve]) -> str:
 
 
 def _drops(drops: Sequence[int]) -> str:
-    return f" The learning rate drops at epoch {', '.join(map(str, drops))}." if drops else ""
+    return f" The learning rate drops at {numbered('epoch', drops)}." if drops else ""
 
 
 def _caption(lines: Sequence[curves.Curve], drops: Sequence[int], options: Options) -> str:

@@ -12,6 +12,7 @@ from analysis.options import Options
 from analysis.outcomes import ArmOutcome, device_of
 from analysis.provenance import distinct
 from analysis.stats import Estimate
+from analysis.words import escape
 
 SOON = 3
 """Epochs after a drop of the learning rate that count as "at the drop"."""
@@ -67,6 +68,11 @@ class Answers:
     reached_at_drop: int
     trials: int
     seeds: int
+
+    @property
+    def of_variation(self) -> str:
+        """ " of schedule=hoffer" in Markdown, behind what is of the reference variation; empty where there is one."""
+        return f" of {escape(self.variation)}" if self.variation else ""
 
 
 def answers(data: Data, found: Sequence[ArmOutcome], variation: str, options: Options) -> Answers:
@@ -161,7 +167,7 @@ def _training_seconds(data: Data, outcome: ArmOutcome) -> list[float]:
 
 def _quickest(data: Data, shown: Sequence[ArmOutcome]) -> tuple[ArmOutcome | None, ArmOutcome | None]:
     """`Answers.quickest` and `Answers.ahead`; nothing where the arms ran on several devices, or were not timed."""
-    if len({device_of(data, o.arm) for o in shown}) != 1 or not all(o.timed for o in shown):
+    if len({device_of(data, o.arm) for o in shown}) != 1 or not all(o.arm.timed for o in shown):
         return None, None
     there = sorted(
         (o for o in shown if o.to_target.reached == o.n and not o.pieced), key=lambda o: o.to_target.seconds.value

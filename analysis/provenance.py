@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis.load import Data
+from analysis.words import counted
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ def sentence(data: Data, made_from: Source) -> str:
     if not made_from.trials:
         return made_from.note or "No rows: nothing was measured for it."
     trials = data.trials[data.trials["trial_id"].isin(made_from.trials)]
-    parts = [f"{_count(made_from.rows, 'row')} of {_count(len(made_from.trials), 'trial')}"]
+    parts = [f"{counted(made_from.rows, 'row')} of {counted(len(made_from.trials), 'trial')}"]
     for column, word in (("config_seed", "seeds"), ("config_dataset", "data"), ("devices", "device")):
         if values := distinct(trials, column):
             parts.append(f"{word} {values}")
@@ -69,7 +70,3 @@ def _dates(trials: pd.DataFrame) -> str:
         return ""
     days = sorted({str(v)[:10] for v in trials["finished_at"].dropna()} - {""})
     return " to ".join(dict.fromkeys([days[0], days[-1]])) if days else ""
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

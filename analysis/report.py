@@ -82,7 +82,7 @@ def write_report(study_dir: Path, problem: str, options: Options | None = None) 
         "problem": problem,
         "title": title,
         "states": _states(data),
-        "datasets": sorted(data.plan["config_dataset"].dropna().unique()) if "config_dataset" in data.plan else [],
+        "datasets": data.datasets,
         "figures": [name for s in sections for name in s.figures],
         "origins": {n: provenance.sentence(data, f.source) for s in sections for n, f in s.figures.items()},
     }

@@ -53,6 +53,17 @@ def listing(items: Sequence[object]) -> str:
     return " and ".join([", ".join(texts[:-1]), texts[-1]]) if len(texts) > 1 else "".join(texts)
 
 
+def counted(number: int | str, noun: str, plural: str = "") -> str:
+    """ "1 epoch", "1,563 epochs"; a number that is text already ("100", "20, 100") stays as it is."""
+    text = number if isinstance(number, str) else f"{number:,}"
+    return f"{text} {noun if text == '1' else plural or f'{noun}s'}"
+
+
+def numbered(noun: str, numbers: Sequence[int]) -> str:
+    """ "epoch 82", "epochs 42, 62 and 83"."""
+    return f"{noun}{'' if len(numbers) == 1 else 's'} {listing(numbers)}"
+
+
 def sentence(text: str) -> str:
     """Text with a capital at its start and a full stop at its end; empty where it is empty."""
     return f"{text[:1].upper()}{text[1:].rstrip('.')}." if text else ""
@@ -79,6 +90,8 @@ FILTERS: Mapping[str, Callable[..., str]] = {
     "loss": loss,
     "number": number,
     "listing": listing,
+    "counted": counted,
     "sentence": sentence,
     "escape_markdown": escape,
+    "at_epochs": lambda epochs: f"at {numbered('epoch', epochs)}",
 }

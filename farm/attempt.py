@@ -102,7 +102,7 @@ def run_attempt(request: Request, stop: StopFlag, report: Report, on_claim: Call
     try:
         if (found := progress(trial_path(Path(request.ledger), spec))).state == "done":
             return End(found.status, found.epoch)
-        attempt = Attempt.claim(Path(request.ledger), spec, _info(request))
+        attempt = Attempt.claim(Path(request.ledger), spec, _info(request, spec.module))
         log = str(on_claim(attempt) or "")
     except OSError as error:  # nowhere to write: not even a record of this attempt, by which the next would wait
         stop.wait(min(request.back_off_seconds, LONGEST_BACK_OFF_SECONDS))
@@ -141,6 +141,7 @@ class _Run:
         self.rows: list[Row] = []
         self.epoch = self.from_epoch = 0
         self._table, self._last_epoch = row_table(spec.module), 0
+        self._earlier = ""  # sources of the attempts that this one goes on from
         self._dataset: Any = None
         self._epoch_began = time.monotonic()
         self._epoch_seconds = float("inf")
@@ -168,6 +169,7 @@ class _Run:
         if (commit := self.attempt.newest_commit()) is not None:
             self.state, self.rows = _load_state(commit.state), list(commit.rows)
             self.epoch = self.from_epoch = commit.epoch
+            self._earlier = commit.sources
             self._count(self.rows)
         with WriteBehind(self.attempt) as writer:
             outcome, state = self._epochs(writer)
@@ -192,7 +194,7 @@ class _Run:
                 if not tried:  # now, and not by the attempt that will need it
                     self._try(content)
                     tried = True
-                writer.submit(self.epoch, content, list(self.rows))
+                writer.submit(self.epoch, content, list(self.rows), self._sources())
                 last_commit = time.monotonic()
             if self._stop.is_set():
                 writer.wait()
@@ -276,16 +278,22 @@ class _Run:
             "host": str(records[-1].get("host")),
             "finished_at": now(),
             "farm_commit": provenance.farm_commit(),
-            "source_digest": provenance.source_digest(self.spec.module),
+            "source_digest": self._sources(),
         }
         return row | provenance.versions()
 
+    def _sources(self) -> str:
+        """Digests of all code that may have had a part in the rows so far."""
+        known = [*self._earlier.split(", "), *provenance.source_digests(self.spec.module)]
+        return ", ".join(dict.fromkeys(filter(None, known)))
 
-def _info(request: Request) -> dict[str, Any]:
+
+def _info(request: Request, module: str) -> dict[str, Any]:
     from farm.ledger.lock import identity
 
-    place = {"device": device_name(request.device), "farm_commit": provenance.farm_commit()}
-    return identity() | request.info | place
+    place = {"device": device_name(request.device)}
+    code = {"farm_commit": provenance.farm_commit(), "source_digest": ", ".join(provenance.source_digests(module))}
+    return identity() | request.info | place | code
 
 
 def device_name(device: str) -> str:

@@ -144,7 +144,7 @@ def _run_here(config: Config, overrides: list[str], signals: Signals) -> int:
     _print_failures(result.plan)
     if result.comparison:
         print(result.comparison)
-    if not result.tables:  # another driver has the ledger now, and makes these
+    if not result.tables:  # another driver has the ledger now, and makes these, or no trial can run here
         return result.exit_code
     for path in _main_results(config, result.plan):
         print(short_path(path))
@@ -199,9 +199,9 @@ def _plan_json(plan: Plan) -> dict[str, object]:
 
 
 def _print_failures(plan: Plan) -> None:
-    stale = [t for t in plan.trials if t.stale]
-    if stale:
-        print(f"{len(stale)} done trials come from other sources under the same REVISION (farm plan lists them)")
+    if stale := sum(t.stale and t.state == "done" for t in plan.trials):
+        done = f"{stale} done trial{' comes' if stale == 1 else 's come'}"
+        print(f"{done} from other sources under the same REVISION (farm plan lists them)")
     for trial in plan.trials:
         if trial.state != "done":
             reason = f": {trial.reason.splitlines()[-1]}" if trial.reason else ""

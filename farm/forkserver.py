@@ -28,6 +28,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from farm import provenance
 from farm.errors import CHILD_FAULT
 from farm.forkclient import see_study_modules
 
@@ -210,8 +211,6 @@ def _warm_up() -> None:
     """Do once what every child would do again: 0.5 s of an attempt."""
     import pyarrow as pa
 
-    from farm import provenance
-
     pa.array([0])  # imports pandas
     provenance.farm_commit()
     provenance.versions()
@@ -222,6 +221,8 @@ def main(arguments: list[str]) -> None:
     path, *modules = arguments
     os.umask(0o022)
     see_study_modules()
+    for module in modules:
+        provenance.source_digest(module)  # first, so that no edit from here on goes unseen
     for module in modules:
         importlib.import_module(module)
     _warm_up()

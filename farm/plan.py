@@ -55,7 +55,7 @@ class Trial:
     seconds: float | None = None
     """Estimate of what is left of it; None where no completed trial tells."""
     stale: bool = False
-    """Done, by other sources than today's under the same REVISION."""
+    """Whether sources other than today's, under the same REVISION, did it or a part of it."""
 
     @property
     def to_run(self) -> bool:
@@ -186,7 +186,7 @@ def make(
             continue
         progress = ledger.get(identity, Progress("new"))
         state, reason = _state(progress, bundle, nodes, config.settings.retry)
-        stale = state == "done" and bool(source_digest) and progress.source_digest not in ("", source_digest)
+        stale = bool(source_digest) and progress.source_digest not in ("", source_digest)
         trials.append(
             Trial(
                 id=identity,

@@ -11,6 +11,7 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from farm.config import ROOT
@@ -27,31 +28,86 @@ def farm_commit() -> str:
     return head[:12] + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")
 
 
-@functools.cache
 def source_digest(module: str) -> str:
-    """SHA-256 (16 digits) of what decides a trial's results: its module and all that imports of `trials`."""
+    """SHA-256 (16 digits) of what decides a trial's results, as it was when this process first asked.
+
+    That is its module, and what this imports, wherever the statement stands, of `trials` and of the files beside it.
+    """
+    return _first_seen(module)[0]
+
+
+def source_digests(module: str) -> list[str]:
+    """`source_digest`, and that of now where the files have changed since: code of both may have run here."""
+    then, stamps = _first_seen(module)
+    if all(_stamp(path) == stamp for path, stamp in stamps.items()):
+        return [then]
+    return list(dict.fromkeys([then, _digest(_sources(module))]))
+
+
+@functools.cache
+def _first_seen(module: str) -> tuple[str, dict[Path, tuple[int, int] | None]]:
+    files = _sources(module)
+    stamps = {path: _stamp(path) for path in files.values()}
+    return _digest(files), stamps
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
+
+
+def _digest(files: Mapping[str, Path]) -> str:
     digest = hashlib.sha256()
-    for name, path in sorted(_sources(module).items()):
+    for name, path in sorted(files.items()):
         digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 
 
 def _sources(module: str) -> dict[str, Path]:
-    """Files of a trial module and, followed through their import statements, of the modules of `trials` it uses."""
+    """Files of a trial module and, followed through import statements, of `trials` and of the directory it is in."""
+    specification = importlib.util.find_spec(module)
+    if specification is None or specification.origin is None:
+        return {}
+    origin = Path(specification.origin)
+    home = origin.parents[module.count(".") + (origin.name == "__init__.py")]
     found: dict[str, Path] = {}
     waiting = [module]
     while waiting:
         name = waiting.pop()
-        specification = importlib.util.find_spec(name)
-        if name in found or specification is None or specification.origin is None:
-            continue
-        found[name] = Path(specification.origin)
-        for node in ast.walk(ast.parse(found[name].read_text())):
-            if isinstance(node, ast.Import):
-                waiting += [a.name for a in node.names if a.name.startswith("trials.")]
-            elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "trials":
-                waiting += [f"trials.{a.name}" for a in node.names] if node.module == "trials" else [str(node.module)]
+        path = None if name in found else _file(name, home)
+        if path is not None:
+            found[name] = path
+            waiting += _imports(name, path)
     return found
+
+
+def _file(name: str, home: Path) -> Path | None:
+    """The file of a module of `trials`, or of one in `home`; None for all others. Imports nothing."""
+    package = name.partition(".")[0]
+    base = (ROOT if package == "trials" else home).joinpath(*name.split("."))
+    if name == "trials" or (home == ROOT and package != "trials"):
+        return None
+    return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
+
+
+def _imports(name: str, path: Path) -> Iterator[str]:
+    """Names that a module's import statements may mean, packages around them included."""
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    try:
+        nodes = list(ast.walk(ast.parse(path.read_bytes())))
+    except SyntaxError:  # who imports it says so
+        return
+    for node in nodes:
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join(filter(None, [*above, node.module]))
+            names = [f"{base}.{a.name}" for a in node.names]
+        for parts in (n.split(".") for n in names):
+            yield from (".".join(parts[:n]) for n in range(1, len(parts) + 1))
 
 
 def versions() -> dict[str, str]:

@@ -2,7 +2,8 @@
 
 That is: directories of attempts at finished trials (their records stay, in one file a trial, and so does every row of
 export/attempts.parquet; their logs go), results that were damaged and have been made again, trials of older revisions
-of the study's module, which no plan counts, and temporary names of killed writers. Everything else stays.
+of the study's module or with parameters of other types than it has now, which no plan counts, and temporary names of
+killed writers. Everything else stays.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from farm.ledger.export import alone, export
 from farm.ledger.gather import read
 from farm.ledger.lock import LedgerLock
 from farm.ledger.scan import TRIALS, attempt_directories, trial_directories, trial_id
+from farm.ledger.schema import fits_columns
 from farm.ledger.store import spec_of
 from farm.ledger.tidy import fold, remove, sweep, sweep_ledger
 from trials.spec import Spec, revision_of
@@ -29,8 +31,11 @@ KINDS = {
     "attempts": "attempts at finished trials: their logs go, their records stay",
     "damaged": "damaged results that have been made again",
     "revisions": "trials of older revisions, which no plan counts; their rows leave export/",
+    "types": "trials with parameters of other types than now, which no plan counts; their rows leave export/",
     "temporary": "temporary names of killed writers",
 }
+WHOLE = ("revisions", "types")
+"""Kinds of which a trial's whole directory goes."""
 
 UNITS = ("bytes", "kB", "MB", "GB", "TB")
 
@@ -69,8 +74,8 @@ def run(config: Config, yes: bool) -> int:
 def leftovers(root: Path, module: str) -> Iterator[Leftover]:
     """What can go, in the order of trials. For the holder of the lock: a running trial is one that nobody finished."""
     for trial in trial_directories(root):
-        if _is_older(trial, module):
-            yield _leftover("revisions", trial)
+        if kind := _uncounted(trial, module):
+            yield _leftover(kind, trial)
         elif read(trial) is not None:  # nothing goes of a trial that may have to run again
             yield from (_leftover("attempts", a) for a in attempt_directories(trial))
             yield from (_leftover("damaged", d) for d in sorted(trial.glob("damaged-*")))
@@ -86,7 +91,7 @@ def take_away(root: Path, found: Sequence[Leftover]) -> None:
         fold(trial, list(own))
         sweep(trial)
     for leftover in found:
-        if leftover.kind == "revisions":  # gone in one step, not file by file
+        if leftover.kind in WHOLE:  # gone in one step, not file by file
             leftover.path.rename(leftover.path.with_name(f"{TEMPORARY}{leftover.path.name}-{secrets.token_hex(4)}"))
         elif leftover.kind != "attempts":
             remove(leftover.path)
@@ -101,14 +106,15 @@ def size(count: float) -> str:
     return f"{count:.1f} {UNITS[power]}" if power else f"{count:.0f} {UNITS[0]}"
 
 
-def _is_older(trial: Path, module: str) -> bool:
-    """Whether a trial is of the module's past, by two witnesses: a flipped bit in spec.json condemns nothing."""
+def _uncounted(trial: Path, module: str) -> str:
+    """The kind of a trial of the module's past, by two witnesses: a flipped bit in spec.json condemns nothing."""
     spec = spec_of(trial)
     if spec is None or spec.module != module or not isinstance(spec.revision, int):
-        return False
-    if spec.revision >= revision_of(module, spec.parameters):
-        return False
-    return _id_fits(spec, trial) or _measured_revision(trial) == spec.revision
+        return ""
+    revision, fits = revision_of(module, spec.parameters), _id_fits(spec, trial)
+    if spec.revision < revision and (fits or _measured_revision(trial) == spec.revision):
+        return "revisions"
+    return "types" if spec.revision == revision and fits and not fits_columns(spec) else ""
 
 
 def _id_fits(spec: Spec, trial: Path) -> bool:

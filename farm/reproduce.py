@@ -24,7 +24,7 @@ from farm.errors import COMPLETE, FAILED, INTERRUPTED, RESUMABLE, PreflightError
 from farm.history import estimated_seconds
 from farm.output import Terminals
 from farm.plan import Plan, Trial
-from farm.signals import heeded
+from farm.signals import Signals, heeded
 from farm.view import counts
 
 STUDIES = ("problem=3", "problem=1", "problem=2", "problem=4")
@@ -67,8 +67,7 @@ def reproduce(
             stopped = code  # the rest is not begun, and missing
         elif (config.ledger / "export").is_dir():
             report(config)
-        if received and stopped is None:  # it came when the child was done with all but its figures
-            stopped = INTERRUPTED if set(received) == {signal.SIGINT} else RESUMABLE
+        stopped = stopped or Signals(received).exit_code  # one came when the child was done with all but its figures
     if all(part.exit_code == COMPLETE for part in parts):
         return COMPLETE, parts
     return stopped or max(part.exit_code if part.exit_code >= 0 else FAILED for part in parts), parts  # killed: below 0

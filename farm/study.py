@@ -33,6 +33,8 @@ from trials.spec import Spec
 if TYPE_CHECKING:
     from farm.ledger.export import Export
 
+STUDY = "study.yaml"
+"""Of a ledger: its last command and what that resolved to."""
 UP = "up"
 """`ray_address=up`: the cluster of `farm up`."""
 PATIENCE = {"RAY_gcs_rpc_server_reconnect_timeout_s": "15"}
@@ -77,12 +79,14 @@ def finished_outside(
     config: Config, grid: Sequence[tuple[Spec, planning.Bundle]] | None = None
 ) -> list[tuple[Spec, planning.Bundle]]:
     """What of the study has finished outside the grid, but differs from it only in what is swept, and in seeds."""
+    from farm.ledger.schema import fits_columns
+
     fingerprint, hardware = _fingerprint(config), _hardware(config)
     known = {s.id for s, _ in grid or planning.specs(config, fingerprint, hardware)}
     paths = [p for p in trial_directories(config.ledger) if trial_id(p) not in known and (p / DONE / MANIFEST).exists()]
     others = [(trial_id(p), spec) for p in paths if (spec := spec_of(p)) is not None]
-    whole = (spec for i, spec in others if spec.module == config.settings.module and spec.id == i)
-    return planning.kin(config, fingerprint, hardware, whole)
+    own = (spec for i, spec in others if spec.module == config.settings.module and spec.id == i)
+    return planning.kin(config, fingerprint, hardware, filter(fits_columns, own))
 
 
 def local_nodes(config: Config) -> list[Node]:
@@ -140,7 +144,14 @@ def run(config: Config, arguments: list[str], signals: Signals | None = None) ->
         print(f"{config.study}: {counts(plan, planning.STATES)}", flush=True)
         if config.settings.keep == "weights" and (without := _finished_without_weights(config.ledger, plan)):
             _say(f"keep=weights: {without} finished before, and hold no weights; the run that finishes one keeps them")
+        if begun := sum(t.stale for t in plan.to_run):
+            _say(
+                f"{budget.trials_text(begun)} will go on from epochs that other sources made under the same REVISION "
+                "(farm plan lists them); raise it if results change"
+            )
         exported: dict[str, Path] = {}
+        record = config.ledger / STUDY
+        last = record.read_bytes() if record.exists() else None
         for current in (config, settled(config)):  # a second time where results turn out to be damaged
             _prepare_data(current, plan)
             if current is config:  # what is refused before this leaves no trace
@@ -149,6 +160,9 @@ def run(config: Config, arguments: list[str], signals: Signals | None = None) ->
                 plan = _execute(current, plan, run_id, signals)
             if lock.lost:
                 _say(f"{config.ledger}: another driver has taken this ledger over; this one leaves it alone")
+                break
+            if plan.trials and plan.count("unschedulable") == len(plan.trials):  # nor does what can run nowhere
+                _put_back(record, last)
                 break
             exported, damaged = _export(config, plan if config.trial_id is None else _whole_plan(config))
             if not damaged:
@@ -355,7 +369,15 @@ def _check_results(config: Config) -> None:
 
 def _record_study(config: Config, arguments: list[str]) -> None:
     command = shlex.join(["farm", "run", *arguments])
-    write_file(config.ledger / "study.yaml", f"# {command}\n{config.yaml()}".encode())
+    write_file(config.ledger / STUDY, f"# {command}\n{config.yaml()}".encode())
+
+
+def _put_back(record: Path, content: bytes | None) -> None:
+    """The study's last command is the one before, or none."""
+    if content is None:
+        record.unlink(missing_ok=True)
+    else:
+        write_file(record, content)
 
 
 def _prepare_data(config: Config, plan: Plan) -> None:

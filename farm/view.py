@@ -215,10 +215,11 @@ def _some(labels: Sequence[str], most: int = 4) -> str:
 
 def note(trial: Trial) -> str:
     """What is worth saying of a planned trial beside its state."""
-    if trial.stale:
+    if trial.stale and trial.state == "done":
         return "done by other sources under the same REVISION"
     if trial.state == "partial":
-        return f"goes on after epoch {trial.epoch}"
+        made = ", made by other sources under the same REVISION" if trial.stale else ""
+        return f"goes on after epoch {trial.epoch}{made}"
     return trial.reason.splitlines()[-1] if trial.reason else ""
 
 

@@ -63,10 +63,11 @@ def explain(config: Config, plan: Plan, trial: Trial) -> Iterator[str]:
     """The lines of the answer."""
     yield f"{trial.label} ({trial.id}) of {plan.study} is {_state(trial)}"
     yield from _history(config.ledger, trial.id)
+    if trial.stale:
+        today = provenance.source_digest(trial.spec.module)
+        made = "its sources were" if trial.state == "done" else "sources of what it goes on from were"
+        yield f"  {made} not today's ({today}) alone, and REVISION is the same; raise it if results change"
     if trial.state == "done":
-        if trial.stale:
-            today = provenance.source_digest(trial.spec.module)
-            yield f"  its sources were not today's ({today}), and REVISION is the same; raise it if results change"
         return
     found = relatives(config.ledger, trial)
     if not found:

@@ -19,10 +19,10 @@ class WriteBehind:
         self._pool = ThreadPoolExecutor(1, "commit")
         self._pending: Future[None] | None = None
 
-    def submit(self, epoch: int, state: bytes, rows: list[Row]) -> None:
+    def submit(self, epoch: int, state: bytes, rows: list[Row], sources: str) -> None:
         """Write a commit behind; waits for the one before it."""
         self.wait()
-        self._pending = self._pool.submit(self._attempt.commit, epoch, state, rows)
+        self._pending = self._pool.submit(self._attempt.commit, epoch, state, rows, sources)
 
     def wait(self) -> None:
         """Return when the last commit is durable."""

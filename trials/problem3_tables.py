@@ -33,6 +33,7 @@ EPOCHS = (
     Column("recall_10", "float", "fraction", better="higher", help="true boxes that the 10 best proposals find"),
     Column("recall_100", "float", "fraction", better="higher", help="the same for the 100 best"),
     Column("recall_all", "float", "fraction", better="higher", help="the same for all that are handed on"),
+    Column("true_boxes", "int", "boxes", help="true boxes that these are parts of; rows of before 2026-11-29 lack it"),
     "steps",
     "samples",
     "train_seconds",

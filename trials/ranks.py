@@ -214,7 +214,7 @@ def _serve(line: Connection, rank: int, count: int, device: str, threads: int, p
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before the line above
         os._exit(1)
-    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT):  # the trial's own process decides
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):  # the trial's own process decides
         signal.signal(number, signal.SIG_IGN)
     try:
         _join(rank, count, device, threads, store)

@@ -108,7 +108,7 @@ class Training:
         return losses.detach()
 
     def recalls(self) -> Row:
-        """The part of the true boxes of the validation scenes that the best 10, 100 and all proposals find."""
+        """How many true boxes the validation scenes have, and the part that the best 10, 100 and all proposals find."""
         self.model.eval()
         found = {"recall_10": 0.0, "recall_100": 0.0, "recall_all": 0.0}
         figures = 0
@@ -119,7 +119,7 @@ class Training:
             figures += len(truth)
             for name, most in (("recall_10", 10), ("recall_100", 100), ("recall_all", len(boxes))):
                 found[name] += len(truth) * region_proposal.recall(boxes[:most], truth, FOUND_IOU)
-        return {name: total / figures for name, total in found.items()}
+        return {"true_boxes": figures} | {name: total / figures for name, total in found.items()}
 
     def shown(self) -> list[Row]:
         """Rows of the scene that is shown: its pixels, true boxes, anchors with their proposals, and the example."""

@@ -109,7 +109,7 @@ def _export(root: Path, directory: Path, plan: Plan | None, module: str) -> Expo
         written += kept
     for name in sorted(misfits):
         told = "has another type now; trials with values that do not fit it have none there in export/"
-        print(f"{root}: column {name!r} {told}; farm prune removes trials of older revisions", file=sys.stderr)
+        print(f"{root}: column {name!r} {told}; farm prune removes those of older revisions or types", file=sys.stderr)
     write_file(paths["attempts"], parquet(_attempts(root)))
     if plan is not None:
         write_file(paths["plan"], parquet(plan_table(_without(plan, damaged), module)))

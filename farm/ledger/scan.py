@@ -25,7 +25,7 @@ class Progress:
     """What the ledger holds of a trial: `epoch` of the newest commit, `status` when done.
 
     `error` and `log` are those of the last attempt, where it failed or was interrupted.
-    `source_digest` is that of the code which produced a done trial.
+    `source_digest` is that of the code which produced what there is, several with commas between.
     """
 
     state: Literal["done", "partial", "new", "failed"]
@@ -67,12 +67,17 @@ def progress(path: Path) -> Progress:
             source_digest=str(manifest.get("source_digest", "")),
         )
     attempts = attempt_directories(path)
-    epoch = max((commit_epoch(c) for a in attempts for c in commits(a)), default=0)
+    newest = max((c for a in attempts for c in commits(a)), key=commit_epoch, default=None)
+    epoch, digest = (commit_epoch(newest), _sources(newest)) if newest is not None else (0, "")
     end = read_json(attempts[-1] / "end.json") if attempts else None
     error, log = _error(attempts[-1], end) if attempts else ("", "")
     if (end or {}).get("how") == "failed":
-        return Progress("failed", epoch=epoch, error=error, log=log)
-    return Progress("partial" if epoch else "new", epoch=epoch, error=error, log=log)
+        return Progress("failed", epoch=epoch, error=error, log=log, source_digest=digest)
+    return Progress("partial" if epoch else "new", epoch=epoch, error=error, log=log, source_digest=digest)
+
+
+def _sources(commit: Path) -> str:
+    return str((read_manifest(commit) or {}).get("source_digest", ""))
 
 
 def _error(attempt: Path, end: dict[str, Any] | None) -> tuple[str, str]:

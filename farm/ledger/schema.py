@@ -56,7 +56,12 @@ TRIALS: tuple[Column, ...] = (
     Column(
         "farm_commit", "str", measured=True, help="git commit of the farm in the last attempt, + for a changed tree"
     ),
-    Column("source_digest", "str", measured=True, help="SHA-256 of the sources that decide results"),
+    Column(
+        "source_digest",
+        "str",
+        measured=True,
+        help="SHA-256 of the sources that decide results; several, where they changed before the trial was done",
+    ),
     Column("torch_version", "str", measured=True),
     Column("python_version", "str", measured=True),
     Column("image", "str", measured=True, help="container image, where one is in use"),
@@ -84,6 +89,7 @@ ATTEMPTS: tuple[Column, ...] = (
     Column("error", "str", measured=True),
     Column("log_path", "str", measured=True),
     Column("farm_commit", "str", measured=True, help="git commit of the farm, + where the tree was changed"),
+    Column("source_digest", "str", measured=True, help="as in trials.parquet, of what this attempt began with"),
 )
 
 PLAN: tuple[Column, ...] = (
@@ -211,6 +217,16 @@ def config_schema(module: str) -> list[pa.Field]:
     own = {"seed": "int", "threads": "int", "revision": "int", "timed": "bool"}
     kinds |= {k: ARROW[own.get(k, "str")] for k in SPEC_COLUMNS}
     return [pa.field(f"config_{k}", kind) for k, kind in kinds.items()]
+
+
+def fits_columns(spec: Spec) -> bool:
+    """Whether a spec's values have the types that its module declares now, as those of any plan have."""
+    values = config_columns(spec)
+    try:
+        found = {f.name: pa.array([values.get(f.name)], f.type)[0].as_py() for f in config_schema(spec.module)}
+    except (pa.ArrowException, OverflowError):
+        return False
+    return all(values.get(name) == value for name, value in found.items())
 
 
 def _arrow_type(annotation: str) -> pa.DataType:

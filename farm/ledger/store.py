@@ -47,11 +47,13 @@ DRAIN = "drain-"
 
 @dataclass(frozen=True)
 class Commit:
-    """The progress that an attempt starts from: state as bytes (torch.save), and all rows so far."""
+    """The progress that an attempt starts from: state as bytes (torch.save), all rows so far, and whose work it is."""
 
     epoch: int
     state: bytes
     rows: list[Row]
+    sources: str = ""
+    """As `source_digest` of the trial's row; empty where it was not recorded."""
 
 
 def trial_path(root: Path, spec: Spec) -> Path:
@@ -92,15 +94,17 @@ class Attempt:
         for path in sorted(found, key=lambda c: (commit_epoch(c), int(c.parent.name)), reverse=True):
             try:
                 rows = pq.read_table(io.BytesIO(read_verified(path, "rows.parquet"))).to_pylist()
-                return Commit(commit_epoch(path), read_verified(path, "state.pt"), rows)
+                sources = str((read_manifest(path) or {}).get("source_digest", ""))
+                return Commit(commit_epoch(path), read_verified(path, "state.pt"), rows, sources)
             except Damaged:
                 continue
         return None
 
-    def commit(self, epoch: int, state: bytes, rows: Sequence[Row]) -> None:
+    def commit(self, epoch: int, state: bytes, rows: Sequence[Row], sources: str = "") -> None:
         """Make state and all rows so far durable together; of this attempt's commits the newest two stay."""
         files = {"state.pt": state, "rows.parquet": self._rows(rows)}
-        write_directory(self.path / f"{COMMIT}{epoch}", files, {"epoch": epoch, "seconds": self.seconds})
+        meta = {"epoch": epoch, "seconds": self.seconds, "source_digest": sources}
+        write_directory(self.path / f"{COMMIT}{epoch}", files, meta)
         finished = read_manifest(self.trial / DONE) is not None  # by another attempt: nobody needs this any more
         own = commits(self.path)
         for old in own if finished else own[:-KEPT_COMMITS]:

@@ -136,9 +136,7 @@ def submit(config: Config, script: str) -> int:
     """Hand the script to sbatch; the job's id. Raises `PreflightError` with sbatch's own words."""
     if shutil.which("sbatch") is None:
         raise PreflightError("sbatch: not found; farm submit runs on a login node (--dry-run shows the script)")
-    image = image_path(config.settings.slurm)
-    if image is not None and (why := no_image(image)):
-        raise PreflightError(f"slurm.image: {why}; `farm image site={config.site}` says how to get it")
+    check_image(config.settings.slurm, config.site)
     for path in _data_there(config):
         if not config.settings.data_root and not path.is_dir():  # one that is given may be there on the nodes alone
             raise PreflightError(f"data: {path} is not there; farm data fetch, or data_root= names another place")
@@ -153,6 +151,13 @@ def submit(config: Config, script: str) -> int:
     job = int(answer.stdout.strip().split(";")[0])
     (directory / f"{job}.sh").write_text(script)
     return job
+
+
+def check_image(slurm: Slurm, site: str) -> None:
+    """Raise `PreflightError` where the image that the site names is not there."""
+    image = image_path(slurm)
+    if image is not None and (why := no_image(image)):
+        raise PreflightError(f"slurm.image: {why}; `farm image site={site}` says how to get it")
 
 
 def sbatch(script: str, *options: str) -> subprocess.CompletedProcess[str]:

@@ -18,11 +18,11 @@ import yaml
 
 from farm.config import Place, data_directory
 from farm.errors import PreflightError
-from farm.site import NodeType, image_path, no_image
+from farm.site import NodeType
 from farm.slurm.cluster import Cluster, autoscaling, cluster_at, prepare
 from farm.slurm.script import NodeJob, render
 from farm.slurm.sizes import nice, worker_types
-from farm.slurm.submit import sbatch, site_words
+from farm.slurm.submit import check_image, sbatch, site_words
 
 DOWN_SECONDS = 90.0
 NO_GPU = {"constraint": ""}
@@ -143,9 +143,7 @@ def _check_here(place: Place) -> None:
         raise PreflightError(
             f"{', '.join(lacking)}: not found; farm up runs on a login node (--dry-run shows its jobs)"
         )
-    image = image_path(place.settings.slurm)
-    if image is not None and (why := no_image(image)):
-        raise PreflightError(f"slurm.image: {why}; `farm image site={place.site}` says how to get it")
+    check_image(place.settings.slurm, place.site)
 
 
 def _write_files(place: Place, cluster: Cluster) -> None:

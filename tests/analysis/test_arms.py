@@ -1,4 +1,5 @@
 import pandas as pd
+import pytest
 
 from analysis.arms import arms
 from analysis.load import load
@@ -49,3 +50,9 @@ def test_other_swept_parameters_go_into_the_label():
 def test_arms_are_in_the_order_of_m_whatever_the_plans(study_dir):
     names = [a.name for a in study_arms(load(study_dir))]
     assert names == ["baseline", *(f"cutout M={m}" for m in (1, 2, 4, 8, 16, 32))]
+
+
+@pytest.mark.parametrize(("recorded", "timed"), [(True, True), (False, False), (None, True)])
+def test_an_arm_knows_whether_its_times_are_results(recorded, timed):
+    (arm,) = arms(plan(M=[4], timed=[recorded], seed=[0]))
+    assert arm.timed is timed

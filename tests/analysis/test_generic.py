@@ -93,6 +93,8 @@ def test_a_last_value_that_is_not_finite_is_said(made):
     assert "at epoch 2, not finite after it." in figure.alt
     assert figure.alt.count("not finite") == 1
     assert table(data).loc["cutout", "remark"] == "last value not finite"
+    ends = generic.sections(data)[1].tables["trials"].frame["end"]
+    assert sorted(ends) == ["completed", "completed, last validation_error not finite"]
 
 
 def test_without_a_measure_the_trials_are_reported(made):
@@ -134,7 +136,8 @@ def test_a_report_has_the_studys_title_else_its_name(made):
 def test_only_the_sheets_studies_speak_of_the_sheet(empty, tmp_path, module, asked):
     export = empty()
     export.add("standard", 1, 0, 0.05, epochs=2)
-    export.tables["plan"][0] |= {"config_dataset": "synthetic", "config_module": module}
+    for name in ("plan", "trials"):
+        export.tables[name][0] |= {"config_dataset": "synthetic", "config_module": module}
     text = report.write_report(export.write(tmp_path), "").markdown.read_text()
     assert "not from CIFAR-10" in text
     assert ("the sheet" in text) == asked

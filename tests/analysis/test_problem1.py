@@ -10,6 +10,7 @@ from analysis.load import Data, load
 from analysis.markup import to_html
 from analysis.options import Options
 from analysis.problem1_answers import Best, answers, results
+from analysis.problem1_rates import choices, points
 from analysis.report import write_main_results, write_report
 from trials.methods import METHODS
 
@@ -154,9 +155,11 @@ def test_a_ratio_of_one_seed_and_three_has_no_interval_and_counts_seeds(export: 
 
 def test_untimed_trials_have_no_seconds(export: Export, tmp_path: Path) -> None:
     export.add("adam", False, timed=False)
-    row = cells(problem1.tables(export.write(tmp_path))["training-time"], "Method")["Adam"]
+    table = problem1.tables(export.write(tmp_path))["training-time"]
+    row = cells(table, "Method")["Adam"]
     assert (row["L2 (s/epoch)"], row["L2, 5 epochs (s)"]) == ("–", "–")
     assert row["Remarks"] == "L2: untimed"
+    assert any(note.startswith("Untimed:") for note in table.notes)
 
 
 def test_one_epoch_gives_no_time_and_no_ratio(export: Export, tmp_path: Path) -> None:
@@ -467,7 +470,7 @@ def grid(export: Export, tmp_path: Path, **last: Any) -> Data:
 
 def test_the_grid_chooses_the_rate_with_the_lowest_validation_error(export: Export, tmp_path: Path) -> None:
     data = grid(export, tmp_path, status="diverged")
-    (choice,) = problem1_learning_rates.choices(problem1_learning_rates.points(data, Options()))
+    (choice,) = choices(points(data, Options()))
     assert (choice.chosen.rate, choice.edges) == (0.01, ())
     assert choice.chosen.mean == pytest.approx(0.4 + 0.2 / EPOCHS - 0.025)
     table = cells(problem1.main(data)[1]["learning-rates"], "Method", "Learning rate")
@@ -488,7 +491,7 @@ def test_a_rate_that_one_arm_alone_ran_is_not_chosen(export: Export, tmp_path: P
 def test_a_rate_at_which_one_arm_diverged_may_be_the_others_best(export: Export, tmp_path: Path) -> None:
     export.add("adam", False, rate=1.0, error=0.1, holdout=500, status="diverged")
     data = grid(export, tmp_path)
-    (choice,) = problem1_learning_rates.choices(problem1_learning_rates.points(data, Options()))
+    (choice,) = choices(points(data, Options()))
     assert (choice.chosen.rate, choice.best) == (0.01, {False: 0.01, True: 1.0})
 
 
@@ -497,7 +500,7 @@ def test_a_ladder_that_has_not_ended_chooses_nothing_yet(
     export: Export, tmp_path: Path, status: str, settled: bool
 ) -> None:
     data = grid(export, tmp_path, status=status)
-    (choice,) = problem1_learning_rates.choices(problem1_learning_rates.points(data, Options()))
+    (choice,) = choices(points(data, Options()))
     remark = "–" if settled else "ahead so far: of 4 rates 3 ended, the rest not yet run or failed"
     assert (choice.chosen.rate, choice.settled, choice.remark) == (0.01, settled, remark)
     table = cells(problem1.main(data)[1]["learning-rates"], "Method", "Learning rate")
@@ -510,7 +513,7 @@ def test_a_ladder_that_has_not_ended_chooses_nothing_yet(
 def test_a_failed_rate_may_still_run(export: Export, tmp_path: Path) -> None:
     export.add("adam", False, rate=1.0, holdout=500, status="new")
     export.tables["plan"][-1]["state"] = "failed"
-    (choice,) = problem1_learning_rates.choices(problem1_learning_rates.points(grid(export, tmp_path), Options()))
+    (choice,) = choices(points(grid(export, tmp_path), Options()))
     assert not choice.settled
 
 
@@ -525,7 +528,7 @@ def test_a_method_without_a_whole_rate_is_named(export: Export, tmp_path: Path) 
 def test_a_choice_at_the_end_of_the_ladder_is_marked(export: Export, tmp_path: Path) -> None:
     export.add("adam", False, rate=1.0, error=0.1, holdout=500)
     data = grid(export, tmp_path)
-    (choice,) = problem1_learning_rates.choices(problem1_learning_rates.points(data, Options()))
+    (choice,) = choices(points(data, Options()))
     assert choice.edges == ("the chosen rate", "the best for L2", "the best for L2 + dropout")
     table = cells(problem1.main(data)[1]["chosen-rates"], "Method")
     assert table["Adam"]["Chosen here"] == "1"
@@ -560,7 +563,7 @@ def test_the_page_on_learning_rates_is_what_the_rows_give() -> None:
     page = (root / "docs" / "problem1-learning-rates.md").read_text()
     for table in problem1_learning_rates.main(data)[1].values():
         assert table.markdown().strip() in page
-    made = problem1_learning_rates.choices(problem1_learning_rates.points(data, Options()))
+    made = choices(points(data, Options()))
     assert {c.title: c.chosen.rate for c in made} == {m.title: m.learning_rate for m in METHODS.values()}
     assert f"| run | {len(data.plan)} trials," in page
 

@@ -149,7 +149,7 @@ def test_a_total_batch_sold_as_each_gpus_is_refused(tmp_path: Path) -> None:
     study.epochs(study.trial(1), 32)
     study.epochs(study.trial(2), 32, iterations=1563)
     data = load(study.write(tmp_path))
-    assert "refused: 1563 iterations where 782 are expected" in cells(data, "table-1")["2-GPU"].values()
+    assert "refused: 1,563 iterations where 782 are expected" in cells(data, "table-1")["2-GPU"].values()
     assert len(answers(data, only(data), Options()).refused) == 1
 
 
@@ -425,6 +425,26 @@ def test_ddps_scalings_are_compared_too(tmp_path: Path) -> None:
     study.epochs(study.trial(2, mode="ddp"), 128)
     study.epochs(study.trial(2, mode="ddp", scaling="strong"), 128)
     assert "- DistributedDataParallel, 2 GPUs, 128: weak" in words(study, tmp_path)
+
+
+def test_untimed_trials_have_no_seconds_and_the_report_says_why(tmp_path: Path) -> None:
+    study = Made()
+    one, two = (study.trial(gpus, timed=False, hardware=None) for gpus in (1, 2))
+    study.epochs(one, 32)
+    study.epochs(two, 32)
+    study.other(one, 512, "oom", "CUDA out of memory.", 100 * 2.0**30)
+    study.link(two, "all_reduce", S, 248e9)
+    study.link(two, "copy", 2**28, 200e9)
+    data = load(study.write(tmp_path))
+    tables = problem2.tables(data)
+    shown = {cell for name, table in tables.items() for row in table.cells for cell in row[1:]}
+    assert {"untimed", "OOM (peak 100.0 GiB)"} <= shown
+    assert not any("." in cell for cell in shown - {"OOM (peak 100.0 GiB)"})
+    assert any(note.startswith("Untimed:") for note in tables["table-1"].notes)
+    assert problem2.figures(data, groups(data), Options()) == {}
+    text = write_report(data.directory, "2").markdown.read_text(encoding="utf-8")
+    assert "**These trials were not timed** (`timed=false`)." in text
+    assert "can be set beside one GPU yet" not in text
 
 
 def test_a_step_that_grows_with_its_images_is_the_gpus(tmp_path: Path) -> None:

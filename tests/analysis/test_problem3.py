@@ -259,6 +259,17 @@ def test_the_loss_of_a_single_epoch_did_not_fall(whole, tmp_path):
     assert " fell from " not in text
 
 
+def test_recall_says_of_how_many_true_boxes_and_where_that_is_not_recorded(whole, data, tmp_path):
+    count = int(data.tables["epochs"]["true_boxes"].iloc[-1])
+    assert 16 <= count <= 64  # sixteen scenes of up to four figures
+    assert f"(n = {count} boxes)" in texts(data)
+    assert f"n = {count} boxes)" in problem3.figures(data)["proposal-training"].caption
+    study = shutil.copytree(whole, tmp_path / "problem3")
+    rows = pd.read_parquet(study / "export/epochs.parquet")
+    rows.drop(columns="true_boxes").to_parquet(study / "export/epochs.parquet")
+    assert "(how many boxes that is, these rows do not record)" in texts(load(study))
+
+
 def test_a_study_without_stacks_still_proves(without):
     text = texts(without("task", "receptive_field"))
     assert "**Missing:** receptive\\_field: missing (new)" in text

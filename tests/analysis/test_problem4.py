@@ -1,4 +1,5 @@
 import itertools
+import re
 
 import pytest
 
@@ -295,3 +296,13 @@ def test_the_baseline_is_shown_where_another_schedule_is_the_reference(empty, tm
     assert "Crop and flip, M=1, schedule=hoffer." in text
     assert "Of schedule=hoffer: after 100 epochs the validation error is" in text
     assert "nothing to plot" not in text
+
+
+def test_a_run_of_one_epoch_is_counted_in_the_singular(empty, tmp_path):
+    export = empty()
+    export.add("standard", 1, 0, 0.05, epochs=1)
+    export.add("cutout", 1, 0, 0.05, epochs=1)
+    text = words(export.write(tmp_path))
+    assert "not reached in 1 epoch (" in text
+    assert "After 1 epoch the validation error is" in text
+    assert not re.search(r"(?<![\d,.])1 (epochs|seeds|trials|steps|images|arms|GPUs)\b", text)

@@ -85,27 +85,37 @@ def test_finished_trials_outside_the_plan_are_named(made_up, tmp_path):
 
 
 def test_drawn_images_are_not_passed_off_as_cifar(made_up, tmp_path):
-    for row in made_up.tables["plan"]:
+    for row in (*made_up.tables["plan"], *made_up.tables["trials"]):
         row["config_dataset"] = "synthetic"
     text = report.write_report(made_up.write(tmp_path), "4").markdown.read_text()
     assert "not from CIFAR-10" in text.split("##")[0]
 
 
 def test_where_some_images_are_drawn_the_notice_says_partly(made_up, tmp_path):
-    made_up.tables["plan"][0]["config_dataset"] = "synthetic"
+    made_up.tables["trials"][0]["config_dataset"] = "synthetic"
     study = made_up.write(tmp_path)
     text = report.write_report(study, "4").markdown.read_text()
     assert "These numbers are partly from the built-in drawn images" in text
     assert "Partly from the built-in drawn images" in report.write_index(tmp_path).markdown.read_text()
 
 
-@pytest.mark.parametrize(("trials", "verb"), [(1, "is"), (2, "are")])
-def test_the_count_of_done_trials_agrees_with_its_verb(empty, tmp_path, trials, verb):
+def test_images_are_called_by_what_has_results_not_by_what_is_planned(empty, tmp_path):
+    export = empty()
+    export.add("standard", 1, 0, 0.05, epochs=2)
+    export.add("cutout", 1, 0, 0.05, state="new")
+    export.tables["plan"][0]["config_dataset"] = export.tables["trials"][0]["config_dataset"] = "synthetic"
+    text = report.write_report(export.write(tmp_path), "4").markdown.read_text()
+    assert "**These numbers are from the built-in drawn images" in text
+    assert "From the built-in drawn images" in report.write_index(tmp_path).markdown.read_text()
+
+
+@pytest.mark.parametrize(("trials", "noun", "verb"), [(1, "trial", "is"), (2, "trials", "are")])
+def test_the_count_of_done_trials_agrees_with_its_verb(empty, tmp_path, trials, noun, verb):
     export = empty()
     for seed in range(trials):
         export.add("standard", 1, seed, 0.05, epochs=2)
     text = report.write_report(export.write(tmp_path), "4").markdown.read_text()
-    assert f"{trials} of {trials} trials of the plan {verb} done" in text
+    assert f"{trials} of {trials} {noun} of the plan {verb} done" in text
 
 
 def test_a_message_with_tags_is_shown_as_text(made_up, tmp_path):
@@ -129,7 +139,7 @@ def test_a_report_without_any_result_can_be_written(empty, tmp_path):
     export.add("standard", 1, 0, 0.05)
     export.tables["plan"][0]["state"] = "new"
     text = report.write_report(export.write(tmp_path), "4").markdown.read_text()
-    assert "0 of 1 trials of the plan are done" in text
+    assert "0 of 1 trial of the plan is done" in text
     assert "The baseline has no completed trial" in text
 
 
@@ -215,6 +225,10 @@ def test_the_index_answers_from_the_sheets_data_and_from_the_most_trials():
     assert page.answering([drawn, few, new, many], "4.1a") is many
     assert page.answering([entry("a", {"done": 4}), many], "4.1a") is many
     assert page.answering([drawn, new], "4.1a") is drawn
+    partly = entry("both", {"done": 3}, ["cifar10", "synthetic"])
+    assert page.answering([drawn, partly], "4.1a") is partly
+    assert page.answering([partly, few], "4.1a") is few
+    assert partly.answer == "partly drawn images"
     assert page.answering([many], "4.2") is None
     assert [e.answer for e in (drawn, many, new)] == ["drawn images", "", "no results yet"]
     assert entry("c", {"new": 1}, ["cifar10", "synthetic"]).answer == "no results yet, partly drawn images"

@@ -193,6 +193,9 @@ def test_close_learning_rates_say_nothing_of_a_far_one(tmp_path: Path) -> None:
         ([1, 4], [1.1, 2.0], 32, 10.4),  # a fixed part, 0.8, beside 0.3 for each
         ([1, 4, 8], [1.1, 2.0, 3.2], 32, 10.4),
         ([32, 128], [22, 7], 8192, 2.078125),  # a fixed part beside each step's: 2 + 640 / batch
+        ([1e17, 4e17], [1.1, 2.0], 32e17, 10.4),
+        ([1e-310, 1], [20, 10], 1, 10),
+        ([0.01, 0.1], [40, 29], 1e-5, 105.0),  # no count: a thousand times less of it is not a thousand times the work
         ([1, 2, 64], [1, 2.5, 64], 128, 128.9),  # no fixed part above 0: 1.114 * number ** 0.979
     ],
 )
@@ -207,6 +210,7 @@ def test_a_law_goes_on_as_its_numbers_do(numbers: list[float], rates: list[float
     [
         ([1, 1.9], [10, 19]),  # too near
         ([0.1] * 50 + [0.2] * 50, [500] * 50 + [540] * 50),  # noise, however many seeds share it
+        ([1, 2, 4], [10, 60, 25]),  # up and down again
         ([3, 3], [10, 20]),
         ([0, 5], [10, 20]),
         ([], []),

@@ -11,6 +11,8 @@ import pytest
 from commands import Finished, exported
 
 from farm.ledger.gather import merged
+from farm.ledger.schema import fits_columns
+from trials.spec import Spec, parameter_defaults
 
 STUDY = """
 study: changing
@@ -86,6 +88,45 @@ def test_values_that_a_type_lost_come_back_with_it(
         assert farm("study=changing.yaml", variables={"PYTHONDONTWRITEBYTECODE": "1"}).code == 0
     rows = exported(tmp_path / "results", "changing", "trials")
     assert sorted((r["config_revision"], r["grade"]) for r in rows) == [(1, "good"), (2, "0.5"), (3, "bad")]
+
+
+def test_what_has_parameters_of_other_types_is_in_no_report_and_can_be_pruned(
+    farm: Callable[..., Finished], tmp_path: Path, revise: Callable[..., None]
+) -> None:
+    def command(verb: str, *words: str) -> Finished:
+        return farm("study=changing.yaml", *words, verb=verb, variables={"PYTHONDONTWRITEBYTECODE": "1"})
+
+    revise(1, "good", "int")
+    command("run", "sweep.size=[bad,worse]")
+    old = set(tmp_path.glob("results/changing/trials/*"))
+    revise(0, 0.5, "int")
+    command("prune", "--yes")
+    assert old == set(tmp_path.glob("results/changing/trials/*"))  # of a newer revision than the checkout's
+    revise(1, 0.5, "int")
+    assert command("run", "sweep.size=[0.5,1.5]").code == 0  # 0.5 is the default, and so no part of the id
+    report = command("report")
+    assert (report.code, command("export").code, report.err) == (0, 0, "")
+    assert {r["config_size"] for r in exported(tmp_path / "results", "changing", "plan")} == {0.5, 1.5}
+    assert "2 trials with parameters of other types" in command("prune", "--yes").out
+    assert not old & set(tmp_path.glob("results/changing/trials/*"))
+    assert {r["config_size"] for r in exported(tmp_path / "results", "changing", "trials")} == {0.5, 1.5}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "fits"),
+    [
+        ({}, True),
+        ({"seconds": 1}, True),  # as a module's `resolve` may put it
+        ({"factor": 1.5}, False),
+        ({"factor": "1"}, False),
+        ({"factor": True}, False),
+        ({"factor": 2**70}, False),
+        ({"gone": "x"}, True),
+    ],
+)
+def test_a_spec_fits_where_its_values_are_kept_as_they_are(parameters: dict[str, Any], fits: bool) -> None:
+    values = parameter_defaults("counting") | parameters
+    assert fits_columns(Spec("counting", values, 0, 1, "none", "none", 1, False, None)) is fits
 
 
 @pytest.mark.parametrize(

@@ -159,6 +159,14 @@ def test_a_flipped_revision_condemns_no_trial(ledger: Path, monkeypatch: pytest.
     assert "revisions" not in {f.kind for f in prune.leftovers(ledger, "counting")}
 
 
+def test_a_flipped_type_condemns_no_trial(ledger: Path) -> None:
+    trial = finished(ledger, factor=7)
+    text = (trial / "spec.json").read_text()
+    (trial / "spec.json").write_text(text.replace('"factor": 7', '"factor": "7"'))
+    assert text != (trial / "spec.json").read_text()
+    assert {f.kind for f in prune.leftovers(ledger, "counting")} == {"attempts"}
+
+
 def test_trials_of_a_newer_revision_stay(ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     finished(ledger)
     monkeypatch.setattr(counting, "REVISION", 0)

@@ -303,43 +303,31 @@ def test_other_walltimes_are_refused(time: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "restarts", "before", "after", "head_lost", "expected"),
+    ("code", "restarts", "before", "after", "seen", "expected"),
     [
-        (0, 0, 0, 9, False, ("end", 0)),
-        (1, 0, 0, 9, False, ("end", 1)),
-        (1, 0, 0, 9, True, ("requeue", 75)),
-        (3, 0, 0, 0, False, ("end", 3)),
-        (3, 0, 0, 0, True, ("requeue", 75)),
-        (3, 1, 0, 0, True, ("end", 1)),
-        (2, 0, 0, 0, True, ("end", 2)),
-        (75, 0, 0, 0, False, ("requeue", 75)),
-        (75, 1, 4, 5, False, ("requeue", 75)),
-        (75, 1, 5, 5, False, ("end", 1)),
-        (137, 2, 5, 5, True, ("end", 1)),
-        (137, 0, 5, 5, False, ("requeue", 75)),
+        (0, 0, 0, 9, {}, ("end", 0)),
+        (1, 0, 0, 9, {}, ("end", 1)),
+        (1, 0, 0, 9, {"head_lost": True}, ("requeue", 75)),
+        (3, 0, 0, 0, {}, ("end", 3)),
+        (3, 0, 0, 0, {"head_lost": True}, ("requeue", 75)),
+        (3, 1, 0, 0, {"head_lost": True}, ("end", 1)),
+        (2, 0, 0, 0, {"head_lost": True}, ("end", 2)),
+        (75, 0, 0, 0, {}, ("requeue", 75)),
+        (75, 1, 4, 5, {}, ("requeue", 75)),
+        (75, 1, 5, 5, {}, ("end", 1)),
+        (137, 2, 5, 5, {"head_lost": True}, ("end", 1)),
+        (137, 0, 5, 5, {}, ("requeue", 75)),
+        (1, 0, 0, 500, {"left": True}, ("requeue", 75)),
+        (1, 3, 400, 500, {"left": True}, ("requeue", 75)),
+        (1, 0, 500, 500, {"left": True}, ("end", 1)),
+        (1, 1, 500, 500, {"left": True}, ("end", 1)),
+        (3, 0, 0, 500, {"left": True}, ("end", 3)),
     ],
 )
 def test_a_job_goes_round_only_while_it_gets_on(
-    code: int, restarts: int, before: int, after: int, head_lost: bool, expected: tuple[str, int]
+    code: int, restarts: int, before: int, after: int, seen: dict[str, bool], expected: tuple[str, int]
 ) -> None:
-    assert verdict(code, restarts, before, after, head_lost) == expected
-
-
-@pytest.mark.parametrize(
-    ("code", "restarts", "before", "after", "left", "expected"),
-    [
-        (1, 0, 0, 500, True, ("requeue", 75)),
-        (1, 3, 400, 500, True, ("requeue", 75)),
-        (1, 0, 500, 500, True, ("end", 1)),
-        (1, 1, 500, 500, True, ("end", 1)),
-        (1, 0, 0, 500, False, ("end", 1)),
-        (3, 0, 0, 500, True, ("end", 3)),
-    ],
-)
-def test_a_run_that_leaves_trials_goes_round_while_it_gets_on(
-    code: int, restarts: int, before: int, after: int, left: bool, expected: tuple[str, int]
-) -> None:
-    assert verdict(code, restarts, before, after, left=left) == expected
+    assert verdict(code, restarts, before, after, **seen) == expected
 
 
 @pytest.mark.parametrize(("end", "left"), [("completed", False), ("failed", False), ("nccl", True)])

@@ -19,11 +19,12 @@ from rich.console import Console
 
 from farm import config as configuration
 from farm import status as looking
-from farm import status_view
+from farm import status_view, study
 from farm.cli import main
 from farm.ledger.durable import OWN_DIGEST
 from farm.ledger.lock import SILENT_SECONDS, LedgerLock
 from farm.ledger.store import now
+from farm.plan import Node
 from farm.recall import last_grid
 
 STUDY = [f"study={COUNTING}", "executor=inline", "trial.epochs=10"]
@@ -146,6 +147,30 @@ def test_what_the_study_named_alone_leaves_out_is_not_said_to_be_in_it(
     told = capsys.readouterr().out
     assert "outside this grid: 1 finished trial; export/trials.parquet has" in told
     assert "name alone" not in told
+
+
+@pytest.mark.parametrize("too_much", ["resources.gpu=8", "max_gpu_hours=0 resources.gpu=8", "sweep.factor=[-1]"])
+def test_a_grid_of_which_nothing_can_run_is_not_the_last_one(tmp_path: Path, too_much: str) -> None:
+    place = [f"study={COUNTING}", f"results={tmp_path}"]
+    main(["run", *place, "executor=inline", "sweep.factor=[5,6,7]"])
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.suffix in (".yaml", ".parquet")}
+    assert main(["run", *place, "executor=inline", "device=auto", "gpus=0", *too_much.split()]) > 0
+    assert {p: p.read_bytes() for p in before} == before
+    assert looking.status(last_grid(place)[0]).counts == {"done": 3}
+
+
+def test_nor_is_one_of_which_a_cluster_holds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study, "_execute_with_ray", lambda *arguments: [Node(cpu=2, gpu=0)])
+    place = [f"study={COUNTING}", f"results={tmp_path}"]
+    main(["run", *place, "executor=inline", "sweep.factor=[5]"])
+    assert main(["run", *place, "ray_address=10.0.0.1:6379", "device=auto", "resources.gpu=8"]) == 1
+    assert looking.status(last_grid(place)[0]).counts == {"done": 1}
+
+
+def test_before_any_other_it_leaves_no_trace(tmp_path: Path) -> None:
+    place = [f"study={COUNTING}", f"results={tmp_path}"]
+    assert main(["run", *place, "executor=inline", "device=auto", "gpus=0", "resources.gpu=8"]) == 1
+    assert not [p for p in tmp_path.rglob("*") if p.suffix in (".yaml", ".parquet")]
 
 
 def test_what_an_earlier_command_finished_is_in_the_study_named_alone(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ class Editable:
     def find_spec(name, path=None, target=None):
         return PathFinder.find_spec(name, ["{ROOT}"]) if name in ("farm", "trials", "analysis") else None
 
-sys.path.remove("{ROOT}")
+sys.path = [path for path in sys.path if path != "{ROOT}"]
 sys.meta_path.append(Editable)  # as setuptools does with `pip install -e`: what is on the path comes first
 from farm.cli import main
 sys.exit(main())

@@ -36,6 +36,16 @@ def test_every_link_leads_somewhere() -> None:
     assert not [link for link in links if not (REPORT.parent / link).is_file()]
 
 
+def test_every_line_of_a_list_item_is_indented() -> None:
+    item, lines = re.compile(r"\s*([-*]|\d+\.) "), REPORT.read_text().splitlines()
+    inside, out = False, []
+    for line in lines:
+        inside = bool(item.match(line)) or (inside and line.strip() != "")
+        if inside and not item.match(line) and not line.startswith("  "):
+            out.append(line)
+    assert out == []
+
+
 def test_what_stands_before_the_reports_stays_and_problems_without_rows_are_named(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "analysis" / "reference" / "problem4", tmp_path / "reference" / "problem4")
     target = tmp_path / "all.md"
