@@ -60,7 +60,8 @@ def comparison(planned: Plan, ledger: Path, run_id: str) -> str:
     else:
         predicted, actual = sum(t.seconds or 0.0 for t in known), sum(spent[t.id] for t in known)
         texts = f"{predicted:.0f} s of trials' time", f"{actual:.0f} s"
-    more = f" ({actual / predicted - 1:+.0%})" if predicted else ""
+    tells = sum(t.seconds or 0.0 for t in known) >= 1  # of less than a second a percentage says nothing
+    more = f" ({actual / predicted - 1:+.0%})" if tells else ""
     return f"predicted {texts[0]} for {trials_text(len(known))}, actual {texts[1]}{more}"
 
 

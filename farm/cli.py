@@ -41,7 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # an error may name a file in no encoding, and is shown all the same
         sys.stdout.reconfigure(errors="backslashreplace")
     with contextlib.redirect_stderr(Output(sys.stderr)):
-        return _main(arguments)
+        code = _main(arguments)
+        Output(sys.stdout).flush()  # a disk that is full still is so when the interpreter ends, with a code of its own
+        return code
 
 
 def _main(arguments: Sequence[str] | None) -> int:
@@ -57,7 +59,9 @@ def _main(arguments: Sequence[str] | None) -> int:
             print(helping.text(options.verb, options.overrides))
             return COMPLETE
         verb: Verb = options.function
-        return verb(options)
+        code = verb(options)
+        sys.stdout.flush()  # here, where what becomes of it is handled
+        return code
     except FarmError as error:
         print(f"farm: {error}", file=sys.stderr)
         return error.exit_code
@@ -121,14 +125,15 @@ def _run(options: argparse.Namespace) -> int:
         return COMPLETE
     if options.dry_run or options.json:
         return _show_plan(config, options.json)
-    if config.settings.ray_address == "up":
-        from farm.slurm import there
+    with contextlib.redirect_stdout(Output(sys.stdout)):
+        if config.settings.ray_address == "up":
+            from farm.slurm import there
 
-        if there.is_wanted(config):
-            return there.run_there(config, options.overrides)
-    signals = Signals()
-    with contextlib.redirect_stdout(Output(sys.stdout)), signals.handled():
-        return _run_here(config, options.overrides, signals)
+            if there.is_wanted(config):
+                return there.run_there(config, options.overrides)
+        signals = Signals()
+        with signals.handled():
+            return _run_here(config, options.overrides, signals)
 
 
 def _run_here(config: Config, overrides: list[str], signals: Signals) -> int:
@@ -343,7 +348,8 @@ def _report(options: argparse.Namespace) -> int:
 def _reproduce(options: argparse.Namespace) -> int:
     from farm import reporting
 
-    return reporting.reproduce(options.overrides)
+    with contextlib.redirect_stdout(Output(sys.stdout)):
+        return reporting.reproduce(options.overrides)
 
 
 def _data(options: argparse.Namespace) -> int:

@@ -286,6 +286,8 @@ def connect(address: str | None, cpus: int | None, gpus: int | None, modules: Pa
             )
         except ValueError as error:  # gpus=2 where CUDA_VISIBLE_DEVICES shows fewer
             raise ConnectionError(str(error)) from None
+        except FileNotFoundError as error:
+            raise ConnectionError(f"{error.filename} cannot be made; $TMPDIR says where its files go") from None
 
 
 @contextlib.contextmanager

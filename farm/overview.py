@@ -75,7 +75,14 @@ def lines(studies: Sequence[Study], place: Sequence[str]) -> Iterator[str]:
         done = str(s.finished) if s.trials is None else f"{s.finished}/{s.trials}"
         driver = f"pid {s.driver.pid} on {s.driver.host}" if s.driver else "-"
         last = f"{s.last:%Y-%m-%d %H:%M}Z" if s.last else "-"
-        rows.append((s.name, done, driver, last, shlex.join([*(s.words or ["study=FILE.yaml"]), *place])))
+        named = shlex.join([*(s.words or ["study=FILE.yaml"]), *place])
+        files = [
+            Path(w.removeprefix("study=")).expanduser()
+            for w in s.words
+            if w.startswith("study=") and w.endswith((".yaml", ".yml"))
+        ]
+        missing = any(not f.is_file() for f in files)  # relative to the directory of that command
+        rows.append((s.name, done, driver, last, named + "  (no such file here)" * missing))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         yield "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()

@@ -49,7 +49,7 @@ def studies_with_results(overrides: list[str]) -> list[list[str]]:
     if found := [path.name for path in there if path.name in configuration.studies()]:
         return [[f"study={name}", *overrides] for name in found]
     named = ", ".join(f"{path.name} ({shlex.join(naming_words(path)) or 'study=FILE.yaml'})" for path in there)
-    raise PreflightError(f"{there[0].parent}: which study is meant has to be said; there are results of {named}")
+    raise PreflightError(f"{there[0].parent}: name the study that is meant; there are results of {named}")
 
 
 def ledgers(results: Path) -> list[Path]:

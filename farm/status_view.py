@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -15,7 +15,7 @@ from rich.text import Text
 from farm.budget import trials_text
 from farm.checks import short_path
 from farm.status import ORDER, Status, TrialStatus
-from farm.view import duration
+from farm.view import QuietConsole, duration
 
 WATCH_SECONDS = 2.0
 ROWS = 40
@@ -23,7 +23,7 @@ ROWS = 40
 
 def show(status: Status, command: str) -> None:
     """Print it once."""
-    Console(soft_wrap=True, highlight=False).print(_whole(status, command))
+    QuietConsole(soft_wrap=True, highlight=False).print(_whole(status, command))
 
 
 def watch(look: Callable[[], Status], command: str, seconds: float = WATCH_SECONDS) -> Status:
@@ -39,7 +39,8 @@ def watch(look: Callable[[], Status], command: str, seconds: float = WATCH_SECON
             last = line
             time.sleep(seconds)
             current = look()
-    with Live(_whole(current, command, in_place=True), auto_refresh=False, console=Console(highlight=False)) as live:
+    console = QuietConsole(highlight=False)
+    with Live(_whole(current, command, in_place=True), auto_refresh=False, console=console) as live:
         while current.driver is not None:
             time.sleep(seconds)
             current = look()

@@ -45,6 +45,14 @@ class _Line:
         return int(self.progress.get("epoch", self.trial.epoch))
 
 
+class QuietConsole(Console):
+    """Where nobody reads any more it raises BrokenPipeError as `print` does; rich would end the process with 1."""
+
+    def on_broken_pipe(self) -> None:
+        """Called while that error is handled."""
+        raise
+
+
 class View:
     """Keeps each trial's state by its label and shows it. Labels are unique within a plan."""
 
@@ -57,7 +65,7 @@ class View:
         self._time_left = TimeLeft(plan)
         self._printed = 0.0
         self._frozen: set[str] | None = None
-        self._console = Console(stderr=False)
+        self._console = QuietConsole()
         live = sys.stdout.isatty() if mode == "auto" else mode == "live"
         self._live = Live(get_renderable=self._table, console=self._console, refresh_per_second=2) if live else None
 
@@ -139,8 +147,10 @@ class View:
     def _summary(self) -> str:
         done = self._count("done", *STATUSES)
         parts = [f"{done}/{len(self._lines)} done", f"{len(self._running)} running"]
-        if failed := self._count("failed", "interrupted", "killed"):
+        if failed := self._count("failed"):
             parts.append(f"{failed} failed")
+        if interrupted := self._count("interrupted", "killed"):  # by the machine: the same command goes on with these
+            parts.append(f"{interrupted} interrupted")
         if self._gpus:
             running = list(self._running.values())  # the live table is drawn by a thread of its own
             in_use = sum(line.trial.bundle.gpu for line in running)
@@ -171,7 +181,7 @@ class View:
 
 def print_plan(plan: Plan) -> None:
     """The plan as a table, then what is worth saying, each thing once, then the counts."""
-    console = Console(soft_wrap=True, highlight=False)
+    console = QuietConsole(soft_wrap=True, highlight=False)
     table = Table(box=None, pad_edge=False)
     for name in ("trial", "id", "state", "CPUs", "GPUs", "GPU-hours"):
         table.add_column(name, justify="right" if name in ("CPUs", "GPUs", "GPU-hours") else "left")

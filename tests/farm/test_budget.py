@@ -288,6 +288,13 @@ def test_predicted_stands_against_actual(tmp_path: Path) -> None:
     assert budget.comparison(plan, tmp_path, "run-2") == ""
 
 
+def test_a_prediction_below_a_second_has_no_percentage(tmp_path: Path) -> None:
+    finish(tmp_path, 1, "run-1", factor=1)
+    texts = [budget.comparison(Plan("counting", (trial(1, s, gpu=0),)), tmp_path, "run-1") for s in (1e-5, 2)]
+    assert texts[0] == "predicted 0 s of trials' time for 1 trial, actual 1 s"
+    assert texts[1].endswith("actual 1 s (-50%)")
+
+
 def test_a_refused_run_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from farm.cli import main
 

@@ -46,6 +46,12 @@ def test_a_study_that_runs_has_its_driver(tmp_path: Path) -> None:
     assert list(lines([study], []))[1].endswith("study=FILE.yaml")
 
 
+def test_a_file_that_was_named_from_elsewhere_is_told(tmp_path: Path) -> None:
+    (tmp_path / "mine" / "trials").mkdir(parents=True)
+    (tmp_path / "mine" / "study.yaml").write_text("# farm run study=mine.yaml sweep.factor=[1]\n")
+    assert list(lines(overview(tmp_path), []))[1].endswith("study=mine.yaml  (no such file here)")
+
+
 def test_the_same_as_json(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status", f"results={results}", "--json"]) == 0
     (study,) = json.loads(capsys.readouterr().out)

@@ -81,6 +81,11 @@ def test_a_study_runs_once_and_then_not_again(farm: Callable[..., Finished], tmp
     assert [r["attempt"] for r in exported(tmp_path / "results", "counting", "attempts")] == [1, 1, 1]
 
 
+def test_a_ray_without_a_place_for_its_files_is_one_line(farm: Callable[..., Finished]) -> None:
+    done = farm(STUDY, "cpus=1", variables={"TMPDIR": "/proc/x"})
+    assert (done.code, done.err) == (3, "farm: Ray: /proc/x cannot be made; $TMPDIR says where its files go\n")
+
+
 def test_a_killed_driver_loses_and_repeats_nothing(tmp_path: Path, undisturbed: list[tuple[Any, ...]]) -> None:
     chance, kills = random.Random(int(os.environ.get("FARM_TEST_SEED", "4"))), 0
     for _ in range(4):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from commands import COUNTING, command, environment, exported, wait_for
+from commands import COUNTING, ROOT, command, environment, exported, wait_for
 from terminals import closed_under
 
 from farm.ledger import scan
@@ -36,3 +37,16 @@ def test_a_run_under_nohup_heeds_no_hangup(tmp_path: Path, number: signal.Signal
         wait_for(lambda: committed(tmp_path / "counting"))
         run.send_signal(number)
         assert run.wait(timeout=60) == (0 if number == signal.SIGHUP else 75)
+
+
+def test_a_run_that_waits_for_one_beside_a_head_hands_a_hangup_on() -> None:
+    code = """
+import os, signal
+from farm.slurm import there
+with there._Signals() as signals:
+    os.kill(os.getpid(), signal.SIGHUP)
+    print(signals.run(["sleep", "60"]), *map(int, signals.seen))
+"""
+    variables = environment() | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout) == (0, f"1 {int(signal.SIGHUP)}\n"), done.stderr

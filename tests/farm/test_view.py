@@ -38,7 +38,7 @@ def test_a_live_table_shows_labels_as_they_are(plan: Plan, capsys: pytest.Captur
     assert all(name in shown for name in NAMES)
 
 
-@pytest.mark.parametrize("how", ["completed", "oom", "failed", "partial"])
+@pytest.mark.parametrize("how", ["completed", "oom", "failed", "partial", "interrupted"])
 def test_the_summary_follows_each_trial(how: str) -> None:
     config = configuration.load([f"study={COUNTING}", "sweep.factor=[1,2,3,4]", "resources.gpu=0.3"])
     view = View(planning.make(config, planning.specs(config, "", None), {}, ()), "plain", gpus=1)
@@ -48,7 +48,7 @@ def test_the_summary_follows_each_trial(how: str) -> None:
     view.progress(second, {"epoch": 2})
     assert view._summary().startswith("0/4 done, 2 running, 0.6/1 GPUs, about")
     view.ended(first, how)
-    said = {"failed": "0/4 done, 1 running, 1 failed", "partial": "0/4 done, 1 running"}
+    said = {f: f"0/4 done, 1 running, 1 {f}" for f in ("failed", "interrupted")} | {"partial": "0/4 done, 1 running"}
     assert view._summary().startswith(f"{said.get(how, '1/4 done, 1 running')}, 0.3/1 GPUs, about")
     assert +view._numbers == Counter(line.state for line in view._lines.values())
     view.freeze()
