@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,10 @@ from typing import Any
 import pytest
 from commands import ROOT, Finished, run_farm
 from hypothesis import settings
+
+signal.signal(
+    signal.SIGHUP, signal.SIG_DFL
+)  # under nohup all that the tests start would ignore it, as it is to do there
 
 
 @pytest.fixture
