@@ -137,10 +137,9 @@ def trials_table(data: Data, column: Column | None) -> Table:
 
 def _end_of(data: Data, trial_id: str, column: Column | None) -> str:
     end, rows = fate(data, trial_id), data.rows_of([trial_id])
-    lost = (
-        end == "completed" and column is not None and len(rows) and not np.isfinite(float(rows[column.name].iloc[-1]))
-    )
-    return f"{end}, last {column.name} not finite" if column is not None and lost else end
+    if end != "completed" or column is None or rows.empty or np.isfinite(float(rows[column.name].iloc[-1])):
+        return end
+    return f"{end}, last {column.name} not finite"
 
 
 def _record(data: Data, arm: Arm, column: Column, options: Options) -> dict[str, Any]:

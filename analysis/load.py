@@ -19,6 +19,7 @@ import yaml
 from farm.ledger import schema
 from farm.ledger.durable import file_digest, read_json
 from farm.ledger.gather import DIGESTS
+from farm.ledger.scan import STUDY
 
 ROOT = Path(__file__).resolve().parent.parent
 FIXED = ("trials", "attempts", "plan")
@@ -94,7 +95,7 @@ def study_word(study_dir: Path) -> str:
     if (ROOT / "farm" / "conf" / "study" / f"{name}.yaml").is_file():
         return f"study={name}"
     try:
-        with (study_dir / "study.yaml").open(encoding="utf-8") as file:
+        with (study_dir / STUDY).open(encoding="utf-8") as file:
             words = shlex.split(file.readline().removeprefix("#"))
     except (OSError, ValueError):
         words = []
@@ -157,7 +158,7 @@ def _module(plan: pd.DataFrame) -> str:
 def title(study_dir: Path) -> str:
     """`title:` of the study's YAML, as the ledger's last run had it, else the study's name."""
     try:
-        tree = yaml.safe_load((study_dir / "study.yaml").read_text(encoding="utf-8"))
+        tree = yaml.safe_load((study_dir / STUDY).read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
         tree = None
     found = tree.get("title") if isinstance(tree, dict) else None

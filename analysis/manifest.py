@@ -12,8 +12,8 @@ import pandas as pd
 from analysis.load import digests
 from analysis.words import counted
 from farm.ledger import gather
-from farm.ledger.durable import MANIFEST, file_digest, read_json
-from farm.ledger.scan import DONE, trial_directories, trial_id
+from farm.ledger.durable import file_digest, read_json
+from farm.ledger.scan import has_finished, trial_directories, trial_id
 
 NAME = "manifest.json"
 PLAN = "plan.parquet"
@@ -88,7 +88,7 @@ def _planned(study_dir: Path) -> set[str]:
 
 def _unexported(study_dir: Path) -> set[str]:
     """Ids of trials that have finished since the export; those with damaged results cannot be exported."""
-    done = {trial_id(path): path for path in trial_directories(study_dir) if (path / DONE / MANIFEST).exists()}
+    done = {trial_id(path): path for path in trial_directories(study_dir) if has_finished(path)}
     try:
         exported = set(pd.read_parquet(study_dir / "export" / "trials.parquet", columns=["trial_id"])["trial_id"])
     except (OSError, ValueError):

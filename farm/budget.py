@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from farm.checks import counted
 from farm.errors import PreflightError
 from farm.ledger.scan import attempt_records
 from farm.plan import Plan, Trial
@@ -30,14 +31,14 @@ def check(plan: Plan, max_gpu_hours: float | None) -> None:
     known, unknown = _estimate(plan.to_run)
     if known > max_gpu_hours:
         raise PreflightError(
-            f"max_gpu_hours={max_gpu_hours:g}: {trials_text(len(plan.to_run))} will take about {known:.2f} GPU-hours "
-            f"or more; nothing was started (farm plan lists them)"
+            f"max_gpu_hours={max_gpu_hours:g}: {counted(len(plan.to_run), 'trial')} will take about {known:.2f} "
+            f"GPU-hours or more; nothing was started (farm plan lists them)"
         )
     if unknown:
         raise PreflightError(
-            f"max_gpu_hours={max_gpu_hours:g}: {trials_text(len(unknown))} of {plan.study} without an estimate, since "
-            f"no relative has completed yet; nothing was started. One run without the limit gives an estimate to the "
-            f"others: trial={unknown[0].id} is {unknown[0].label}"
+            f"max_gpu_hours={max_gpu_hours:g}: {counted(len(unknown), 'trial')} of {plan.study} without an estimate, "
+            f"since no relative has completed yet; nothing was started. One run without the limit gives an estimate "
+            f"to the others: trial={unknown[0].id} is {unknown[0].label}"
         )
 
 
@@ -51,18 +52,18 @@ def comparison(planned: Plan, ledger: Path, run_id: str) -> str:
     known = [t for t in planned.to_run if t.seconds is not None and t.id in spent]
     if not known:
         return ""
+    seconds = [t.seconds or 0.0 for t in known], [spent[t.id] for t in known]
     if any(t.bundle.gpu for t in known):
         predicted, actual = (
-            sum(seconds * t.bundle.gpu / 3600 for t, seconds in zip(known, times, strict=True))
-            for times in ([t.seconds or 0.0 for t in known], [spent[t.id] for t in known])
+            sum(one * t.bundle.gpu / 3600 for t, one in zip(known, times, strict=True)) for times in seconds
         )
         texts = f"{predicted:.3g} GPU-hours", f"{actual:.3g}"
     else:
-        predicted, actual = sum(t.seconds or 0.0 for t in known), sum(spent[t.id] for t in known)
+        predicted, actual = map(sum, seconds)
         texts = f"{predicted:.0f} s of trials' time", f"{actual:.0f} s"
-    tells = sum(t.seconds or 0.0 for t in known) >= 1  # of less than a second a percentage says nothing
+    tells = sum(seconds[0]) >= 1  # of less than a second a percentage says nothing
     more = f" ({actual / predicted - 1:+.0%})" if tells else ""
-    return f"predicted {texts[0]} for {trials_text(len(known))}, actual {texts[1]}{more}"
+    return f"predicted {texts[0]} for {counted(len(known), 'trial')}, actual {texts[1]}{more}"
 
 
 def _estimate(trials: Sequence[Trial]) -> tuple[float, list[Trial]]:
@@ -81,8 +82,3 @@ def _spent(ledger: Path, run_id: str) -> dict[str, float]:
             if record["how"] in STATUSES:
                 ended.add(record["trial_id"])
     return {i: s for i, s in seconds.items() if i in ended}
-
-
-def trials_text(number: int, word: str = "trial") -> str:
-    """ "1 trial", "3 trials"."""
-    return f"{number} {word}{'' if number == 1 else 's'}"

@@ -29,6 +29,12 @@ def nearest(name: str, names: Collection[str], prefix: str = "nearest is ") -> s
     return f"{prefix}{by_tail[found[0]]}{'; ' if prefix == 'nearest is ' else ''}" if found else ""
 
 
+def counted(number: float, noun: str) -> str:
+    """ "1 trial", "3 trials", "0.5 GPUs"."""
+    text = str(number) if isinstance(number, int) else f"{number:g}"
+    return f"{text} {noun}{'' if number == 1 else 's'}"
+
+
 def short_path(path: Path) -> str:
     """The path as the user would type it: relative where that is shorter."""
     return min(str(path), os.path.relpath(path), key=len)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from farm import config as configuration
 from farm import help as helping
-from farm.checks import nearest, short_path
+from farm.checks import counted, nearest, short_path
 from farm.command_line import SELECTORS, is_override
 from farm.config import Config
 from farm.errors import (
@@ -151,7 +151,7 @@ def _run_here(config: Config, overrides: list[str], signals: Signals) -> int:
     print(f"{short_path(config.ledger / 'export')}: {', '.join(p.name for p in result.tables.values())}")
     if n := len(study.finished_outside(config)):
         command = shlex.join(["farm", "report", *place_words(overrides)])
-        print(f"outside this grid: {n} finished trial{'' if n == 1 else 's'} of this study; {command} takes them in")
+        print(f"outside this grid: {counted(n, 'finished trial')} of this study; {command} takes them in")
     return result.exit_code
 
 

@@ -30,7 +30,7 @@ from typing import Any
 
 from farm import provenance
 from farm.errors import CHILD_FAULT
-from farm.forkclient import see_study_modules
+from farm.forkclient import PRELOAD, see_study_modules
 
 IDLE_SECONDS = 5.0
 FIRST_CONNECTION_SECONDS = 120.0
@@ -222,7 +222,8 @@ def main(arguments: list[str]) -> None:
     os.umask(0o022)
     see_study_modules()
     for module in modules:
-        provenance.source_digest(module)  # first, so that no edit from here on goes unseen
+        if module not in PRELOAD:  # of a trial module first, so that no edit from here on goes unseen
+            provenance.source_digest(module)
     for module in modules:
         importlib.import_module(module)
     _warm_up()

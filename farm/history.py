@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from farm.ledger.durable import MANIFEST
-from farm.ledger.scan import DONE, trial_directories, trial_id
+from farm.ledger.scan import DONE, has_finished, trial_directories, trial_id
 from trials.spec import Spec, parameter_defaults, steps_of, trial_module, work_of
 
 IGNORED = ("config_seed", "config_epochs", "config_revision")
@@ -224,7 +223,7 @@ def _finished(ledger: Path, module: str) -> dict[str, list[Any]]:
     except (OSError, KeyError, pa.ArrowException):
         pass  # no export yet, or not a whole one
     for path in trial_directories(ledger):
-        if trial_id(path) not in known and (path / DONE / MANIFEST).exists():
+        if trial_id(path) not in known and has_finished(path):
             try:
                 tables.append(pq.ParquetFile(path / DONE / "trial.parquet").read(use_threads=False))
             except (OSError, pa.ArrowException):

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from farm.ledger.durable import MANIFEST
-from farm.ledger.scan import DONE, trial_directories, trial_id
+from farm.ledger.scan import STUDY, has_finished, trial_directories, trial_id
 from farm.recall import ledgers, naming_words
 from farm.status import Driver, driver_at_work
 
@@ -35,7 +34,7 @@ def overview(results: Path) -> list[Study]:
 
 
 def _study(ledger: Path) -> Study:
-    finished = {trial_id(p) for p in trial_directories(ledger) if (p / DONE / MANIFEST).exists()}
+    finished = {trial_id(p) for p in trial_directories(ledger) if has_finished(p)}
     grid = _last_grid(ledger)
     return Study(
         name=ledger.name,
@@ -63,7 +62,7 @@ def _last_grid(ledger: Path) -> dict[str, str] | None:
 
 def _times(ledger: Path) -> Iterator[datetime]:
     """When a driver last held the ledger, was begun, or tables were exported."""
-    for path in [*ledger.glob("lock/*.json"), ledger / "study.yaml", ledger / "export" / "plan.parquet"]:
+    for path in [*ledger.glob("lock/*.json"), ledger / STUDY, ledger / "export" / "plan.parquet"]:
         if path.exists():
             yield datetime.fromtimestamp(path.stat().st_mtime, UTC)
 
@@ -76,13 +75,14 @@ def lines(studies: Sequence[Study], place: Sequence[str]) -> Iterator[str]:
         driver = f"pid {s.driver.pid} on {s.driver.host}" if s.driver else "-"
         last = f"{s.last:%Y-%m-%d %H:%M}Z" if s.last else "-"
         named = shlex.join([*(s.words or ["study=FILE.yaml"]), *place])
-        files = [
-            Path(w.removeprefix("study=")).expanduser()
-            for w in s.words
-            if w.startswith("study=") and w.endswith((".yaml", ".yml"))
-        ]
-        missing = any(not f.is_file() for f in files)  # relative to the directory of that command
-        rows.append((s.name, done, driver, last, named + "  (no such file here)" * missing))
+        missing = "  (no such file here)" if any(map(_names_no_file, s.words)) else ""
+        rows.append((s.name, done, driver, last, named + missing))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         yield "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+
+
+def _names_no_file(word: str) -> bool:
+    """Whether it is `study=FILE` of a file that is not there: it was relative to the directory of that command."""
+    key, _, value = word.partition("=")
+    return key == "study" and value.endswith((".yaml", ".yml")) and not Path(value).expanduser().is_file()

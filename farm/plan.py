@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from farm.checks import counted
 from farm.config import Config
 from farm.errors import UsageError
 from farm.ledger.scan import Progress
@@ -284,17 +285,12 @@ def _held(node: Node, bundle: Bundle) -> int:
 
 
 def _too_large(bundle: Bundle, nodes: Sequence[Node], epoch: int) -> str:
-    need = _count(bundle.cpu, "CPU") + (f" and {_count(bundle.gpu, 'GPU')}" if bundle.gpu else "")
+    need = counted(bundle.cpu, "CPU") + (f" and {counted(bundle.gpu, 'GPU')}" if bundle.gpu else "")
     best = max(nodes, key=lambda n: (n.gpu, n.cpu))
     hint = "; device=cpu resources.gpu=0 runs without a GPU" if bundle.gpu and not best.gpu else ""
     if math.isinf(best.cpu):  # executor=inline, which counts no CPUs
-        return f"needs {_count(bundle.gpu, 'GPU')}; there are {best.gpu:g}{hint}"
+        return f"needs {counted(bundle.gpu, 'GPU')}; there are {best.gpu:g}{hint}"
     if epoch:  # a result of another device would not go on from it
         hint = f"; it goes on after epoch {epoch} where a node holds it"
-    return (
-        f"needs {need} on one node; the largest node has {_count(best.cpu, 'CPU')} and {_count(best.gpu, 'GPU')}{hint}"
-    )
-
-
-def _count(number: float, word: str) -> str:
-    return f"{number:g} {word}" if number == 1 else f"{number:g} {word}s"
+    largest = f"{counted(best.cpu, 'CPU')} and {counted(best.gpu, 'GPU')}"
+    return f"needs {need} on one node; the largest node has {largest}{hint}"

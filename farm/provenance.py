@@ -83,13 +83,14 @@ def _sources(module: str) -> dict[str, Path]:
     origin = Path(specification.origin)
     home = origin.parents[module.count(".") + (origin.name == "__init__.py")]
     found: dict[str, Path] = {}
-    waiting = list(_with_packages(module))
+    waiting, seen = set(_with_packages(module)), set[str]()
     while waiting:
         name = waiting.pop()
-        path = None if name in found else _file(name, home, module)
+        seen.add(name)
+        path = _file(name, home, module)
         if path is not None:
             found[name] = path
-            waiting += _imports(name, path)
+            waiting.update(set(_imports(name, path)) - seen)
     return found
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from farm import config as configuration
 from farm.config import Config
 from farm.errors import PreflightError, UsageError
-from farm.ledger.scan import TRIALS
+from farm.ledger.scan import STUDY, TRIALS
 
 PLACE = ("problem", "study", "site", "results")
 """Keys that say which ledger is meant, and nothing of the grid in it."""
@@ -76,7 +76,7 @@ def data_root(config: Config) -> Path:
 def recorded_command(ledger: Path) -> list[str]:
     """The overrides of the last run, as study.yaml has them in its first line; nothing where there was none."""
     try:
-        with (ledger / "study.yaml").open(encoding="utf-8") as file:
+        with (ledger / STUDY).open(encoding="utf-8") as file:
             words = shlex.split(file.readline().removeprefix("#"))
     except (OSError, ValueError):
         return []

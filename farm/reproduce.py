@@ -18,13 +18,12 @@ from pathlib import Path
 
 from farm import config as configuration
 from farm import study
-from farm.checks import short_path
+from farm.checks import counted, short_path
 from farm.config import ROOT, Config
 from farm.errors import COMPLETE, FAILED, INTERRUPTED, RESUMABLE, PreflightError, UsageError
 from farm.history import estimated_seconds
-from farm.output import Terminals
 from farm.plan import Plan, Trial
-from farm.signals import Signals, heeded
+from farm.signals import Signals, passed_to
 from farm.view import counts
 
 STUDIES = ("problem=3", "problem=1", "problem=2", "problem=4")
@@ -78,21 +77,13 @@ def _run(arguments: Sequence[str], received: list[int]) -> int:
     command = [sys.executable, str(ROOT / "farm" / "run.py"), *arguments]
     child = subprocess.Popen(command, preexec_fn=_die_with_parent)
 
-    terminals = Terminals()
-
-    def pass_on(number: int, frame: object) -> None:
-        if number == signal.SIGHUP:
-            terminals.leave()
+    def pass_on(number: int) -> None:
         received.append(number)
         if number != signal.SIGINT:  # a terminal sends that one to both
             child.send_signal(number)
 
-    before = {number: signal.signal(number, pass_on) for number in heeded()}
-    try:
+    with passed_to(pass_on):
         return child.wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _die_with_parent() -> None:
@@ -124,7 +115,7 @@ _OPEN = ("partial", "new", "failed", "unschedulable")
 def _needs(part: Part, missing: Sequence[Trial], reference: Path) -> str:
     """ "it takes 4 GPUs on one node at most and about 3.10 GPU-hours (…): farm submit problem=4 site=…"."""
     gpus = max(t.bundle.gpu for t in missing)
-    hardware = f"{gpus:g} GPU{'' if gpus == 1 else 's'} on one node" if gpus else f"{missing[0].bundle.cpu:g} CPU"
+    hardware = f"{counted(gpus, 'GPU')} on one node" if gpus else f"{missing[0].bundle.cpu:g} CPU"
     words = shlex.join(part.words)
     site = "" if any(w.startswith("site=") for w in part.words) else " site=NAME"
     hint = f"python farm/run.py {words}" + (f", or farm submit {words}{site}" if gpus else "")

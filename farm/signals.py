@@ -21,6 +21,24 @@ def heeded() -> tuple[signal.Signals, ...]:
     return tuple(n for n in NUMBERS if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN)
 
 
+@contextlib.contextmanager
+def passed_to(function: Callable[[int], Any]) -> Iterator[None]:
+    """Inside the block `function` gets the heeded signals, for another process to hear of."""
+    terminals = Terminals()
+
+    def come(number: int, frame: Any) -> None:
+        if number == signal.SIGHUP:
+            terminals.leave()
+        function(number)
+
+    before = {n: signal.signal(n, come) for n in heeded()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 @dataclass
 class Signals:
     """Each asks for a drain; a second SIGINT ends at once."""

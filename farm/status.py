@@ -22,14 +22,14 @@ from typing import Any
 
 from farm import study
 from farm.config import Config
-from farm.ledger.durable import MANIFEST, read_json, read_manifest
+from farm.ledger.durable import read_json, read_manifest
 from farm.ledger.lock import living_holder
 from farm.ledger.scan import (
-    DONE,
     attempt_directories,
     attempt_records,
     commit_epoch,
     commits,
+    has_finished,
     trial_directories,
     trial_id,
 )  # fmt: skip
@@ -128,7 +128,7 @@ def status(config: Config, now: datetime | None = None) -> Status:
         seconds_left=_wall_clock(open_trials),
         gpus_held=held,
         gpus_here=gpu_use() if here else (),
-        finished_outside=sum((p / DONE / MANIFEST).exists() for i, p in folders.items() if i not in known),
+        finished_outside=sum(has_finished(p) for i, p in folders.items() if i not in known),
         with_finished=config.with_finished,
     )
 

@@ -12,8 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from farm.budget import trials_text
-from farm.checks import short_path
+from farm.checks import counted, short_path
 from farm.status import ORDER, Status, TrialStatus
 from farm.view import QuietConsole, duration
 
@@ -60,7 +59,7 @@ def _whole(status: Status, command: str, in_place: bool = False) -> Group:
         hint = "farm status with the study's name alone takes in what differs only in what is swept"
         if status.with_finished:
             hint = "export/trials.parquet has them, and farm why ID says what sets one apart"
-        lines.append(f"outside this grid: {trials_text(n, 'finished trial')}; {hint}")
+        lines.append(f"outside this grid: {counted(n, 'finished trial')}; {hint}")
     table, notes = Group(_table(status)), Group(*map(Text, [*_gpus(status), *_failures(status)]))
     return Group(*map(Text, lines), *([notes, table] if in_place else [table, notes]))
 
@@ -69,7 +68,7 @@ def _headline(status: Status) -> str:
     """ "problem4: 1 running, 3 done, 2 new, 4 GPUs held, 1.20 GPU-hours spent, about 12 min left"."""
     parts = [f"{n} {state}" for state, n in status.counts.items()] or ["no trials"]
     if status.gpus_held:
-        parts.append(f"{status.gpus_held:g} GPU{'' if status.gpus_held == 1 else 's'} held")
+        parts.append(f"{counted(status.gpus_held, 'GPU')} held")
     if status.gpu_hours_spent:
         parts.append(f"{status.gpu_hours_spent:.2f} GPU-hours spent")
     if status.gpu_hours_left:

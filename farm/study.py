@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING
 from farm import budget, provenance
 from farm import plan as planning
 from farm.attempt import Request
+from farm.checks import counted
 from farm.config import Config
 from farm.errors import COMPLETE, FAILED, PreflightError, UsageError
-from farm.ledger.durable import MANIFEST, read_json, write_file
+from farm.ledger.durable import read_json, write_file
 from farm.ledger.lock import LedgerLock
-from farm.ledger.scan import DONE, scan, trial_directories, trial_id
+from farm.ledger.scan import DONE, STUDY, has_finished, scan, trial_directories, trial_id
 from farm.ledger.store import drain_file, quarantine, spec_of
 from farm.ledger.tidy import sweep_ledger
 from farm.plan import Node, Plan, Trial
@@ -33,8 +34,6 @@ from trials.spec import Spec
 if TYPE_CHECKING:
     from farm.ledger.export import Export
 
-STUDY = "study.yaml"
-"""Of a ledger: its last command and what that resolved to."""
 UP = "up"
 """`ray_address=up`: the cluster of `farm up`."""
 PATIENCE = {"RAY_gcs_rpc_server_reconnect_timeout_s": "15"}
@@ -83,7 +82,7 @@ def finished_outside(
 
     fingerprint, hardware = _fingerprint(config), _hardware(config)
     known = {s.id for s, _ in grid or planning.specs(config, fingerprint, hardware)}
-    paths = [p for p in trial_directories(config.ledger) if trial_id(p) not in known and (p / DONE / MANIFEST).exists()]
+    paths = [p for p in trial_directories(config.ledger) if trial_id(p) not in known and has_finished(p)]
     others = [(trial_id(p), spec) for p in paths if (spec := spec_of(p)) is not None]
     own = (spec for i, spec in others if spec.module == config.settings.module and spec.id == i)
     return planning.kin(config, fingerprint, hardware, filter(fits_columns, own))
@@ -146,7 +145,7 @@ def run(config: Config, arguments: list[str], signals: Signals | None = None) ->
             _say(f"keep=weights: {without} finished before, and hold no weights; the run that finishes one keeps them")
         if begun := sum(t.stale for t in plan.to_run):
             _say(
-                f"{budget.trials_text(begun)} will go on from epochs that other sources made under the same REVISION "
+                f"{counted(begun, 'trial')} will go on from epochs that other sources made under the same REVISION "
                 "(farm plan lists them); raise it if results change"
             )
         exported: dict[str, Path] = {}
@@ -179,7 +178,7 @@ def _finished_without_weights(ledger: Path, plan: Plan) -> str:
     done = {t.id for t in plan.trials if t.state == "done" and t.status == "completed"}
     paths = (path / DONE for path in trial_directories(ledger) if trial_id(path) in done)
     number = sum(not (path / "state.pt").exists() for path in paths)
-    return budget.trials_text(number) if number else ""
+    return counted(number, "trial") if number else ""
 
 
 def settled(config: Config) -> Config:

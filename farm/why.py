@@ -11,8 +11,17 @@ from farm import provenance, study
 from farm.checks import nearest, short_path
 from farm.config import Config
 from farm.errors import UsageError
-from farm.ledger.durable import MANIFEST, read_json
-from farm.ledger.scan import ATTEMPTS, DONE, TRIALS, attempt_records, log_of, progress, trial_directories, trial_id
+from farm.ledger.durable import read_json
+from farm.ledger.scan import (
+    ATTEMPTS,
+    TRIALS,
+    attempt_records,
+    has_finished,
+    log_of,
+    progress,
+    trial_directories,
+    trial_id,
+)
 from farm.plan import Plan, Trial
 from farm.slurm.submit import site_nodes
 from trials.spec import parameter_defaults
@@ -86,7 +95,7 @@ def relatives(ledger: Path, trial: Trial) -> list[Relative]:
     found = []
     for path in trial_directories(ledger):
         content = read_json(path / "spec.json") or {}
-        finished = trial_id(path) != trial.id and (path / DONE / MANIFEST).exists()
+        finished = trial_id(path) != trial.id and has_finished(path)
         if finished and isinstance(content.get("parameters"), dict):
             there = inputs(content, trial.spec.module)
             found.append(Relative(trial_id(path), path.name.rpartition("-")[0], differences(here, there)))

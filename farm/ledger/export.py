@@ -22,7 +22,6 @@ import pyarrow.parquet as pq
 
 from farm.ledger import schema
 from farm.ledger.durable import (
-    MANIFEST,
     TEMPORARY,
     Growing,
     file_digest,
@@ -33,7 +32,7 @@ from farm.ledger.durable import (
 )
 from farm.ledger.gather import DIGESTS, batches, fits, merged, rows_digest, with_defaults
 from farm.ledger.lock import is_driven
-from farm.ledger.scan import DONE, attempt_records, trial_directories, trial_id
+from farm.ledger.scan import DONE, attempt_records, has_finished, trial_directories, trial_id
 from farm.ledger.store import parquet
 from farm.ledger.tidy import tidy
 from farm.plan import Plan
@@ -76,7 +75,7 @@ def alone(root: Path) -> Iterator[None]:
 def _export(root: Path, directory: Path, plan: Plan | None, module: str) -> Export:
     damaged: list[Path] = []
     misfits: set[str] = set()
-    found = {trial_id(t): t for t in trial_directories(root) if (t / DONE / MANIFEST).exists()}
+    found = {trial_id(t): t for t in trial_directories(root) if has_finished(t)}
     main, *further = schema.row_tables(module)
     names = {"rows": main} | {name: name for name in (*further, "trials", "attempts", "plan")}
     paths = {kind: directory / f"{name}.parquet" for kind, name in names.items()}

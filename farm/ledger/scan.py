@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from farm.ledger.durable import read_json, read_manifest
+from farm.ledger.durable import MANIFEST, read_json, read_manifest
 
+STUDY = "study.yaml"
+"""Of a ledger: its last command, and what that resolved to."""
 TRIALS = "trials"
 ATTEMPTS = "attempts"
 DONE = "done"
@@ -56,6 +58,11 @@ def trial_id(path: Path) -> str:
     return path.name.rpartition("-")[2]
 
 
+def has_finished(path: Path) -> bool:
+    """Whether the trial in one directory is done, by its manifest being there; its content may be damaged."""
+    return (path / DONE / MANIFEST).exists()
+
+
 def progress(path: Path) -> Progress:
     """State of the trial in one directory."""
     if (manifest := read_manifest(path / DONE)) is not None:
@@ -68,7 +75,7 @@ def progress(path: Path) -> Progress:
         )
     attempts = attempt_directories(path)
     newest = max((c for a in attempts for c in commits(a)), key=commit_epoch, default=None)
-    epoch, digest = (commit_epoch(newest), _sources(newest)) if newest is not None else (0, "")
+    epoch, digest = (commit_epoch(newest), commit_sources(newest)) if newest is not None else (0, "")
     end = read_json(attempts[-1] / "end.json") if attempts else None
     error, log = _error(attempts[-1], end) if attempts else ("", "")
     if (end or {}).get("how") == "failed":
@@ -76,7 +83,8 @@ def progress(path: Path) -> Progress:
     return Progress("partial" if epoch else "new", epoch=epoch, error=error, log=log, source_digest=digest)
 
 
-def _sources(commit: Path) -> str:
+def commit_sources(commit: Path) -> str:
+    """As `source_digest` of the trial's row; empty where it was not recorded."""
     return str((read_manifest(commit) or {}).get("source_digest", ""))
 
 

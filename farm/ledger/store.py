@@ -34,6 +34,7 @@ from farm.ledger.scan import (
     TRIALS,
     attempt_directories,
     commit_epoch,
+    commit_sources,
     commits,
     folded_records,
     trial_id,
@@ -94,8 +95,7 @@ class Attempt:
         for path in sorted(found, key=lambda c: (commit_epoch(c), int(c.parent.name)), reverse=True):
             try:
                 rows = pq.read_table(io.BytesIO(read_verified(path, "rows.parquet"))).to_pylist()
-                sources = str((read_manifest(path) or {}).get("source_digest", ""))
-                return Commit(commit_epoch(path), read_verified(path, "state.pt"), rows, sources)
+                return Commit(commit_epoch(path), read_verified(path, "state.pt"), rows, commit_sources(path))
             except Damaged:
                 continue
         return None

@@ -11,12 +11,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 from farm.config import Config
 from farm.errors import COMPLETE, FAILED, INTERRUPTED, RESUMABLE, USAGE, PreflightError
-from farm.output import Terminals
-from farm.signals import heeded
+from farm.signals import passed_to
 from farm.slurm.cluster import FARM_UP, UP, Cluster, cluster_at
 from farm.slurm.requeue import progress
 from farm.slurm.submit import absolute_arguments
@@ -102,21 +100,16 @@ class _Signals:
     def __init__(self) -> None:
         self.seen: list[int] = []
         self._driver: subprocess.Popen[bytes] | None = None
-        self._before: dict[int, object] = {}
-        self._terminals = Terminals()
+        self._passed = passed_to(self._come)
 
     def __enter__(self) -> _Signals:
-        for number in heeded():
-            self._before[number] = signal.signal(number, self._come)
+        self._passed.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+        self._passed.__exit__(None, None, None)
 
-    def _come(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGHUP:
-            self._terminals.leave()
+    def _come(self, number: int) -> None:
         self.seen.append(number)
         if self._driver is not None and self._driver.poll() is None:
             self._driver.send_signal(signal.SIGUSR1)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
 import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from attempts import attempt, directory, request
-from commands import COUNTING, run_farm
+from commands import COUNTING, ROOT, run_farm
 
 from farm import config as configuration
 from farm import provenance
@@ -137,7 +138,7 @@ def test_a_source_that_cannot_be_read_fails_no_trial(home: Path, monkeypatch: py
     assert len(provenance.source_digests("losing")) == 2
 
 
-def test_the_farms_own_modules_have_the_digests_that_their_results_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sources_of_a_problem_are_what_it_imports_of_trials() -> None:
     found = provenance._sources("trials.problem4")
     assert {"trials.problem4", "trials.engine", "trials.fused_conv", "trials.seeding"} < set(found)
     assert all(name.startswith("trials.") for name in found)
@@ -223,10 +224,6 @@ def test_a_changed_helper_marks_what_is_done(tmp_path: Path) -> None:
 
 def _digest(path: Path) -> str:
     """Of the study in a directory, by a process of its own."""
-    import subprocess
-
-    from commands import ROOT
-
     code = f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(path)!r}]; from farm import provenance; "
     command = [sys.executable, "-c", code + "print(provenance.source_digest('own'))"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
