@@ -44,6 +44,7 @@ from trials.spec import Spec
 
 STEP_SECONDS = 1.0
 STOP_GRACE_SECONDS = 60.0
+"""How long a drain waits for its trials beyond the `drain_seconds` that they may take to finish an epoch."""
 CONNECT_SECONDS = 10.0
 PENDING_TRIALS = "100"
 LOOK_SECONDS = 5.0
@@ -220,8 +221,9 @@ class _DrainStopper(_Unsaved, Stopper):
     With a Ray of our `own` it looks after its node too, and raises `RayDied`.
     """
 
-    def __init__(self, view: View, stopping: Callable[[], bool], own: bool) -> None:
+    def __init__(self, view: View, stopping: Callable[[], bool], own: bool, drain_seconds: float) -> None:
         self._view, self._stopping, self._own = view, stopping, own
+        self._grace = drain_seconds + STOP_GRACE_SECONDS
         self._since: float | None = None
         self._looked = time.monotonic()
 
@@ -238,7 +240,7 @@ class _DrainStopper(_Unsaved, Stopper):
         if self._since is None:
             self._since = time.monotonic()
             self._view.freeze()
-        return not self._view.frozen_running or time.monotonic() - self._since > STOP_GRACE_SECONDS
+        return not self._view.frozen_running or time.monotonic() - self._since > self._grace
 
 
 def nodes() -> list[Node]:
@@ -359,7 +361,7 @@ def run(
                 name="tune",
                 storage_path=str(scratch),
                 verbose=0,
-                stop=_DrainStopper(view, signals.stopping, own),
+                stop=_DrainStopper(view, signals.stopping, own, max(job.request.drain_seconds for job in jobs)),
                 callbacks=[_Events(view)],
                 # The ledger counts (`TrialActor._goes_on`). Tune's own bound is for actors that end without a
                 # record, and one above, or `retries=0` would not let a preempted trial go on.
