@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pandas as pd
+
 from analysis.load import Data
 from analysis.options import Options
 from analysis.problem2_numbers import (
@@ -93,6 +95,8 @@ class Answers:
     iterations: dict[int, dict[int, int]]
     cotenants: int
     clocks: tuple[float, float]
+    launches: tuple[float, float]
+    """Least and most that handing over one kernel took the host, right after an epoch, in seconds."""
     refused: list[str]
     notes: list[str] = field(default_factory=list)
 
@@ -111,7 +115,6 @@ def answers(data: Data, group: Group, options: Options) -> Answers:
     sizes = rows["gradient_bytes"].dropna() if "gradient_bytes" in rows else rows.iloc[:0, 0]
     size = float(sizes.iloc[0]) if len(sizes) else math.nan
     counts = group.gpu_counts("dataparallel", "weak")
-    clocks = rows["clock_sm_mhz"].dropna() if "clock_sm_mhz" in rows else rows.iloc[:0, 0]
     others = rows["cotenants"].dropna() if "cotenants" in rows else rows.iloc[:0, 0]
     return Answers(
         label=group.label,
@@ -123,9 +126,16 @@ def answers(data: Data, group: Group, options: Options) -> Answers:
         traffic={g: (ring_bytes(g, size) / 1e6, root_bytes(g, size) / 1e6) for g in counts if g > 1},
         iterations=_iterations(group),
         cotenants=int(others.max()) if len(others) else 0,
-        clocks=(float(clocks.min()), float(clocks.max())) if len(clocks) else (math.nan, math.nan),
+        clocks=_range(rows, "clock_sm_mhz"),
+        launches=_range(rows, "launch_seconds"),
         refused=[f"{_words(c)}: {c.note}" for c in group.cells.values() if c.note.startswith("refused")],
     )
+
+
+def _range(rows: pd.DataFrame, column: str) -> tuple[float, float]:
+    """Least and largest value of a column; NaN where no row has one."""
+    values = rows[column].dropna() if column in rows else rows.iloc[:0, 0]
+    return (float(values.min()), float(values.max())) if len(values) else (math.nan, math.nan)
 
 
 def _words(cell: Cell) -> str:

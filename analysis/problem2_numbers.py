@@ -68,15 +68,15 @@ def split(group: Group, mode: str, gpus: int, batch: int, confidence: float) -> 
     return Split(
         compute=mean_time(one.training / gpus, confidence),
         communication=stats.difference(cell.training, one.training / gpus, confidence),
-        profiled=known_mean(cell, "profiled_communication_seconds", confidence),
+        profiled=known_mean(cell.profiled, "profiled_communication_seconds", confidence),
     )
 
 
-def known_mean(cell: Cell, column: str, confidence: float) -> Estimate:
+def known_mean(rows: pd.DataFrame, column: str, confidence: float) -> Estimate:
     """Mean of a column of seconds over a cell's repetitions; nothing where one of them lacks it."""
-    if column not in cell.rows or cell.rows[column].isna().any():
+    if column not in rows or rows[column].isna().any():
         return NOTHING
-    return mean_time(cell.values(column), confidence)
+    return mean_time(rows[column].to_numpy(dtype=np.float64), confidence)
 
 
 def mean_time(seconds: Values, confidence: float) -> Estimate:

@@ -59,12 +59,16 @@ class Key:
 
 @dataclass(frozen=True)
 class Cell:
-    """A set-up's accepted rows, one for each repetition, or in `note` why there are none."""
+    """A set-up's accepted rows, one for each repetition, or in `note` why there are none.
+
+    `profiled` are those of the profiler, in older revisions the same rows.
+    """
 
     key: Key
     rows: pd.DataFrame
     note: str = ""
     trials: tuple[str, ...] = ()
+    profiled: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def measured(self) -> bool:
@@ -245,7 +249,8 @@ def _cell(key: Key, rows: pd.DataFrame) -> Cell:
         return Cell(key, measured, f"skipped: {rows['reason'].iloc[0]}", trials)
     if not all(is_timed(row.get("config_timed")) for row in measured.to_dict("records")):
         return Cell(key, rows.iloc[:0], UNTIMED, trials)
-    return Cell(key, measured, "", trials)
+    profiled = rows[rows["result"] == "profiled"]
+    return Cell(key, measured, "", trials, measured if profiled.empty else profiled)
 
 
 def refusal(key: Key, row: Mapping[Any, Any]) -> str:

@@ -198,7 +198,7 @@ def one_gpu_table(data: Data, group: Group, mode: str, options: Options) -> Tabl
             {"batch": batch, **estimate_columns("training", training), "training_mark": mark} | _detail(cell)
         )
     frame = pd.DataFrame(records)
-    shown = (
+    shown: tuple[Shown, ...] = (
         number_column("Batch", "batch", ",.0f"),
         _shown("Epoch without data I/O (s)", "training"),
         number_column("Copy to GPU (s)", "copy_seconds", ".3f"),
@@ -210,6 +210,8 @@ def one_gpu_table(data: Data, group: Group, mode: str, options: Options) -> Tabl
         number_column("Peak memory (GiB)", "peak_memory_bytes", ".2f", 2**-30),
         number_column("SM clock (MHz)", "clock_sm_mhz"),
     )
+    if "launch_seconds" in frame and frame["launch_seconds"].notna().any():  # rows older than it have none
+        shown = (*shown, number_column("Launch (µs)", "launch_seconds", ".2f", 1e6))
     title = f"One GPU: training time of an epoch ({MODES[mode]}; {group.label})"
     return Table(title, frame, shown, _notes(frame, (), options), _source(data, group, mode, "weak", [1]))
 
@@ -223,7 +225,7 @@ MEANS = ("copy_seconds", "data_seconds", "iterations", "step_p50_seconds", "step
 
 
 def _detail(cell: Cell) -> dict[str, float]:
-    names = (*MEANS, "peak_memory_bytes", "clock_sm_mhz")
+    names = (*MEANS, "peak_memory_bytes", "clock_sm_mhz", "launch_seconds")
     return {n: float(cell.rows[n].mean()) if n in cell.rows and cell.measured else math.nan for n in names}
 
 
@@ -272,7 +274,7 @@ def _communication(group: Group, found: Split, cell: Cell, options: Options) -> 
     record = estimate_columns("communication", found.communication) | {"communication_mark": found.mark or noise}
     mark = why_not(group, cell)  # what the profiler saw needs no 1-GPU run beside it
     for name in PROFILED:
-        estimate = NOTHING if mark else known_mean(cell, f"profiled_{name}_seconds", options.confidence)
+        estimate = NOTHING if mark else known_mean(cell.profiled, f"profiled_{name}_seconds", options.confidence)
         record |= estimate_columns(f"profiled_{name}", estimate) | {f"profiled_{name}_mark": mark}
     return record
 

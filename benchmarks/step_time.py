@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from trials import data_parallel, plain_loop
-from trials.timing import DeviceClock
+from trials.timing import DeviceClock, launch_seconds
 
 LAUNCHES = 20_000
 WARM_UP, STEPS = 10, 30
@@ -30,16 +30,6 @@ def clock_of(device: torch.device) -> DeviceClock:
     """Problem 2's clock, which waits for every GPU before it is read."""
     count = torch.cuda.device_count() if device.type == "cuda" else 0
     return DeviceClock([torch.device("cuda", index) for index in range(count)])
-
-
-def launch_microseconds(device: torch.device) -> float:
-    """Host time of one small kernel, in a row of many."""
-    clock, value = clock_of(device), torch.zeros(1, device=device)
-    value.add_(1)
-    began = clock.now()
-    for _ in range(LAUNCHES):
-        value.add_(1)
-    return (clock.now() - began) / LAUNCHES * 1e6
 
 
 def step_milliseconds(device: torch.device, gpus: int, batch: int, width: int) -> dict[str, float]:
@@ -80,8 +70,9 @@ def main() -> None:
     data_parallel.configure(device.type, 1, "tf32", cudnn_benchmark=False)
     counts = [0, 1] if options.smoke else [0, *range(1, torch.cuda.device_count() + 1)]
     name = "CPU" if options.smoke else torch.cuda.get_device_name()
-    found: dict[str, object] = {"device": name, "launch_us": launch_microseconds(device)}
-    print(f"{name}: {found['launch_us']:.2f} µs a launch")
+    launch = launch_seconds([device], LAUNCHES)
+    found: dict[str, object] = {"device": name, "launch_us": launch and 1e6 * launch}
+    print(f"{name}: {1e6 * launch:.2f} µs a launch" if launch else name)
     steps = []
     for gpus in counts:
         for batch in batches:

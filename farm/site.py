@@ -139,6 +139,15 @@ def check_time(time: str, signal_seconds: int) -> None:
         raise UsageError(f"time={time}: the run would drain {signal_seconds} s before its end, at once")
 
 
+def check_drain(drain_seconds: float, signal_seconds: int) -> None:
+    """Raise `UsageError` unless a drain's longest epoch, and a minute to end in, fit before Slurm ends the job."""
+    if drain_seconds > signal_seconds - 60:
+        raise UsageError(
+            f"drain_seconds={drain_seconds:g}: a job drains slurm.signal_seconds={signal_seconds} before its end and "
+            f"needs 60 s of these to end, so {signal_seconds - 60} at most, or a larger slurm.signal_seconds"
+        )
+
+
 def image_path(slurm: Slurm) -> Path | None:
     """The .sif of the site, expanded."""
     return Path(expand(slurm.image)).absolute() if slurm.image else None

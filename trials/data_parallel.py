@@ -1,7 +1,7 @@
-"""One repetition of problem 2: a fresh network, an epoch to warm up, an epoch that is measured, a look by the profiler.
+"""One repetition of problem 2: a fresh network, an epoch to warm up, an epoch that is measured; or profiled iterations.
 
-`measure` runs in the trial's own process (mode `dataparallel`) or in each of its ranks (mode `ddp`); what differs
-is the wrapper around the network and which images a process reads.
+`measure` and `profile` run in the trial's own process (mode `dataparallel`) or in each of its ranks (mode `ddp`); what
+differs is the wrapper around the network and which images a process reads. No process measures after it has profiled.
 """
 
 from __future__ import annotations
@@ -25,6 +25,12 @@ from trials.splits import Images
 from trials.timing import Laps
 
 FLOAT_BYTES = 4
+PROFILE_WARM_UP = 3
+"""Iterations before those that the profiler sees."""
+
+
+class WrongOrder(Exception):
+    """Something is to be timed in a process in which the profiler has run."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +64,21 @@ class Setup:
 
 @dataclass
 class Measured:
-    """What one process measured: its laps, the mean loss of the measured epoch, what the profiler saw."""
+    """What one process measured: its laps, the mean loss of the measured epoch, the host's pace after it."""
 
     laps: Laps
     loss: float
     samples: int
     peak_bytes: int
-    communication: Profile | None = None
-    profiled_iterations: int = 0
+    launch_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Profiled:
+    """What the profiler saw in one process, and of how many iterations."""
+
+    communication: Profile
+    iterations: int
 
 
 def resnet18(width: int, seed: int) -> nn.Module:
@@ -96,6 +109,8 @@ def configure(device: str, threads: int, precision: str, cudnn_benchmark: bool) 
 
 def measure(setup: Setup, images: Images, check_stop: Callable[[], None] = lambda: None) -> Measured:
     """Warm up for an epoch, then measure one; where that has few iterations, several, of which the mean counts."""
+    if setup.device == "cuda" and communication.has_profiled():
+        raise WrongOrder("the profiler has run in this process, which is slower since: run it without executor=inline")
     release_memory()
     replica = Replica(setup, images)
     replica.one_pass(Laps(), check_stop)
@@ -105,9 +120,18 @@ def measure(setup: Setup, images: Images, check_stop: Callable[[], None] = lambd
         replica.one_pass(laps, check_stop)
     timing.check_clock(laps)
     found = Measured(laps, replica.mean_loss(), replica.samples // laps.passes, replica.peak_bytes())
-    if setup.gpus > 1 and setup.profiled_iterations:
-        replica.profile(found, min(setup.profiled_iterations, laps.iterations // laps.passes))
+    found.launch_seconds = timing.launch_seconds(replica.devices)
     return found
+
+
+def profile(setup: Setup, images: Images, check_stop: Callable[[], None] = lambda: None) -> Profiled:
+    """Warm a fresh network up for a few iterations and run some under the profiler, of at most an epoch."""
+    release_memory()
+    replica = Replica(setup, images)
+    replica.run(min(PROFILE_WARM_UP, len(replica.loader)), check_stop)
+    iterations = min(setup.profiled_iterations, len(replica.loader))
+    on_gpu = bool(replica.clock.devices)
+    return Profiled(communication.profiled(lambda: replica.run(iterations, check_stop), on_gpu=on_gpu), iterations)
 
 
 def release_memory() -> None:
@@ -194,18 +218,15 @@ class Replica:
             return process.peak_memory_bytes("cpu")
         return max(torch.cuda.max_memory_allocated(d) for d in self.clock.devices)
 
-    def profile(self, found: Measured, iterations: int) -> None:
-        """Run some more iterations under the profiler, which would slow down those that are timed."""
-
-        def work() -> None:
-            for batch in itertools.islice(self.loader, iterations):
-                moved = self.move(batch)
-                self.clock.now()  # the copy is over
-                self.meet()
-                self.step(moved)
-
-        found.communication = communication.profiled(work, on_gpu=bool(self.clock.devices))
-        found.profiled_iterations = iterations
+    def run(self, iterations: int, check_stop: Callable[[], None]) -> None:
+        """Train for some iterations without timing them; each begins where that of a timed pass does."""
+        self.model.train()
+        for batch in itertools.islice(self.loader, iterations):
+            moved = self.move(batch)
+            self.clock.now()  # the copy is over
+            self.meet()
+            self.step(moved)
+            check_stop()
 
 
 def make_loader(setup: Setup, images: Images, rank: int) -> DataLoader[Batch]:
@@ -234,10 +255,16 @@ def make_loader(setup: Setup, images: Images, rank: int) -> DataLoader[Batch]:
 def columns(setup: Setup, found: Sequence[Measured]) -> timing.Row:
     """The measured columns of a row, from what each process measured."""
     row = timing.summary([f.laps for f in found])
-    iterations = int(row["iterations"] or 0)
     row["train_loss"] = sum(f.loss * f.samples for f in found) / sum(f.samples for f in found)
     row["samples"] = sum(f.samples for f in found)
     row["peak_memory_bytes"] = max(f.peak_bytes for f in found)
-    if profiles := [f.communication for f in found if f.communication is not None]:
-        row |= communication.columns(profiles, iterations / found[0].profiled_iterations)
+    if paces := [f.launch_seconds for f in found if f.launch_seconds is not None]:
+        row["launch_seconds"] = sum(paces) / len(paces)
     return row
+
+
+def profiled_columns(setup: Setup, found: Sequence[Profiled], examples: int) -> timing.Row:
+    """The columns of a row from what the profiler saw in each process, scaled to an epoch of `examples` images."""
+    iterations = timing.expected_iterations(examples, setup.total_batch)
+    seen = communication.columns([f.communication for f in found], iterations / found[0].iterations)
+    return {"iterations": iterations} | seen

@@ -1,4 +1,8 @@
-"""Problem 2's way up the ladder of batch sizes: rung by rung, repetition by repetition, until memory is full."""
+"""Problem 2's way up the ladder of batch sizes: rung by rung, repetition by repetition, until memory is full.
+
+Then, on several GPUs, once more over what was measured, under the profiler. It comes last because a process in which it
+has run hands over kernels more slowly ever after.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from trials import data_parallel, links, machine, process
-from trials.data_parallel import Measured, Setup
+from trials.data_parallel import Measured, Profiled, Setup
 from trials.ranks import Ranks, is_out_of_memory, memory_taken
 from trials.seeding import derived_seed
 from trials.spec import Context, Row, Spec, State
@@ -24,19 +28,37 @@ SAME = (
 
 
 class Climb:
-    """The way up the ladder. Its state is how far it came: every repetition starts afresh, so nothing else is kept."""
+    """The way up the ladder. Its state is how far it came: every repetition starts afresh, so nothing else is kept.
+
+    `at` counts the repetitions that are done (of rungs that are skipped too), then those under the profiler; `whole`
+    are the rungs that were measured.
+    """
 
     def __init__(self, p: Parameters, spec: Spec, context: Context, images: Images, common: Row) -> None:
         self.p, self.spec, self.context, self.images, self.common = p, spec, context, images, common
         self.points = [(rung, repeat) for rung in p.rungs() for repeat in range(1, p.repeats + 1)]
         before: State = context.state or {"at": 0, "rows": 0}
         self.at, self.number = int(before["at"]), int(before["rows"])
+        self.whole: list[int] = list(before.get("whole", []))
         self._measure: Callable[[Setup], list[Measured]]
+        self._profile: Callable[[Setup], list[Profiled]]
         self._all_reduce: Callable[[int, int], list[Row]]
 
     def state(self) -> State:
         """What a resumed trial goes on from."""
-        return {"at": self.at, "rows": self.number}
+        return {"at": self.at, "rows": self.number, "whole": list(self.whole)}
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to be measured or profiled."""
+        return self.at >= len(self.points) + len(self._to_profile)
+
+    @property
+    def _to_profile(self) -> list[tuple[int, int]]:
+        """Rungs and repetitions under the profiler: of all that was measured, where there is communication to see."""
+        if self.p.gpus == 1 or not self.p.profiled_iterations:
+            return []
+        return [(rung, repeat) for rung in self.whole for repeat in range(1, self.p.repeats + 1)]
 
     def start(self, stack: ExitStack) -> None:
         """Have this process, or one for each GPU, do the work until the stack is closed."""
@@ -44,9 +66,11 @@ class Climb:
         if self.p.mode == "ddp":
             ranks = stack.enter_context(Ranks(self.p.gpus, self.context.device, self.spec.threads))
             self._measure = lambda setup: ranks.run(data_parallel.measure, setup, self.images, check_stop=stop)
+            self._profile = lambda setup: ranks.run(data_parallel.profile, setup, self.images, check_stop=stop)
             self._all_reduce = lambda size, most: ranks.run(links.group_all_reduce, size, most, check_stop=stop)[0]
         else:
             self._measure = lambda setup: [data_parallel.measure(setup, self.images, stop)]
+            self._profile = lambda setup: [data_parallel.profile(setup, self.images, stop)]
             on_gpu = self.context.device == "cuda"
             self._all_reduce = lambda size, most: links.process_all_reduce(self.p.gpus, size, most) if on_gpu else []
 
@@ -59,17 +83,15 @@ class Climb:
 
     def next_rows(self) -> list[Row]:
         """Rows of the next repetition; where its batch does not fit, also those of all larger ones."""
+        if self.at >= len(self.points):
+            return [self._profiled(*self._to_profile[self.at - len(self.points)])]
         rung, repeat = self.points[self.at]
         if (reason := self._not_measurable(rung)) is not None:
             return self._skip(reason)
         try:
             return [self._measured(rung, repeat)]
         except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            if (taken := memory_taken(error)) is not None:
-                raise taken from error
-            peak, message = self._peak(error), str(error).splitlines()[0]
+            message, peak = _out_of_memory(error), self._peak(error)
         data_parallel.release_memory()  # here the error, and with it the frames that hold tensors, is gone
         row = self._row(rung, repeat) | {"result": "oom", "peak_memory_bytes": peak, "reason": message}
         self.at += 1
@@ -97,7 +119,19 @@ class Climb:
         if self.context.device == "cuda":
             row["clock_sm_mhz"] = machine.clock_sm_mhz(self.p.gpus)
         self.at += 1
+        if repeat == self.p.repeats:
+            self.whole.append(rung)
         return row
+
+    def _profiled(self, rung: int, repeat: int) -> Row:
+        setup = self._setup(rung, repeat)
+        found: Row = {}
+        try:
+            found = data_parallel.profiled_columns(setup, self._profile(setup), len(self.images.labels))
+        except Exception as error:  # the profiler's own memory can be too much where the batch alone fits
+            found["reason"] = _out_of_memory(error)
+        self.at += 1
+        return self._row(rung, repeat) | {"result": "profiled"} | found
 
     def _setup(self, rung: int, repeat: int) -> Setup:
         p = self.p
@@ -124,3 +158,12 @@ class Climb:
         """The most that torch had allocated on one GPU when memory ran out."""
         own = process.peak_memory_bytes(self.context.device) if self.p.mode == "dataparallel" else 0
         return int(getattr(error, "peak_bytes", own))
+
+
+def _out_of_memory(error: Exception) -> str:
+    """The first line of an error that says that a batch does not fit. Any other is raised."""
+    if not is_out_of_memory(error):
+        raise error
+    if (taken := memory_taken(error)) is not None:
+        raise taken from error
+    return str(error).splitlines()[0]

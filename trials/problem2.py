@@ -4,7 +4,8 @@ The network and its training are those of kuangliu/pytorch-cifar, the loaders th
 GPUs of one node and goes up the ladder of batch sizes 32, 128, 512, …: at each rung `repeats` times a fresh network
 trains an epoch to warm up and an epoch that is measured (trials/timing.py says how, trials/data_parallel.py what). The
 rung that does not fit is a row with the peak, larger ones are rows that say they were skipped. Beside the training it
-measures what the links between its GPUs can do (trials/links.py).
+measures what the links between its GPUs can do (trials/links.py). When nothing is left to be timed, the profiler looks
+at each rung (trials/communication.py).
 
     python farm/run.py problem=2                                  both modes, 1, 2 and 4 GPUs, weak and strong scaling
     python farm/run.py problem=2 sweep.precision=[tf32,fp32]      and without TF32
@@ -75,16 +76,19 @@ def resolve(parameters: Mapping[str, Scalar]) -> dict[str, Scalar]:
 
 
 def revision(parameters: Mapping[str, Scalar]) -> int:
-    """DDP's is 2: since then waiting for other ranks' batches is data wait. DataParallel has no ranks."""
-    return 2 if parameters.get("mode") == "ddp" else REVISION
+    """DDP has one more since waiting for other ranks' batches is data wait; several GPUs have one more since the
+    profiler comes after all that is timed. One GPU was never profiled."""
+    return REVISION + (parameters.get("mode") == "ddp") + (parameters.get("gpus") != 1)
 
 
 def steps(parameters: Mapping[str, Scalar]) -> int:
-    """The links, each repetition of a rung that the data hold, and all other rungs; fewer where memory is full."""
+    """The links, each repetition of a rung that the data hold, all other rungs, and each repetition under the profiler;
+    fewer where memory is full."""
     p = Parameters(**parameters)  # type: ignore[arg-type]
     largest = (p.train_examples or TRAIN_IMAGES) // (p.gpus if p.scaling == "weak" else 1)
     held = [rung <= largest for rung in p.rungs()]
-    return 1 + p.repeats * sum(held) + (not all(held))
+    looks = 2 if p.gpus > 1 and p.profiled_iterations else 1
+    return 1 + looks * p.repeats * sum(held) + (not all(held))
 
 
 def check(parameters: Mapping[str, Scalar]) -> str | None:
@@ -113,6 +117,6 @@ def run(spec: Spec, context: Context) -> TrialRun:
         climb.start(stack)
         if context.state is None:
             yield [{"table": "gpus"} | row for row in gpus] + climb.links(), climb.state
-        while climb.at < len(climb.points):
+        while not climb.finished:
             yield climb.next_rows(), climb.state
     return Outcome("completed", {})

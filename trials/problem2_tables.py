@@ -35,7 +35,7 @@ EPOCHS: tuple[str | Column, ...] = (
     Column("batch_per_gpu", "int", "images", help="images of an iteration on one GPU"),
     Column("total_batch", "int", "images", help="images of an iteration on all GPUs"),
     Column("repeat", "int", help="repetition, from 1"),
-    Column("result", "str", measured=True, help="measured, oom, or skipped"),
+    Column("result", "str", measured=True, help="measured, oom, skipped, or profiled"),
     Column("reason", "str", measured=True, help="why there is no measurement"),
     Column("examples", "int", "images", help="training images of an epoch"),
     Column("iterations", "int", "iterations", help="iterations of one epoch"),
@@ -51,6 +51,7 @@ EPOCHS: tuple[str | Column, ...] = (
     Column("gradient_bytes", "int", "bytes", help="one gradient in float32"),
     Column("buffer_bytes", "int", "bytes", help="the network's buffers"),
     "peak_memory_bytes",
+    Column("launch_seconds", "float", "s", True, "lower", "the host's, to hand over one kernel, right after the epoch"),
     Column("clock_sm_mhz", "int", "MHz", True, help="lowest clock of the trial's GPUs right after the epoch"),
     Column("device", "str", measured=True, help="the GPUs' model, or cpu"),
     Column("driver", "str", measured=True, help="version of the GPUs' driver"),
@@ -60,7 +61,8 @@ EPOCHS: tuple[str | Column, ...] = (
     Column("cotenants", "int", measured=True, help="other compute processes on the trial's GPUs when it began"),
     Column("load", "float", measured=True, help="the node's load (runnable processes over a minute) when it began"),
 )
-"""A row for each measured epoch: rung and repetition; and one for a rung that did not fit or was skipped."""
+"""A row for each measured epoch: rung and repetition; one for a rung that did not fit or was skipped; and on several
+GPUs one for each repetition under the profiler, without times of its own."""
 LINKS: tuple[str | Column, ...] = (
     Column("link", "str", help="all_reduce, or copy from one GPU to another"),
     Column("backend", "str", help="nccl or gloo"),

@@ -22,6 +22,8 @@ from trials.spec import Row
 PARTS = ("data", "copy", "step")
 """What an iteration consists of: waiting for the loader's batch (where there are several processes, for each one's),
 moving it to the device, forward + backward + update (with the communication that they contain)."""
+LAUNCHES = 5_000
+"""Small kernels in a row by which the host's pace is measured: 50 ms where one takes 10 µs."""
 SLACK = 0.95
 """Part of the events' time that the wall clock must show at least; events have a resolution of 0.5 µs."""
 
@@ -148,6 +150,22 @@ def check_clock(laps: Laps) -> None:
             f"{laps.iterations} steps took {wall:.4f} s by the wall clock and {device:.4f} s by CUDA events: "
             "the clock was read before the device had finished"
         )
+
+
+def launch_seconds(devices: Sequence[torch.device], launches: int = LAUNCHES) -> float | None:
+    """Host time to hand one small kernel to the first device, the mean of many in a row; None on a CPU.
+
+    It takes longer than the kernel itself, so this is the host's pace, which is what steps of small batches follow.
+    """
+    clock = DeviceClock(devices)
+    if not clock.devices:
+        return None
+    value = torch.zeros(1, device=clock.devices[0])
+    value.add_(1)
+    began = clock.now()
+    for _ in range(launches):
+        value.add_(1)
+    return (clock.now() - began) / launches
 
 
 def expected_iterations(examples: int, total_batch: int) -> int:

@@ -17,7 +17,7 @@ from farm.config import CONF, ROOT, Config, Place, Settings
 from farm.errors import PreflightError, UsageError
 from farm.plan import Node, Plan
 from farm.provenance import farm_commit
-from farm.site import NodeType, Slurm, absolute, account, expand, image_path, no_image, share
+from farm.site import NodeType, Slurm, absolute, account, check_drain, expand, image_path, no_image, share
 from farm.slurm.script import BatchJob
 
 IMAGE_CODE = "/opt/"
@@ -64,6 +64,7 @@ def batch_job(config: Config, arguments: Sequence[str], plan: Plan) -> BatchJob:
 def site_words(settings: Settings, node: NodeType, seen: Sequence[str]) -> dict[str, Any]:
     """What every job says at this site: who pays, what of a node, in which image. The image sees the paths `seen`."""
     slurm = settings.slurm
+    check_drain(settings.drain_seconds, slurm.signal_seconds)
     image = image_path(slurm)
     code = absolute("slurm.code", slurm.code) if image is not None else str(ROOT)
     return {

@@ -99,6 +99,20 @@ def test_the_profilers_kinds_stand_beside_the_subtraction(data: Data) -> None:
     assert math.isnan(row["profiled_all_reduce"])
 
 
+def test_rows_of_the_profiler_alone_are_no_repetitions(tmp_path: Path) -> None:
+    study = Made()
+    one, two = study.trial(1), study.trial(2, revision=2)
+    study.epochs(one, 32)
+    study.epochs(two, 32, profiled_communication_seconds=None, profiled_broadcast_seconds=None)
+    study.profiled(two, 32, profiled_communication_seconds=0.5, profiled_broadcast_seconds=0.125)
+    data = load(study.write(tmp_path))
+    cell = only(data).cell("dataparallel", "weak", 2, 32)
+    assert (len(cell.rows), len(cell.profiled), cell.iterations) == (3, 3, 782)
+    assert split(only(data), "dataparallel", 2, 32, 0.95).profiled.value == 0.5
+    row = problem2.tables(data)["communication"].frame.iloc[0]
+    assert (row["profiled_communication"], row["profiled_broadcast"]) == (0.5, 0.125)
+
+
 def test_the_profilers_kinds_and_the_report_need_no_one_gpu_run(tmp_path: Path) -> None:
     study = Made()
     study.epochs(study.trial(2), 32)
@@ -267,6 +281,21 @@ def test_steps_that_wait_for_the_host_are_called_so(tmp_path: Path) -> None:
     assert answers(data, only(data), Options()).modes["dataparallel"].host == pytest.approx((32, 128, 9.5, 10.3))
     text = write_report(data.directory, "2").markdown.read_text(encoding="utf-8")
     assert "A step takes 9.5 ms with 32 images and 10.3 ms with 128" in text
+    assert "launch" not in text.casefold(), "rows older than the column"
+
+
+def test_the_hosts_pace_is_told_where_the_rows_have_it(tmp_path: Path) -> None:
+    study = Made()
+    one, two = study.trial(1), study.trial(2)
+    for batch, microseconds in ((32, 6.6), (128, 7.0)):
+        study.epochs(one, batch, step_p50_seconds=0.01, launch_seconds=microseconds / 1e6)
+        study.epochs(two, batch, step_p50_seconds=0.01, launch_seconds=9.9e-6)
+    data = load(study.write(tmp_path))
+    table = problem2.tables(data)["one-gpu"]
+    place = table.headings.index("Launch (µs)")
+    assert [row[place] for row in table.cells] == ["6.60", "7.00"]
+    text = write_report(data.directory, "2").markdown.read_text(encoding="utf-8")
+    assert "Handing over one small kernel took it 6.6 to 9.9 µs" in text
 
 
 def test_latex_of_every_table_is_plain(data: Data) -> None:

@@ -234,9 +234,11 @@ def test_a_change_that_concerns_some_trials_makes_only_those_new(monkeypatch: py
     assert after[2].revision == 2
 
 
-def test_problem_2_kept_its_trials_of_dataparallel() -> None:
+def test_problem_2_kept_its_trials_of_one_gpu() -> None:
     found = planning.specs(configuration.load(["problem=2", "sweep.gpus=[1,2]"]), "", "cpu")
-    assert {(s.parameters["mode"], s.revision) for s, _ in found} == {("dataparallel", 1), ("ddp", 2)}
+    assert {(s.parameters["mode"], s.parameters["gpus"], s.revision) for s, _ in found} == {
+        ("dataparallel", 1, 1), ("dataparallel", 2, 2), ("ddp", 1, 2), ("ddp", 2, 3),
+    }  # fmt: skip
 
 
 def test_ten_thousand_specs_are_planned_in_two_seconds() -> None:

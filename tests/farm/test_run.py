@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import psutil
 import pytest
@@ -161,6 +162,25 @@ def test_a_drain_may_take_longer_than_rays_own_handler_would_let_it(tmp_path: Pa
     assert (run.returncode, "SIGTERM received" in said) == (75, False), said
     assert time.monotonic() - sent > 3
     assert highest_commit(ledger) == begun + 1
+
+
+@pytest.mark.parametrize("drain_seconds", [0.0, 165.0])
+def test_a_drain_waits_for_its_trials_as_long_as_it_lets_them_go_on(
+    monkeypatch: pytest.MonkeyPatch, drain_seconds: float
+) -> None:
+    """A trial of problem 2 took 104 s to end its repetition; one that never ends is not waited for."""
+    from farm import launch
+    from farm.view import View
+
+    now = 1000.0
+    monkeypatch.setattr(launch.time, "monotonic", lambda: now)
+    view = mock.create_autospec(View, instance=True, frozen_running=1)
+    stopper = launch._DrainStopper(view, lambda: True, own=False, drain_seconds=drain_seconds)
+    answers = []
+    for after in (0.0, drain_seconds + 59, drain_seconds + 61):
+        now = 1000.0 + after
+        answers.append(stopper.stop_all())
+    assert answers == [False, False, True]
 
 
 SIGNALLED_AS_RAY_TAKES_IT = """

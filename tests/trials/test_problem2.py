@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from commands import exported
 
 from farm.failures import kind_of
 from farm.ledger import schema
-from trials import data_parallel, models, plain_loop, problem2, process, timing
+from trials import communication, data_parallel, models, plain_loop, problem2, process, timing
 from trials.data import Dataset
 from trials.data_parallel import Measured, Setup
 from trials.problem2 import Parameters, check, resolve
@@ -145,7 +146,8 @@ def test_another_error_is_the_trials_failure(context: Any, monkeypatch: pytest.M
 def test_a_batch_larger_than_the_data_is_skipped(context: Any, scaling: str, rungs: list[int]) -> None:
     rows, _ = run(context, gpus=2, scaling=scaling, first_batch=32, last_batch=128, repeats=1)
     assert [r["batch"] for r in rows if r["result"] == "measured"] == rungs
-    assert "more than the 70 there are" in str(rows[-1]["reason"])
+    assert [r["batch"] for r in rows if r["result"] == "profiled"] == rungs
+    assert "more than the 70 there are" in str(next(r["reason"] for r in rows if r["result"] == "skipped"))
 
 
 @pytest.mark.parametrize("gpus", [1, 2])
@@ -156,20 +158,86 @@ def test_steps_are_how_often_a_ladder_yields(context: Any, gpus: int) -> None:
 
 def test_strong_scaling_shares_the_batch(context: Any) -> None:
     rows, _ = run(context, gpus=2, scaling="strong", repeats=1)
-    assert [(r["batch"], r["batch_per_gpu"], r["total_batch"], r["iterations"]) for r in rows] == [
-        (16, 8, 16, 5), (32, 16, 32, 3),
-    ]  # fmt: skip
+    found = [(r["result"], r["batch"], r["batch_per_gpu"], r["total_batch"], r["iterations"]) for r in rows]
+    assert found[:2] == [("measured", 16, 8, 16, 5), ("measured", 32, 16, 32, 3)]
+    assert found[2:] == [("profiled", *rest) for _, *rest in found[:2]]
 
 
 def test_ddp_trains_in_processes_that_talk(context: Any) -> None:
     rows, _ = run(context, mode="ddp", gpus=2, repeats=1, last_batch=16)
-    links, epochs = [r for r in rows if r.get("table") == "links"], rows[-1]
+    links, (epochs, profiled) = [r for r in rows if r.get("table") == "links"], rows[-2:]
     assert {r["backend"] for r in links} == {"gloo"}
     assert epochs["gradient_bytes"] in {r["bytes"] for r in links}
     assert (epochs["iterations"], epochs["samples"], epochs["device"]) == (3, 70, "cpu")
-    assert float(epochs["profiled_all_reduce_seconds"] or 0) > 0
-    assert float(epochs["profiled_broadcast_seconds"] or 0) > 0
-    assert float(epochs["profiled_waiting_seconds"] or 0) > 0
+    assert (profiled["result"], profiled["iterations"]) == ("profiled", 3)
+    assert float(profiled["profiled_all_reduce_seconds"] or 0) > 0
+    assert float(profiled["profiled_broadcast_seconds"] or 0) > 0
+    assert float(profiled["profiled_waiting_seconds"] or 0) > 0
+    assert not any(name.startswith("profiled_") for name in epochs)
+
+
+def what_is_done(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """What is measured and profiled from now on, with the batch of a GPU, in this order."""
+    found: list[tuple[str, int]] = []
+    for name in ("measure", "profile"):
+        real = getattr(data_parallel, name)
+
+        def noted(setup: Setup, *arguments: Any, name: str = name, real: Callable[..., Any] = real) -> Any:
+            found.append((name, setup.batch_per_gpu))
+            return real(setup, *arguments)
+
+        monkeypatch.setattr(data_parallel, name, noted)
+    return found
+
+
+def test_the_profiler_looks_when_nothing_is_left_to_be_timed(context: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process in which it has run launches kernels more slowly: later repetitions took a tenth to a third longer."""
+    monkeypatch.setattr(data_parallel, "measure", out_of_memory_at(32))
+    done = what_is_done(monkeypatch)
+    rows, _ = run(context, gpus=2, first_batch=8, last_batch=32)
+    rungs = [8, 8, 16, 16]
+    assert done == [*(("measure", rung) for rung in (*rungs, 32)), *(("profile", rung) for rung in rungs)]
+    assert [(r["batch"], r["repeat"]) for r in rows[-4:]] == [(8, 1), (8, 2), (16, 1), (16, 2)]
+    assert {r["result"] for r in rows[-4:]} == {"profiled"}
+
+
+@pytest.mark.parametrize("yields", range(2, 9))
+def test_a_ladder_that_goes_on_measures_nothing_after_it_has_profiled(
+    context: Any, monkeypatch: pytest.MonkeyPatch, yields: int
+) -> None:
+    monkeypatch.setattr(data_parallel, "measure", out_of_memory_at(32))
+    whole, _ = run(context, gpus=2, last_batch=64)
+    done = what_is_done(monkeypatch)
+    trial, rows = problem2.run(spec_of(gpus=2, last_batch=64), context), []
+    for found, state in itertools.islice(trial, yields):
+        rows += found
+        context.state = state and state()
+    trial.close()
+    before = len(done)
+    rows += run(context, gpus=2, last_batch=64)[0]
+    assert fixed(rows) == fixed(whole)
+    for part in (done[:before], done[before:]):
+        assert part == sorted(part, key=lambda entry: entry[0]), "m before p"
+
+
+def test_memory_that_the_profiler_lacks_costs_its_row_alone(context: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(data_parallel, "profile", full)
+    rows, outcome = run(context, gpus=2, last_batch=16)
+    assert [r["result"] for r in rows] == ["measured", "measured", "profiled", "profiled"]
+    assert [r.get("reason") for r in rows] == [None, None, "CUDA out of memory.", "CUDA out of memory."]
+    assert outcome.status == "completed"
+
+
+def test_nothing_is_timed_in_a_process_that_has_profiled_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(communication, "_seen", [])
+    communication.profiled(lambda: None, on_gpu=False)
+    assert not communication.has_profiled()
+    monkeypatch.setattr(communication, "_seen", [True])
+    with pytest.raises(data_parallel.WrongOrder, match="the profiler has run in this process"):
+        data_parallel.measure(replace(SETUP, device="cuda"), noise(16))
 
 
 def test_a_slow_loader_of_one_rank_is_data_wait_and_not_communication() -> None:
@@ -254,7 +322,7 @@ def test_the_smoke_profile_ends_with_the_sheets_tables(farm: Callable[..., Any],
     done = farm("problem=2", "profile=smoke", *small)
     assert done.code == 0, done.err
     rows = exported(tmp_path / "results", "problem2", "epochs")
-    assert [(r["result"], r["device"]) for r in rows] == [("measured", "cpu")]
+    assert [(r["result"], r["device"]) for r in rows] == [("measured", "cpu"), ("profiled", "cpu")]
     tables = {p.stem for p in (tmp_path / "results" / "problem2" / "report" / "tables").glob("*.md")}
     assert tables == {"ddp-table-1", "ddp-table-2", "ddp-table-3"}
 
@@ -290,6 +358,20 @@ def test_wall_clock_and_events_agree_on_a_gpu() -> None:
     laps = data_parallel.measure(CUDA_SETUP, noise(5120)).laps
     assert sum(laps.device) == pytest.approx(sum(laps.step), rel=0.05)
     assert sum(laps.device) > 0.05
+
+
+@needs_cuda
+def test_the_hosts_pace_is_measured_on_a_gpu() -> None:
+    launch = data_parallel.measure(CUDA_SETUP, noise(5120)).launch_seconds
+    assert launch is not None
+    assert 1e-6 < launch < 1e-4
+
+
+def test_a_row_has_the_mean_pace_of_its_ranks_and_none_on_a_cpu() -> None:
+    found = data_parallel.measure(SETUP, noise(64))
+    assert "launch_seconds" not in data_parallel.columns(SETUP, [found])
+    ranks = [replace(found, launch_seconds=seconds) for seconds in (6e-6, 8e-6)]
+    assert data_parallel.columns(SETUP, ranks)["launch_seconds"] == pytest.approx(7e-6)
 
 
 @needs_cuda
