@@ -57,12 +57,13 @@ def _noted(table: Table, group: Group, groups_: int) -> Table:
             f"There are results of {groups_} machines or variations; each has tables of its own, for their times do "
             "not compare."
         )
-    if group.boots > 1 and table.source.trials:
-        own = set(table.source.trials)
-        several = sorted({(k.gpus, k.batch) for k in group.mixed if own.intersection(group.cells[k].trials)})
+    own = set(table.source.trials)
+    if (boots := group.boots(own)) > 1:
+        mixed = [k for k, cell in group.cells.items() if len(cell.boots) > 1 and own.intersection(cell.trials)]
+        several = sorted({(k.gpus, k.batch) for k in mixed})
         but = ", but for " + "; ".join(f"{gpus}-GPU at {batch:,}" for gpus, batch in several) if several else ""
         notes.append(
-            f"Measured on {group.boots} machines of this kind, or after as many starts of one. The repetitions of a "
+            f"Measured on {boots} machines of this kind, or after as many starts of one. The repetitions of a "
             f"set-up are of one of them{but}; what is derived from two set-ups can be of two."
         )
     return replace(table, notes=tuple(notes))

@@ -174,7 +174,7 @@ def _mode(group: Group, mode: str, options: Options) -> ModeAnswers:
         no_alone=group.cell(mode, "weak", 1, batches[0]).note,
         waiting=max(shares, default=math.nan),
         host=_host(group, mode),
-        ceilings={g: _ceilings(group, mode, g) for g in several if math.isfinite(all_reduce_ceiling(group, mode, g))},
+        ceilings={g: c for g in several if math.isfinite((c := _ceilings(group, mode, g))[0])},
     )
 
 
@@ -198,7 +198,8 @@ def _host(group: Group, mode: str) -> tuple[int, int, float, float] | None:
 
 
 def _ceilings(group: Group, mode: str, gpus: int) -> tuple[float, float]:
-    return all_reduce_ceiling(group, mode, gpus) / GIGA, copy_ceiling(group, mode, gpus) / GIGA
+    cells = [c for k, c in group.cells.items() if (k.mode, k.scaling, k.gpus) == (mode, "weak", gpus) and c.measured]
+    return all_reduce_ceiling(group, cells) / GIGA, copy_ceiling(group, cells) / GIGA
 
 
 def _speedup(group: Group, mode: str, scaling: str, gpus: int, batch: int, options: Options) -> Estimate | None:

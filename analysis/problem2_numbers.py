@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -119,11 +120,11 @@ class Bandwidth:
 def bandwidth(group: Group, mode: str, gpus: int, batch: int, confidence: float) -> Bandwidth:
     """Bandwidth utilisation of one set-up: iterations · bytes / communication time (by subtraction)."""
     parts = split(group, mode, gpus, batch, confidence)
-    ceilings = (all_reduce_ceiling(group, mode, gpus), copy_ceiling(group, mode, gpus))
+    cell = group.cell(mode, "weak", gpus, batch)
+    ceilings = (all_reduce_ceiling(group, [cell]), copy_ceiling(group, [cell]))
     noise = "negative communication" if parts.negative else "communication within noise" if parts.within_noise else ""
     if mark := parts.mark or noise:
         return Bandwidth(NOTHING, NOTHING, *ceilings, mark)
-    cell = group.cell(mode, "weak", gpus, batch)
     size = float(cell.rows["gradient_bytes"].iloc[0])
     ring, root = (over(cell.iterations * f(gpus, size), parts.communication) for f in (ring_bytes, root_bytes))
     if ring.value > ceilings[0]:  # hidden behind compute, or noise, which with one repetition has no other mark
@@ -136,17 +137,9 @@ def over(amount: float, seconds: Estimate) -> Estimate:
     return Estimate(amount / seconds.value, amount / seconds.high, amount / seconds.low, seconds.n)
 
 
-def _links(group: Group, mode: str, gpus: int, link: str) -> pd.DataFrame:
-    links = group.links
-    if links.empty or not group.machine.on_gpu or not group.timed:
-        return links.iloc[:0]
-    same = (links["config_mode"] == mode) & (links["config_gpus"] == gpus) & (links["link"] == link)
-    return links[same]
-
-
-def all_reduce_ceiling(group: Group, mode: str, gpus: int) -> float:
-    """Bus bandwidth (bytes/s) of an all-reduce of the gradient's size on these GPUs; NaN where not measured."""
-    found = _links(group, mode, gpus, "all_reduce")
+def all_reduce_ceiling(group: Group, cells: Sequence[Cell]) -> float:
+    """Bus bandwidth (bytes/s) of an all-reduce of the gradient's size on these cells' GPUs; NaN where not measured."""
+    found = group.links_of("all_reduce", cells)
     sizes = [float(r) for c in group.cells.values() if c.measured for r in c.rows["gradient_bytes"].iloc[:1]]
     if found.empty or not sizes:
         return math.nan
@@ -154,7 +147,7 @@ def all_reduce_ceiling(group: Group, mode: str, gpus: int) -> float:
     return float(np.median(nearest))
 
 
-def copy_ceiling(group: Group, mode: str, gpus: int) -> float:
-    """Bandwidth (bytes/s) of the slowest copy between two of these GPUs; NaN where not measured."""
-    found = _links(group, mode, gpus, "copy")
+def copy_ceiling(group: Group, cells: Sequence[Cell]) -> float:
+    """Bandwidth (bytes/s) of the slowest copy between two of these cells' GPUs; NaN where not measured."""
+    found = group.links_of("copy", cells)
     return float(found["bandwidth"].min()) if len(found) else math.nan

@@ -86,6 +86,11 @@ class Cell:
         return self.measured and not self.few
 
     @property
+    def boots(self) -> set[str]:
+        """The machines, or starts of one, that its repetitions are of; empty where not known."""
+        return set(self.rows["boot"].dropna()) if "boot" in self.rows else set()
+
+    @property
     def iterations(self) -> int:
         """Iterations of an epoch."""
         return int(self.rows["iterations"].iloc[0])
@@ -109,8 +114,6 @@ class Cell:
 class Group:
     """Cells that compare, and what the links between the GPUs were measured to do.
 
-    `boots` is on how many machines (or after how many starts of one) its rows were measured, 0 where not known; `mixed`
-    are the set-ups whose repetitions come from several.
     `elsewhere` has what groups of other machines hold of this variation. `timed` says whether its times are results:
     cells of trials that may have shared their GPUs hold none.
     """
@@ -120,8 +123,6 @@ class Group:
     cells: Mapping[Key, Cell]
     links: pd.DataFrame
     missing: Mapping[tuple[str, str, int], str] = field(default_factory=dict)
-    boots: int = 0
-    mixed: tuple[Key, ...] = ()
     elsewhere: frozenset[Key] = frozenset()
     timed: bool = True
 
@@ -156,6 +157,23 @@ class Group:
         """Trials behind the cells."""
         return trials_of(self.cells.values())
 
+    def boots(self, trials: Iterable[str]) -> int:
+        """On how many machines (or after how many starts of one) some trials' rows were measured; 0: not known."""
+        of_these = set(trials)
+        return len({b for c in self.cells.values() if of_these.intersection(c.trials) for b in c.boots})
+
+    def links_of(self, link: str, cells: Sequence[Cell]) -> pd.DataFrame:
+        """What a kind of link was measured to do by the trials of some cells, on the machines that their rows are of.
+
+        A trial that went on elsewhere measures its links anew (older ones did not). Where an export does not know its
+        machines, all that the trials measured.
+        """
+        trials, boots = trials_of(cells), {b for c in cells for b in c.boots}
+        if self.links.empty or not self.machine.on_gpu or not self.timed:
+            return self.links.iloc[:0]
+        own = self.links[(self.links["link"] == link) & self.links["trial_id"].isin(trials)]
+        return own[own["boot"].isin(list(boots))] if boots else own
+
     @property
     def label(self) -> str:
         """Machine and variation."""
@@ -173,18 +191,17 @@ def groups(data: Data) -> list[Group]:
     if data.rows.empty:
         return [Group(Machine("not run", "", "nothing measured"), "", {}, pd.DataFrame(), _missing(data, vary, ""))]
     places: dict[tuple[Machine, str], list[int]] = {}
-    for place, row in enumerate(data.rows.to_dict("records")):
+    rows, links = _with_boots(data, data.rows), _with_boots(data, data.tables.get("links", pd.DataFrame()))
+    for place, row in enumerate(rows.to_dict("records")):
         places.setdefault((_machine(row), _variation(row, vary)), []).append(place)
-    links = data.tables.get("links", pd.DataFrame())
     found = []
     for (machine, variation), own in places.items():
-        part = data.rows.iloc[own]
+        part = rows.iloc[own]
         cells = {k: _cell(k, cell) for k, cell in _keyed(part)}
         of_these = links[links["trial_id"].isin(list(part["trial_id"]))] if len(links) else links
-        mixed = tuple(k for k, cell in cells.items() if _boots(data, cell.rows) > 1)
         missing = _missing(data, vary, variation)
         timed = all(is_timed(row.get("config_timed")) for row in part.to_dict("records"))
-        found.append(Group(machine, variation, cells, of_these, missing, _boots(data, part), mixed, timed=timed))
+        found.append(Group(machine, variation, cells, of_these, missing, timed=timed))
     return [replace(group, elsewhere=_elsewhere(group, found)) for group in found]
 
 
@@ -193,13 +210,14 @@ def _elsewhere(group: Group, found: Sequence[Group]) -> frozenset[Key]:
     return frozenset(key for g in others for key in g.cells)
 
 
-def _boots(data: Data, rows: pd.DataFrame) -> int:
-    """Machines that rows come from, told apart by the boots of the attempts that measured them."""
+def _with_boots(data: Data, rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows with the machine that each comes from, as `boot`: its attempt's host and kernel's start; None: unknown."""
     if not {"host", "boot_id"} <= set(data.attempts) or "attempt" not in rows:
-        return 0
-    boots = data.attempts.set_index(["trial_id", "attempt"])[["host", "boot_id"]].dropna()
-    own = boots[boots.index.isin(list(zip(rows["trial_id"], rows["attempt"], strict=True)))]
-    return len(own.drop_duplicates())
+        return rows.assign(boot=None)
+    known = data.attempts.dropna(subset=["host", "boot_id"])
+    boots = {(a["trial_id"], a["attempt"]): f"{a['host']} {a['boot_id']}" for a in known.to_dict("records")}
+    own = [boots.get(k) for k in zip(rows["trial_id"], rows["attempt"], strict=True)]
+    return rows.assign(boot=pd.Series(own, index=rows.index, dtype=object))
 
 
 def _machine(row: Mapping[Any, Any]) -> Machine:

@@ -31,7 +31,7 @@ class Climb:
     """The way up the ladder. Its state is how far it came: every repetition starts afresh, so nothing else is kept.
 
     `at` counts the repetitions that are done (of rungs that are skipped too), then those under the profiler; `whole`
-    are the rungs that were measured.
+    are the rungs that were measured, `uuids` the GPUs that it was on last.
     """
 
     def __init__(self, p: Parameters, spec: Spec, context: Context, images: Images, common: Row) -> None:
@@ -40,13 +40,14 @@ class Climb:
         before: State = context.state or {"at": 0, "rows": 0}
         self.at, self.number = int(before["at"]), int(before["rows"])
         self.whole: list[int] = list(before.get("whole", []))
+        self.uuids: list[str] = list(before.get("uuids", ["none yet"]))
         self._measure: Callable[[Setup], list[Measured]]
         self._profile: Callable[[Setup], list[Profiled]]
         self._all_reduce: Callable[[int, int], list[Row]]
 
     def state(self) -> State:
         """What a resumed trial goes on from."""
-        return {"at": self.at, "rows": self.number, "whole": list(self.whole)}
+        return {"at": self.at, "rows": self.number, "whole": list(self.whole), "uuids": list(self.uuids)}
 
     @property
     def finished(self) -> bool:
@@ -74,7 +75,15 @@ class Climb:
             on_gpu = self.context.device == "cuda"
             self._all_reduce = lambda size, most: links.process_all_reduce(self.p.gpus, size, most) if on_gpu else []
 
-    def links(self) -> list[Row]:
+    def begun_on(self, gpus: list[Row]) -> list[Row]:
+        """Rows of the GPUs and of what their links can do, once for each machine that the trial comes to."""
+        uuids = [str(row["uuid"]) for row in gpus]
+        if uuids == self.uuids:
+            return []
+        self.uuids = uuids
+        return [{"table": "gpus"} | row for row in gpus] + self._links()
+
+    def _links(self) -> list[Row]:
         """What the links can do; one GPU has none."""
         if self.p.gpus == 1:
             return []

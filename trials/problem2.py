@@ -115,8 +115,11 @@ def run(spec: Spec, context: Context) -> TrialRun:
     climb = Climb(p, spec, context, images, common | {"load": os.getloadavg()[0]})
     with ExitStack() as stack:
         climb.start(stack)
+        begun = climb.begun_on(gpus)
         if context.state is None:
-            yield [{"table": "gpus"} | row for row in gpus] + climb.links(), climb.state
+            yield begun, climb.state
+            begun = []
         while not climb.finished:
-            yield climb.next_rows(), climb.state
+            yield [*begun, *climb.next_rows()], climb.state
+            begun = []
     return Outcome("completed", {})

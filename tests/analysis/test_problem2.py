@@ -209,6 +209,45 @@ def test_rows_of_several_machines_of_one_kind_say_so(tmp_path: Path) -> None:
     )
 
 
+def test_the_ceiling_is_that_of_the_trials_own_gpus(tmp_path: Path) -> None:
+    """Links that another trial measured, or the same one on a machine that it left, are not those of its rows."""
+    study = Made()
+    study.epochs(study.trial(1), 32, attempt=1)
+    weak, strong = study.trial(2), study.trial(2, scaling="strong")
+    for batch, attempt in ((32, 1), (128, 2), (512, 3)):
+        study.epochs(weak, batch, attempt=attempt)
+    study.epochs(strong, 32, attempt=1)
+    for known, attempt, ceiling in ((weak, 1, 200e9), (weak, 2, 220e9), (strong, 1, 400e9)):
+        for link, size in (("all_reduce", S), ("copy", 2**28)):
+            study.link(known | {"attempt": attempt}, link, size, ceiling)
+    study.attempts = [
+        {"trial_id": known["trial_id"], "attempt": n, "host": "vm", "boot_id": f"b{n}"}
+        for known in (weak, strong)
+        for n in (1, 2, 3)
+    ]
+    frame = problem2.tables(load(study.write(tmp_path)))["ceiling"].frame
+    own = frame[frame["gpus"] == 2].set_index("batch")
+    assert own["all_reduce"].tolist()[:2] == [200e9, 220e9]
+    assert own["copy"].tolist()[:2] == [200e9, 220e9]
+    assert math.isnan(own["all_reduce"][512])
+
+
+def test_tables_name_the_machines_of_their_own_rows(tmp_path: Path) -> None:
+    study = Made()
+    two, strong = study.trial(2), study.trial(2, scaling="strong")
+    study.epochs(two, 32, attempt=1)
+    study.epochs(two, 128, attempt=2)
+    study.epochs(strong, 32, attempt=3)
+    study.attempts = [
+        {"trial_id": known["trial_id"], "attempt": n, "host": "vm", "boot_id": f"b{n}"}
+        for known in (two, strong)
+        for n in (1, 2, 3)
+    ]
+    tables = problem2.tables(load(study.write(tmp_path)))
+    assert any("Measured on 2 machines" in note for note in tables["table-1"].notes)
+    assert not any("machines of this kind" in note for note in tables["strong"].notes)
+
+
 def test_a_set_up_whose_repetitions_come_from_several_machines_is_named(tmp_path: Path) -> None:
     study = Made()
     two = study.trial(2)

@@ -21,9 +21,10 @@ from commands import exported
 
 from farm.failures import kind_of
 from farm.ledger import schema
-from trials import communication, data_parallel, models, plain_loop, problem2, process, timing
+from trials import communication, data_parallel, machine, models, plain_loop, problem2, process, timing
 from trials.data import Dataset
 from trials.data_parallel import Measured, Setup
+from trials.ladder import Climb
 from trials.problem2 import Parameters, check, resolve
 from trials.ranks import MemoryTaken, RankOutOfMemory, Ranks, memory_taken
 from trials.spec import Outcome, Row, Spec
@@ -218,6 +219,24 @@ def test_a_ladder_that_goes_on_measures_nothing_after_it_has_profiled(
     assert fixed(rows) == fixed(whole)
     for part in (done[:before], done[before:]):
         assert part == sorted(part, key=lambda entry: entry[0]), "m before p"
+
+
+def test_links_are_measured_on_each_machine_that_a_trial_comes_to(
+    context: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    common = machine.facts("cpu", 1)[0]
+    found = [{"uuid": "a"}]
+    monkeypatch.setattr(machine, "facts", lambda *a: (common, list(found)))
+    monkeypatch.setattr(Climb, "_links", lambda self: [{"table": "links", "link": "copy", "bytes": 1}])
+    tables = []
+    for uuid in ("a", "a", "b"):
+        found[0] = {"uuid": uuid}
+        trial = problem2.run(spec_of(), context)
+        rows, state = next(trial)
+        tables.append([row.get("table", "epochs") for row in rows])
+        context.state = state and state()
+        trial.close()
+    assert tables == [["gpus", "links"], ["epochs"], ["gpus", "links", "epochs"]]
 
 
 def test_memory_that_the_profiler_lacks_costs_its_row_alone(context: Any, monkeypatch: pytest.MonkeyPatch) -> None:
