@@ -150,6 +150,7 @@ class _Run:
         self._dataset: Any = None
         self._epoch_began = time.monotonic()
         self._epoch_seconds = float("inf")
+        self._stop_seen: float | None = None
 
     @property
     def dataset(self) -> Any:
@@ -162,10 +163,16 @@ class _Run:
         return self._dataset
 
     def check_stop(self) -> None:
-        """An epoch that is nearly over is finished; any other is abandoned (what was committed stays)."""
+        """An epoch that is nearly over is finished; any other is abandoned (what was committed stays).
+
+        How long it takes is judged by the one before, which a ladder's rung can exceed tenfold: so the time since the
+        stop counts too.
+        """
         if self._stop.is_set():
-            left = self._epoch_seconds - (time.monotonic() - self._epoch_began)
-            if left > self.request.drain_seconds:
+            now = time.monotonic()
+            self._stop_seen = now if self._stop_seen is None else self._stop_seen
+            left = self._epoch_seconds - (now - self._epoch_began)
+            if max(left, now - self._stop_seen) > self.request.drain_seconds:
                 raise Drained
 
     def to_end(self) -> End:

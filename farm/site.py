@@ -140,11 +140,14 @@ def check_time(time: str, signal_seconds: int) -> None:
 
 
 def check_drain(drain_seconds: float, signal_seconds: int) -> None:
-    """Raise `UsageError` unless a drain's longest epoch, and a minute to end in, fit before Slurm ends the job."""
-    if drain_seconds > signal_seconds - 60:
+    """Raise `UsageError` unless a drain leaves half of its time before the job's end for all else.
+
+    A trial that hangs is waited for a minute longer (farm.launch.STOP_GRACE_SECONDS); then come export and report.
+    """
+    if drain_seconds > signal_seconds / 2:
         raise UsageError(
-            f"drain_seconds={drain_seconds:g}: a job drains slurm.signal_seconds={signal_seconds} before its end and "
-            f"needs 60 s of these to end, so {signal_seconds - 60} at most, or a larger slurm.signal_seconds"
+            f"drain_seconds={drain_seconds:g}: more than half of slurm.signal_seconds={signal_seconds}, which a job has "
+            "from its drain to its end"
         )
 
 

@@ -76,6 +76,23 @@ def test_a_drain_finishes_an_epoch_that_is_near_its_end(tmp_path: Path) -> None:
     assert attempt(wanted, stop_at=1) == End("drained", 2)
 
 
+def test_a_drain_abandons_an_epoch_that_is_much_longer_than_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(spec: Spec, context: Context) -> TrialRun:
+        yield [{"epoch": 1}], dict
+        for _ in range(300):
+            time.sleep(0.1)
+            context.check_stop()
+        raise AssertionError("waited for an epoch that does not end")
+
+    monkeypatch.setattr(counting, "run", run)
+    wanted = dataclasses.replace(request(tmp_path), drain_seconds=0.5)
+    began = time.monotonic()
+    assert attempt(wanted, stop_at=1) == End("drained", 1)
+    assert time.monotonic() - began < 15
+
+
 def test_commits_are_no_closer_than_commit_seconds(tmp_path: Path) -> None:
     wanted = request(tmp_path, commit_seconds=3600, epochs=5, end="storage", end_epoch=5)
     assert attempt(wanted).how == "interrupted"

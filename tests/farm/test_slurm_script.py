@@ -210,7 +210,7 @@ def test_a_colon_in_a_path_that_the_image_must_see_is_refused(key: str) -> None:
         (["slurm.options=['--wrap=true']"], "--wrap is the farm's own"),
         (["slurm.options=['--export=ALL']"], "slurm.modules=['export NAME=value']"),
         (["slurm.head_options=['--exp=ALL']"], "slurm.head_options: --exp=ALL: --export is the farm's own"),
-        (["drain_seconds=121"], "slurm.signal_seconds=180 before its end and needs 60 s of these"),
+        (["drain_seconds=91"], "drain_seconds=91: more than half of slurm.signal_seconds=180"),
     ],
 )
 def test_what_a_job_could_not_live_with_is_refused(
