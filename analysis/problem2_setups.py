@@ -163,12 +163,12 @@ class Group:
         return len({b for c in self.cells.values() if of_these.intersection(c.trials) for b in c.boots})
 
     def links_of(self, link: str, cells: Sequence[Cell]) -> pd.DataFrame:
-        """What a kind of link was measured to do by the trials of some cells, on the machines that their rows are of.
+        """What a kind of link was measured to do by the trials of measured cells, on the machines of their rows.
 
         A trial that went on elsewhere measures its links anew (older ones did not). Where an export does not know its
         machines, all that the trials measured.
         """
-        trials, boots = trials_of(cells), {b for c in cells for b in c.boots}
+        trials, boots = trials_of(c for c in cells if c.measured), {b for c in cells for b in c.boots}
         if self.links.empty or not self.machine.on_gpu or not self.timed:
             return self.links.iloc[:0]
         own = self.links[(self.links["link"] == link) & self.links["trial_id"].isin(trials)]

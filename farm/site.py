@@ -146,8 +146,8 @@ def check_drain(drain_seconds: float, signal_seconds: int) -> None:
     """
     if drain_seconds > signal_seconds / 2:
         raise UsageError(
-            f"drain_seconds={drain_seconds:g}: more than half of slurm.signal_seconds={signal_seconds}, which a job has "
-            "from its drain to its end"
+            f"drain_seconds={drain_seconds:g}: more than half of slurm.signal_seconds={signal_seconds}, which a job "
+            "has from its drain to its end"
         )
 
 
