@@ -30,7 +30,7 @@ SAME = (
 class Climb:
     """The way up the ladder. Its state is how far it came: every repetition starts afresh, so nothing else is kept.
 
-    `at` counts the repetitions that are done (of rungs that are skipped too), then those under the profiler; `whole`
+    `at` counts the repetitions that are done (of rungs that are skipped too), then the rungs that were profiled; `whole`
     are the rungs that were measured, `uuids` the GPUs that it was on last.
     """
 
@@ -55,11 +55,9 @@ class Climb:
         return self.at >= len(self.points) + len(self._to_profile)
 
     @property
-    def _to_profile(self) -> list[tuple[int, int]]:
-        """Rungs and repetitions under the profiler: of all that was measured, where there is communication to see."""
-        if self.p.gpus == 1 or not self.p.profiled_iterations:
-            return []
-        return [(rung, repeat) for rung in self.whole for repeat in range(1, self.p.repeats + 1)]
+    def _to_profile(self) -> list[int]:
+        """Rungs that the profiler is to see: all that were measured, where there is communication."""
+        return self.whole if self.p.gpus > 1 and self.p.profiled_iterations else []
 
     def start(self, stack: ExitStack) -> None:
         """Have this process, or one for each GPU, do the work until the stack is closed."""
@@ -93,7 +91,10 @@ class Climb:
     def next_rows(self) -> list[Row]:
         """Rows of the next repetition; where its batch does not fit, also those of all larger ones."""
         if self.at >= len(self.points):
-            return [self._profiled(*self._to_profile[self.at - len(self.points)])]
+            rung = self._to_profile[self.at - len(self.points)]
+            rows = [self._profiled(rung, repeat) for repeat in range(1, self.p.repeats + 1)]
+            self.at += 1
+            return rows
         rung, repeat = self.points[self.at]
         if (reason := self._not_measurable(rung)) is not None:
             return self._skip(reason)
@@ -139,7 +140,6 @@ class Climb:
             found = data_parallel.profiled_columns(setup, self._profile(setup), len(self.images.labels))
         except Exception as error:  # the profiler's own memory can be too much where the batch alone fits
             found["reason"] = _out_of_memory(error)
-        self.at += 1
         return self._row(rung, repeat) | {"result": "profiled"} | found
 
     def _setup(self, rung: int, repeat: int) -> Setup:

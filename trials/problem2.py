@@ -82,13 +82,13 @@ def revision(parameters: Mapping[str, Scalar]) -> int:
 
 
 def steps(parameters: Mapping[str, Scalar]) -> int:
-    """The links, each repetition of a rung that the data hold, all other rungs, and each repetition under the profiler;
-    fewer where memory is full."""
+    """The links, each repetition of a rung that the data hold, all other rungs, and each rung under the profiler; fewer
+    where memory is full."""
     p = Parameters(**parameters)  # type: ignore[arg-type]
     largest = (p.train_examples or TRAIN_IMAGES) // (p.gpus if p.scaling == "weak" else 1)
     held = [rung <= largest for rung in p.rungs()]
-    looks = 2 if p.gpus > 1 and p.profiled_iterations else 1
-    return 1 + looks * p.repeats * sum(held) + (not all(held))
+    looks = sum(held) if p.gpus > 1 and p.profiled_iterations else 0
+    return 1 + p.repeats * sum(held) + (not all(held)) + looks
 
 
 def check(parameters: Mapping[str, Scalar]) -> str | None:
