@@ -30,8 +30,8 @@ SAME = (
 class Climb:
     """The way up the ladder. Its state is how far it came: every repetition starts afresh, so nothing else is kept.
 
-    `at` counts the repetitions that are done (of rungs that are skipped too), then the rungs that were profiled; `whole`
-    are the rungs that were measured, `uuids` the GPUs that it was on last.
+    `at` counts the repetitions that are done (of rungs that are skipped too), then the rungs that were profiled;
+    `whole` are the rungs that were measured, `uuids` the GPUs that it was on last.
     """
 
     def __init__(self, p: Parameters, spec: Spec, context: Context, images: Images, common: Row) -> None:
