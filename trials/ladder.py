@@ -6,13 +6,14 @@ has run hands over kernels more slowly ever after.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trials import data_parallel, links, machine, process
 from trials.data_parallel import Measured, Profiled, Setup
-from trials.ranks import Ranks, is_out_of_memory, memory_taken
+from trials.ranks import Ranks, Task, is_out_of_memory, memory_taken
 from trials.seeding import derived_seed
 from trials.spec import Context, Row, Spec, State
 from trials.splits import Images
@@ -44,6 +45,7 @@ class Climb:
         self._measure: Callable[[Setup], list[Measured]]
         self._profile: Callable[[Setup], list[Profiled]]
         self._all_reduce: Callable[[int, int], list[Row]]
+        self._group: Ranks
 
     def state(self) -> State:
         """What a resumed trial goes on from."""
@@ -63,10 +65,17 @@ class Climb:
         """Have this process, or one for each GPU, do the work until the stack is closed."""
         stop = self.context.check_stop
         if self.p.mode == "ddp":
-            ranks = stack.enter_context(Ranks(self.p.gpus, self.context.device, self.spec.threads))
-            self._measure = lambda setup: ranks.run(data_parallel.measure, setup, self.images, check_stop=stop)
-            self._profile = lambda setup: ranks.run(data_parallel.profile, setup, self.images, check_stop=stop)
-            self._all_reduce = lambda size, most: ranks.run(links.group_all_reduce, size, most, check_stop=stop)[0]
+            make = functools.partial(Ranks, self.p.gpus, self.context.device, self.spec.threads)
+            self._group = stack.enter_context(make())
+
+            def run(task: Task, *arguments: Any) -> list[Any]:
+                if self._group.ended:  # by a rung that did not fit
+                    self._group = stack.enter_context(make())
+                return self._group.run(task, *arguments, check_stop=stop)
+
+            self._measure = lambda setup: run(data_parallel.measure, setup, self.images)
+            self._profile = lambda setup: run(data_parallel.profile, setup, self.images)
+            self._all_reduce = lambda size, most: run(links.group_all_reduce, size, most)[0]
         else:
             self._measure = lambda setup: [data_parallel.measure(setup, self.images, stop)]
             self._profile = lambda setup: [data_parallel.profile(setup, self.images, stop)]

@@ -139,6 +139,11 @@ class Ranks:
             self._lines.append(mine)
             self._processes.append(process)
 
+    @property
+    def ended(self) -> bool:
+        """Whether its processes are gone, since one has failed or it was closed."""
+        return not self._processes
+
     def run(self, task: Task, *arguments: Any, check_stop: Callable[[], None] = lambda: None) -> list[Any]:
         """What `task(*arguments)` returned on each rank. `task` is a module's function; it may use the group.
 

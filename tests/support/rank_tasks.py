@@ -15,6 +15,8 @@ from trials import data_parallel, ranks
 from trials.data_parallel import Measured, Setup
 from trials.splits import Images
 
+MEASURE = data_parallel.measure
+
 
 def total(number: float) -> tuple[int, float]:
     """This rank, and the sum over ranks of number + rank."""
@@ -46,6 +48,13 @@ def measured_with_a_slow_loader(setup: Setup, images: Images, wait: float) -> Me
         return data_parallel.measure(setup, images)
     finally:
         data_parallel.make_loader = make
+
+
+def out_of_memory_at_32(setup: Setup, images: Images) -> Measured:
+    """`data_parallel.measure` on a GPU that holds no batch of 32."""
+    if setup.batch_per_gpu >= 32:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+    return MEASURE(setup, images)
 
 
 def process_id() -> int:

@@ -222,6 +222,17 @@ def test_a_ladder_that_goes_on_measures_nothing_after_it_has_profiled(
         assert part == sorted(part, key=lambda entry: entry[0]), "m before p"
 
 
+def test_a_ladder_of_ranks_that_ran_out_of_memory_is_profiled_by_new_ones(
+    context: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data_parallel, "measure", rank_tasks.out_of_memory_at_32)
+    rows, outcome = run(context, mode="ddp", gpus=2, repeats=1, last_batch=64)
+    found = [(r["batch"], r["result"]) for r in rows if "table" not in r]
+    assert found == [(16, "measured"), (32, "oom"), (64, "skipped"), (16, "profiled")]
+    assert float(rows[-1]["profiled_all_reduce_seconds"] or 0) > 0
+    assert outcome.status == "completed"
+
+
 def test_links_are_measured_on_each_machine_that_a_trial_comes_to(
     context: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
