@@ -7,6 +7,7 @@ and the rows lack is in `Data.missing`, `Data.ended` says how the rest ended. No
 
 from __future__ import annotations
 
+import functools
 import os
 import shlex
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ import yaml
 
 from farm.ledger import schema
 from farm.ledger.durable import file_digest, read_json
-from farm.ledger.gather import DIGESTS
+from farm.ledger.gather import DIGESTS, UNFINISHED
 from farm.ledger.scan import STUDY
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -59,6 +60,16 @@ class Data:
     def missing(self) -> pd.DataFrame:
         """Trials of the plan that have no end yet: state partial, new, failed or unschedulable."""
         return self.plan[self.plan["state"] != "done"]
+
+    @functools.cached_property
+    def unfinished(self) -> Mapping[str, pd.DataFrame]:
+        """Rows so far of the trials in `missing`, by row table, as their newest commits had them at the last export.
+
+        Read when it is first asked for, which no report does. Raises `AnalysisError` where a file is damaged.
+        """
+        without_end = set(self.missing["trial_id"])
+        paths = {name: self.directory / "export" / UNFINISHED / f"{name}.parquet" for name in self.tables}
+        return {n: _only(_read(p), without_end) if p.exists() else self.tables[n].iloc[:0] for n, p in paths.items()}
 
     @property
     def datasets(self) -> list[str]:

@@ -5,8 +5,8 @@
 
 The ledger is written by farm.ledger.store as attempts write it, but for fsync, which is left out while it is made.
 Then `farm export` runs on it as a user runs it, each time in a process of its own, whose memory the kernel reports:
-cold (no export yet; the files are in the page cache), incremental (so many new trials), and again (nothing new).
-Every export is checked: each (trial, epoch) once.
+cold (no export yet; the files are in the page cache), incremental (so many new trials), again (nothing new), and beside
+so many trials that have no end but a commit. Every export is checked: each (trial, epoch) once.
 """
 
 from __future__ import annotations
@@ -51,24 +51,32 @@ class Measured:
     rows: int
 
 
-def make(ledger: Path, seeds: Sequence[int], epochs: int) -> None:
-    """Finish one trial for each seed, with rows as problem 4 has them."""
+def make(ledger: Path, seeds: Sequence[int], epochs: int, ended: bool = True) -> None:
+    """Make a trial for each seed, with rows as problem 4 has them: finished, or committed by an attempt now lost."""
     os.fsync, kept = lambda descriptor: None, os.fsync
     try:
         for seed in seeds:
-            _finish(ledger, seed, epochs)
+            attempt = _claim(ledger, seed, epochs)
+            rows = [_row(seed, e) for e in range(1, epochs + 1)]
+            if ended:
+                _finish(attempt, seed, rows)
+            else:
+                attempt.commit(epochs, b"state", rows)
     finally:
         os.fsync = kept
 
 
-def _finish(ledger: Path, seed: int, epochs: int) -> None:
+def _claim(ledger: Path, seed: int, epochs: int) -> Attempt:
     parameters = parameter_defaults(MODULE) | {"epochs": epochs}
     spec = Spec(MODULE, parameters, seed, 1, "synthetic", "f" * 64, 1, False, None)
-    attempt = Attempt.claim(ledger, spec, {"host": "node-1", "device": "cpu", "driver": "1-abc"})
+    return Attempt.claim(ledger, spec, {"host": "node-1", "device": "cpu", "driver": "1-abc"})
+
+
+def _finish(attempt: Attempt, seed: int, rows: Sequence[Row]) -> None:
     row = {"attempts": 1, "seconds": 60.0, "device": "cpu", "devices": "cpu", "host": "node-1"}
     row |= {"weights_sha256": hashlib.sha256(str(seed).encode()).hexdigest(), "farm_commit": "0" * 40}
-    attempt.finish("completed", epochs, [_row(seed, e) for e in range(1, epochs + 1)], row, None)
-    attempt.end("completed", {"from_epoch": 0, "epoch": epochs})
+    attempt.finish("completed", len(rows), rows, row, None)
+    attempt.end("completed", {"from_epoch": 0, "epoch": len(rows)})
 
 
 def _row(seed: int, epoch: int) -> Row:
@@ -108,13 +116,16 @@ def _checked_rows(ledger: Path) -> int:
     return int(table.num_rows)
 
 
-def measure(results: Path, trials: int, new: int, epochs: int, cores: Sequence[int]) -> list[Measured]:
-    """Make a ledger and export it three times."""
+def measure(results: Path, trials: int, new: int, unfinished: int, epochs: int, cores: Sequence[int]) -> list[Measured]:
+    """Make a ledger and export it, as the module's docstring says."""
     ledger = results / "problem4"
     make(ledger, range(trials - new), epochs)
     found = [export(results, "cold, all but the new", cores)]
     make(ledger, range(trials - new, trials), epochs)
     found += [export(results, f"incremental, {new} new", cores), export(results, "again, nothing new", cores)]
+    if unfinished:
+        make(ledger, range(trials, trials + unfinished), epochs, ended=False)
+        found.append(export(results, f"beside {unfinished} unfinished", cores))
     shutil.rmtree(ledger / "export")
     return [*found, export(results, "cold", cores)]
 
@@ -124,6 +135,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=10_000)
     parser.add_argument("--new", type=int, default=100)
+    parser.add_argument("--unfinished", type=int, default=1000)
     parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--keep", type=Path, help="make the ledger there and leave it")
@@ -132,7 +144,7 @@ def main() -> int:
     directory = options.keep or Path(tempfile.mkdtemp(prefix="farm-ledger-"))
     cores = sorted(os.sched_getaffinity(0))[: options.cores]
     began = time.perf_counter()
-    found = measure(directory, options.trials, options.new, options.epochs, cores)
+    found = measure(directory, options.trials, options.new, options.unfinished, options.epochs, cores)
     print(f"{options.trials} trials of {options.epochs} epochs, {len(cores)} cores, load {os.getloadavg()[0]:.1f}")
     for one in found:
         times = f"{one.seconds:8.1f} s{one.cpu_seconds:8.1f} s of CPU"

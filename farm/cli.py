@@ -329,6 +329,9 @@ def _export(options: argparse.Namespace) -> int:
     result = study.export(config)
     for path in result.tables.values():
         print(short_path(path))
+    if (left := result.unfinished).trials:
+        told = f"{counted(left.trials, 'trial')}, {counted(left.rows, 'row')}"
+        print(f"unfinished: {told} in {short_path(left.directory)}")
     tell_damaged(result.damaged)
     return FAILED if result.damaged else COMPLETE
 

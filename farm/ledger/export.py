@@ -1,6 +1,7 @@
 """One file for each table, rebuilt from the ledger at any time: rows, trials, attempts, plan.
 
-Done trials never change, so an export keeps the rows it has and reads only trials that are new to it.
+Done trials never change, so an export keeps the rows it has and reads only trials that are new to it. Rows of trials
+that have no end are in tables of their own, read anew each time.
 """
 
 from __future__ import annotations
@@ -30,23 +31,34 @@ from farm.ledger.durable import (
     write_file,
     write_json,
 )
-from farm.ledger.gather import DIGESTS, batches, fits, merged, rows_digest, with_defaults
+from farm.ledger.gather import DIGESTS, UNFINISHED, batches, fits, merged, read, rows_digest, with_defaults
 from farm.ledger.lock import is_driven
 from farm.ledger.scan import DONE, attempt_records, has_finished, trial_directories, trial_id
 from farm.ledger.store import parquet
 from farm.ledger.tidy import tidy
+from farm.ledger.unfinished import read_newest
 from farm.plan import Plan
 
 WRITE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
+class Unfinished:
+    """Row tables of the trials that have no end but a commit: how many trials, and rows in all tables together."""
+
+    directory: Path
+    trials: int
+    rows: int
+
+
+@dataclass(frozen=True)
 class Export:
-    """Paths of an export, and the trials whose `done` could not be read."""
+    """Paths of an export, the trials whose `done` could not be read, and the tables of those that have no end."""
 
     directory: Path
     tables: dict[str, Path]
     damaged: list[Path]
+    unfinished: Unfinished
 
 
 def export(root: Path, plan: Plan | None, module: str) -> Export:
@@ -54,7 +66,7 @@ def export(root: Path, plan: Plan | None, module: str) -> Export:
     directory = root / "export"
     directory.mkdir(parents=True, exist_ok=True)
     with alone(root):  # `farm export` beside a run: one after the other
-        for leftover in directory.glob(f"{TEMPORARY}*"):
+        for leftover in (p for d in (directory, directory / UNFINISHED) for p in d.glob(f"{TEMPORARY}*")):
             leftover.unlink(missing_ok=True)
         return _export(root, directory, plan, module)
 
@@ -75,7 +87,8 @@ def alone(root: Path) -> Iterator[None]:
 def _export(root: Path, directory: Path, plan: Plan | None, module: str) -> Export:
     damaged: list[Path] = []
     misfits: set[str] = set()
-    found = {trial_id(t): t for t in trial_directories(root) if has_finished(t)}
+    begun = {trial_id(t): t for t in trial_directories(root)}
+    found = {i: t for i, t in begun.items() if has_finished(t)}
     main, *further = schema.row_tables(module)
     names = {"rows": main} | {name: name for name in (*further, "trials", "attempts", "plan")}
     paths = {kind: directory / f"{name}.parquet" for kind, name in names.items()}
@@ -97,7 +110,7 @@ def _export(root: Path, directory: Path, plan: Plan | None, module: str) -> Expo
             rows = [stack.enter_context(_Rows(path, module, name)) for name, path in row_paths.items()]
             for one in rows:
                 one.keep(old.ids)
-            for batch in batches(fresh, module, damaged, misfits):
+            for batch in batches(fresh, read, module, damaged, misfits):
                 trials.append(batch.trials)
                 for one in rows:
                     one.add(batch.rows)
@@ -106,6 +119,7 @@ def _export(root: Path, directory: Path, plan: Plan | None, module: str) -> Expo
         whole = merged(trials, kept[paths["trials"]], misfits) if trials else _empty_trials(module)
         write_file(paths["trials"], parquet(whole.sort_by("trial_id")))
         written += kept
+    unfinished = _unfinished(directory, [t for i, t in sorted(begun.items()) if i not in found], module, misfits)
     for name in sorted(misfits):
         told = "has another type now; trials with values that do not fit it have none there in export/"
         print(f"{root}: column {name!r} {told}; farm prune removes those of older revisions or types", file=sys.stderr)
@@ -115,7 +129,24 @@ def _export(root: Path, directory: Path, plan: Plan | None, module: str) -> Expo
         written.append(paths["plan"])
     if digests != (digests := digests | {p.name: file_digest(p) for p in written}):
         write_json(directory / DIGESTS, digests)
-    return Export(directory, paths, damaged)
+    return Export(directory, paths, damaged, unfinished)
+
+
+def _unfinished(directory: Path, trials: Sequence[Path], module: str, misfits: set[str]) -> Unfinished:
+    """Write the row tables of trials without an end; all of them, if empty, so that nothing stays of one that ended."""
+    target = directory / UNFINISHED
+    target.mkdir(exist_ok=True)
+    counts = []
+    with contextlib.ExitStack() as stack:
+        names = schema.row_tables(module)
+        tables = [stack.enter_context(_Rows(target / f"{name}.parquet", module, name)) for name in names]
+        for batch in batches(trials, lambda trial: read_newest(trial, module), module, [], misfits):
+            counts.append((len(batch.trials), len(batch.rows)))
+            for one in tables:
+                one.add(batch.rows)
+        for one in tables:
+            one.close()
+    return Unfinished(target, sum(trials for trials, _ in counts), sum(rows for _, rows in counts))
 
 
 def planned_states(root: Path) -> set[str]:

@@ -1,11 +1,12 @@
-"""Reading finished trials in bulk: a batch's rows as one table, and its trials as another with one row each."""
+"""Reading trials in bulk: a batch's rows as one table, and its trials as another with one row each."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,19 +22,24 @@ BATCH = 500
 ROWS, TRIAL = "rows.parquet", "trial.parquet"
 DIGESTS = "digests.json"
 """In the export: SHA-256 of each table as it was written. Parquet itself would read many a flipped bit as a number."""
+UNFINISHED = "unfinished"
+"""In the export: the directory of row tables of trials that have no end yet."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Some finished trials: all their rows, and one row for each of them."""
+    """Some trials: all their rows, and one row for each of them."""
 
     rows: pa.Table
     trials: pa.Table
 
 
 @dataclass(frozen=True)
-class Finished:
-    """A trial's results as read: its rows, its one row, and the digest of the first."""
+class Results:
+    """A trial's results as read: its rows, its one row, and the digest of the first.
+
+    Of a trial without an end the one row has the configuration alone, and the digest is empty.
+    """
 
     path: Path
     digest: str
@@ -41,8 +47,14 @@ class Finished:
     trial: pa.Table
 
 
-def batches(trials: Sequence[Path], module: str, damaged: list[Path], misfits: set[str]) -> Iterator[Batch]:
-    """Read finished trials, `BATCH` at a time; those that cannot be read are appended to `damaged`.
+def batches(
+    trials: Sequence[Path],
+    read: Callable[[Path], Results | None],
+    module: str,
+    damaged: list[Path],
+    misfits: set[str],
+) -> Iterator[Batch]:
+    """Read trials, `BATCH` at a time; those that `read` has nothing of are appended to `damaged`.
 
     `misfits` gets names of columns, see `merged`.
     In one thread: two spent twice the CPU time on handing the interpreter's lock to each other.
@@ -77,20 +89,25 @@ def _digest(manifest: dict[str, dict[str, dict[str, str]]]) -> str:
     return str(manifest.get("files", {}).get(ROWS, {}).get("sha256", ""))
 
 
-def read(trial: Path) -> Finished | None:
-    """One trial; None where it is damaged. A file handed over as bytes opens five times as fast as by name."""
+def read(trial: Path) -> Results | None:
+    """One finished trial; None where it is damaged."""
     manifest = read_manifest(trial / DONE)
     try:
-        rows, row = (
-            pq.ParquetFile(pa.BufferReader(read_verified(trial / DONE, name, manifest))).read(use_threads=False)
-            for name in (ROWS, TRIAL)
-        )
+        rows, row = (read_table(trial / DONE, name, manifest) for name in (ROWS, TRIAL))
     except (Damaged, pa.ArrowException):
         return None
-    return Finished(trial, _digest(manifest or {}), rows, row)
+    return Results(trial, _digest(manifest or {}), rows, row)
 
 
-def _batch(found: Sequence[Finished], module: str, misfits: set[str]) -> Batch:
+def read_table(directory: Path, name: str, manifest: Mapping[str, Any] | None = None) -> pa.Table:
+    """A table of a directory that has a manifest. Raises `Damaged` or `pa.ArrowException`.
+
+    A file handed over as bytes opens five times as fast as by name.
+    """
+    return pq.ParquetFile(pa.BufferReader(read_verified(directory, name, manifest))).read(use_threads=False)
+
+
+def _batch(found: Sequence[Results], module: str, misfits: set[str]) -> Batch:
     lengths = [len(one.rows) for one in found]
     trials = merged([with_defaults(one.trial, module) for one in found], schema.trial_types(module), misfits)
     rows = merged([one.rows for one in found], schema.row_types(module, *schema.row_tables(module)), misfits)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -121,6 +121,12 @@ def commits(attempt: Path) -> list[Path]:
     except FileNotFoundError:
         return []
     return [attempt / n for n in sorted(names, key=lambda n: int(n[len(COMMIT) :]))]
+
+
+def newest_first(attempts: Iterable[Path]) -> list[Path]:
+    """Commits of some attempts at one trial, those of later epochs first, and of one epoch those of later attempts."""
+    found = [c for attempt in attempts for c in commits(attempt)]
+    return sorted(found, key=lambda c: (commit_epoch(c), int(c.parent.name)), reverse=True)
 
 
 def commit_epoch(commit: Path) -> int:

@@ -37,6 +37,7 @@ from farm.ledger.scan import (
     commit_sources,
     commits,
     folded_records,
+    newest_first,
     trial_id,
 )
 from farm.plan import readable
@@ -91,8 +92,7 @@ class Attempt:
 
     def newest_commit(self) -> Commit | None:
         """The newest commit of any earlier attempt that is whole; a damaged one is passed over."""
-        found = [c for a in attempt_directories(self.trial) if int(a.name) < self.number for c in commits(a)]
-        for path in sorted(found, key=lambda c: (commit_epoch(c), int(c.parent.name)), reverse=True):
+        for path in newest_first(a for a in attempt_directories(self.trial) if int(a.name) < self.number):
             try:
                 rows = pq.read_table(io.BytesIO(read_verified(path, "rows.parquet"))).to_pylist()
                 return Commit(commit_epoch(path), read_verified(path, "state.pt"), rows, commit_sources(path))

@@ -120,3 +120,26 @@ def test_a_hint_names_a_study_as_commands_know_it(tmp_path, name, last_run, word
     (tmp_path / name / "study.yaml").write_text(f"{last_run}\nstudy: {name}\n")
     with pytest.raises(AnalysisError, match=f"`farm export {re.escape(word)}` writes one"):
         load(tmp_path / name)
+
+
+def test_rows_of_trials_without_an_end_are_those_of_the_plan_alone(study_dir):
+    plan, rows = (pd.read_parquet(study_dir / f"export/{name}.parquet") for name in ("plan", "epochs"))
+    without_end = plan.loc[plan["state"] != "done", "trial_id"].tolist()
+    found = pd.concat([rows.head(2).assign(trial_id=[*without_end, "elsewhere"]), rows.tail(1)])
+    (study_dir / "export/unfinished").mkdir()
+    found.to_parquet(study_dir / "export/unfinished/epochs.parquet")
+    assert load(study_dir).unfinished["epochs"].equals(found.head(1))
+
+
+def test_an_export_without_them_has_their_columns(study_dir):
+    data = load(study_dir)
+    assert data.unfinished["epochs"].empty
+    assert data.unfinished["epochs"].dtypes.equals(data.rows.dtypes)
+
+
+def test_a_damaged_file_of_them_is_named_to_who_asks_for_it(study_dir):
+    (study_dir / "export/unfinished").mkdir()
+    (study_dir / "export/unfinished/epochs.parquet").write_text("junk")
+    data = load(study_dir)
+    with pytest.raises(AnalysisError, match=r"unfinished/epochs\.parquet: not readable"):
+        data.unfinished  # noqa: B018  # it is read now

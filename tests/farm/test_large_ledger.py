@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.ledger import MODULE, make
+from farm.ledger import export as export_module
 from farm.ledger import gather
 from farm.ledger.export import export
 
@@ -53,7 +54,7 @@ def test_what_was_exported_is_copied_and_not_read_again(ledger: Path, monkeypatc
     make(ledger, range(TRIALS, TRIALS + 3), EPOCHS)
     read: list[Path] = []
     real = gather.read
-    monkeypatch.setattr(gather, "read", lambda trial: read.append(trial) or real(trial))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(export_module, "read", lambda trial: read.append(trial) or real(trial))  # type: ignore[func-returns-value]
     tables = export(ledger, None, MODULE).tables
     assert len(read) == 3
     assert pq.read_table(tables["rows"], columns=["epoch"]).num_rows == (TRIALS + 3) * EPOCHS

@@ -130,7 +130,7 @@ def test_a_broken_study_leaves_the_others_their_reports(
     both: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.rmtree(tmp_path / "counting" / "trials")
-    for table in (tmp_path / "counting" / "export").iterdir():
+    for table in (tmp_path / "counting" / "export").glob("*.*"):
         table.write_text("junk")
     for page in ("other/report/index.html", "index.html"):
         (tmp_path / page).unlink()

@@ -1,0 +1,48 @@
+"""Rows of a trial that has no end yet, as its newest commit has them. Nothing of it is kept: such rows change."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import pyarrow as pa
+
+from farm.ledger import schema
+from farm.ledger.durable import Damaged
+from farm.ledger.gather import ROWS, Results, read_table
+from farm.ledger.scan import attempt_directories, newest_first
+from farm.ledger.store import spec_of
+from trials.spec import Scalar, Spec
+
+
+def read_newest(trial: Path, module: str) -> Results | None:
+    """The rows of the newest commit that can be read, and the configuration in spec.json; None where one is lacking.
+
+    Safe beside the attempt that writes: a commit that cannot be read, because it is damaged, goes meanwhile, or its
+    server has no answer, is passed over. The next export reads it again.
+    """
+    for commit in newest_first(attempt_directories(trial)):
+        try:
+            rows = read_table(commit, ROWS)
+        except (Damaged, OSError, pa.ArrowException):
+            continue
+        spec = spec_of(trial)
+        return None if spec is None else Results(trial, "", rows, _configuration(spec, module))
+    return None
+
+
+def _configuration(spec: Spec, module: str) -> pa.Table:
+    """Columns config_* of one row, typed as those of a finished trial of the module."""
+    declared = {f.name: f.type for f in schema.config_schema(module)}
+    return pa.table({k: _column(v, declared.get(k)) for k, v in schema.config_columns(spec).items()})
+
+
+def _column(value: Scalar, kind: pa.DataType | None) -> pa.Array:
+    """One value; of a type of its own where the declared one cannot hold it, as an older revision's may be."""
+    with contextlib.suppress(pa.ArrowException, OverflowError):
+        found = pa.array([value], kind)
+        if found[0].as_py() == value:  # Arrow makes 1 of 1.5 without a word
+            return found
+    with contextlib.suppress(pa.ArrowException, OverflowError):
+        return pa.array([value])
+    return pa.nulls(1, kind)
