@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from analysis.load import Data
@@ -25,9 +26,8 @@ from analysis.problem2_numbers import (
 )
 from analysis.problem2_setups import Cell, Group
 from analysis.problem2_tables import MODES
-from analysis.provenance import distinct
 from analysis.stats import Estimate
-from analysis.words import counted
+from analysis.words import counted, listing
 
 
 @dataclass(frozen=True)
@@ -88,12 +88,17 @@ class Answers:
     label: str
     on_gpu: bool
     timed: bool
-    setup: dict[str, str]
+    setup: dict[str, list[str]]
+    """The values of each parameter that the protocol states; of the plan where nothing has run."""
+    images: str
     modes: dict[str, ModeAnswers]
     gradient_megabytes: float
     traffic: dict[int, tuple[float, float]]
     iterations: dict[int, dict[int, int]]
-    cotenants: int
+    cotenants: int | None
+    """Most other processes on the GPUs when a trial began; None where no row knows."""
+    cotenants_of_all: bool
+    """Whether all rows know."""
     clocks: tuple[float, float]
     launches: tuple[float, float]
     """Least and most that handing over one kernel took the host, right after an epoch, in seconds."""
@@ -106,7 +111,10 @@ class Answers:
         return self.on_gpu and self.timed
 
 
-SETUP = ("dataset", "seed", "precision", "repeats", "workers", "pinned", "cudnn_benchmark", "width", "train_examples")
+SETUP = (
+    "dataset", "precision", "repeats", "workers", "pinned", "cudnn_benchmark", "width", "train_examples",
+    "learning_rate", "momentum", "weight_decay", "least_iterations",
+)  # fmt: skip
 
 
 def answers(data: Data, group: Group, options: Options) -> Answers:
@@ -115,21 +123,53 @@ def answers(data: Data, group: Group, options: Options) -> Answers:
     sizes = rows["gradient_bytes"].dropna() if "gradient_bytes" in rows else rows.iloc[:0, 0]
     size = float(sizes.iloc[0]) if len(sizes) else math.nan
     counts = group.gpu_counts("dataparallel", "weak")
-    others = rows["cotenants"].dropna() if "cotenants" in rows else rows.iloc[:0, 0]
+    ran = rows[rows["result"] == "measured"] if "result" in rows else rows
+    others = ran["cotenants"] if "cotenants" in ran else pd.Series(None, ran.index, dtype=float)
+    setup = _settings(rows if len(rows) else data.plan)
     return Answers(
         label=group.label,
         on_gpu=group.machine.on_gpu,
         timed=group.timed,
-        setup={name: distinct(rows, f"config_{name}") for name in SETUP},
+        setup=setup,
+        images=_images(ran, setup["train_examples"]),
         modes={m: _mode(group, m, options) for m in MODES if group.has(m, "weak") or group.has(m, "strong")},
         gradient_megabytes=size / 1e6,
         traffic={g: (ring_bytes(g, size) / 1e6, root_bytes(g, size) / 1e6) for g in counts if g > 1},
         iterations=_iterations(group),
-        cotenants=int(others.max()) if len(others) else 0,
+        cotenants=int(others.max()) if others.notna().any() else None,
+        cotenants_of_all=bool(others.notna().all()),
         clocks=_range(rows, "clock_sm_mhz"),
         launches=_range(rows, "launch_seconds"),
         refused=[f"{_words(c)}: {c.note}" for c in group.cells.values() if c.note.startswith("refused")],
     )
+
+
+def _settings(frame: pd.DataFrame) -> dict[str, list[str]]:
+    columns = {name: f"config_{name}" for name in SETUP}
+    values = {name: frame[c].dropna().unique() if c in frame else [] for name, c in columns.items()}
+    return {name: [_written(v) for v in sorted(found)] for name, found in values.items()}
+
+
+def _written(value: Any) -> str:
+    """A setting as people write it: 2, 0.1, 5e-4."""
+    if not isinstance(value, (int, float, np.number)) or isinstance(value, bool):
+        return str(value)
+    if float(value).is_integer():
+        return str(int(value))
+    mantissa, exponent = f"{value:e}".split("e")
+    plain, power = repr(float(value)), f"{float(mantissa):g}e{int(exponent)}"
+    return power if float(power) == value and len(power) < len(plain) else plain
+
+
+def _images(measured: pd.DataFrame, asked: Sequence[str]) -> str:
+    """What `train_examples` made of the training set; empty where it asked for all of it. There may be fewer."""
+    if list(asked) in ([], ["0"]):
+        return ""
+    sizes = sorted({int(n) for n in measured["examples"].dropna()} if "examples" in measured else {*()})
+    if not sizes:
+        return f"train_examples={listing(asked)}"
+    text = f"{listing([f'{n:,}' for n in sizes])} training images"
+    return f"the first {text}" if [str(n) for n in sizes] == [n for n in asked if n != "0"] else f"all {text}"
 
 
 def _range(rows: pd.DataFrame, column: str) -> tuple[float, float]:

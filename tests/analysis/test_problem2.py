@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 from data_parallel import COMPUTE, COPY, CPU, H200, TALK, WAIT, Made, S
@@ -526,3 +527,82 @@ def test_a_step_that_grows_with_its_images_is_the_gpus(tmp_path: Path) -> None:
     for row in study.rows:
         row["step_p50_seconds"] = 0.041 if row["batch"] == 128 else 0.043
     assert "sooner than the host" in " ".join(words(study, tmp_path / "b").split())
+
+
+DEFAULTS = (
+    "| loader | 2 worker processes, ordinary memory,", "| optimizer | SGD 0.1, momentum 0.9, weight decay 5e-4 |",
+    "| arithmetic | tf32: torch's default, TF32 in convolutions, float32 elsewhere |", "11,173,962 parameters",
+    "fewer than ten iterations is repeated until there are ten, and", "| data | cifar10; torchvision",
+)  # fmt: skip
+
+
+def test_the_protocol_states_the_settings_that_were_run(tmp_path: Path) -> None:
+    usual, other = Made(), Made()
+    usual.epochs(usual.trial(2), 32)
+    text = " ".join(words(usual, tmp_path / "a").split())
+    assert all(usually in text for usually in DEFAULTS)
+    changes = {"learning_rate": 0.01, "momentum": 0.5, "weight_decay": 0.0, "least_iterations": 2, "width": 4}
+    changes |= {"cudnn_benchmark": True, "pinned": True, "precision": "fp32", "workers": 3, "train_examples": 50_000}
+    for mode in ("dataparallel", "ddp"):
+        other.epochs(other.trial(2, mode=mode, **changes), 32)
+    text = " ".join(words(other, tmp_path / "b").split())
+    assert not any(usually in text for usually in DEFAULTS)
+    assert "| optimizer | SGD 0.01, momentum 0.5, weight decay 0 |" in text
+    assert "| arithmetic | fp32; cuDNN tries its algorithms out (`cudnn_benchmark=true`) |" in text
+    assert "fewer than 2 iterations is repeated until there are 2, and" in text
+    assert "| loader | 3 worker processes, pinned memory," in text
+
+
+def test_a_setting_that_varies_is_a_list(tmp_path: Path) -> None:
+    study = Made()
+    for gpus, workers, rate in ((1, 0, 0.1), (2, 4, 0.05)):
+        study.epochs(study.trial(gpus), 32, config_workers=workers, config_learning_rate=rate)
+    text = " ".join(words(study, tmp_path).split())
+    assert "| optimizer | SGD 0.05 and 0.1, momentum 0.9," in text
+    assert "| loader | 0 and 4 worker processes," in text
+    assert "the same loader processes feed any number of GPUs" in text
+
+
+def test_without_loader_processes_none_are_spoken_of(tmp_path: Path) -> None:
+    study = Made()
+    for mode in ("dataparallel", "ddp"):
+        study.epochs(study.trial(1, mode=mode, workers=0), 32)
+        study.epochs(study.trial(2, mode=mode, workers=0), 32)
+    text = " ".join(words(study, tmp_path).split())
+    assert "loader processes" not in text
+    assert "| loader | no worker process (whoever trains also loads), ordinary memory" in text
+    assert "the process that trains also loads, for any number of GPUs, and where that is the bottleneck" in text
+    assert "more GPUs also have more processes that load, so" in text
+
+
+@pytest.mark.parametrize(
+    ("asked", "there", "text"),
+    [(0, 50_000, "cifar10;"), (128, 128, "the first 128 training images;"), (60_000, 50_000, "all 50,000 training")],
+)
+def test_the_training_images_are_those_of_the_rows(tmp_path: Path, asked: int, there: int, text: str) -> None:
+    study = Made()
+    iterations = math.ceil(there / 32)
+    study.epochs(study.trial(1, train_examples=asked), 32, examples=there, iterations=iterations)
+    assert f"| data | cifar10{', ' if asked else ''}{text.removeprefix('cifar10')}" in words(study, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("known", "text"),
+    [
+        ((0, 2), "| others | 2 other compute processes on the GPUs when the trials began |"),
+        (
+            (0, None),
+            "| others | 0 other compute processes on the GPUs when the trials began, as far as that is known |",
+        ),
+        ((None, None), ""),
+    ],
+)
+def test_other_processes_are_counted_only_where_they_are_known(
+    tmp_path: Path, known: tuple[Any, Any], text: str
+) -> None:
+    study = Made()
+    for gpus, cotenants in zip((1, 2), known, strict=True):
+        study.epochs(study.trial(gpus), 32, cotenants=cotenants)
+    written = words(study, tmp_path)
+    assert text in written
+    assert ("other compute process" in written) == bool(text)
