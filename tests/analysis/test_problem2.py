@@ -606,3 +606,122 @@ def test_other_processes_are_counted_only_where_they_are_known(
     written = words(study, tmp_path)
     assert text in written
     assert ("other compute process" in written) == bool(text)
+
+
+def test_the_figure_calls_no_communication_compute(tmp_path: Path) -> None:
+    study = Made()
+    study.epochs(study.trial(1), 32)
+    two = study.trial(2)
+    study.epochs(two, 32)
+    study.epochs(two, 128)
+    figure = problem2.main(load(study.write(tmp_path)))[0]["epoch-time"]
+    assert figure.data is not None
+    bars = figure.data.set_index(["gpus", "batch"])
+    assert bars["step"].notna().tolist() == bars["compute"].isna().tolist() == [False, False, True]
+    assert bars.loc[(2, 128), "step"] == pytest.approx(COMPUTE * 196 / 1563 + TALK[2] / 4)
+    assert bars.loc[(2, 128), ["data", "copy", "step"]].sum() == pytest.approx(bars.loc[(2, 128), "epoch"])
+    assert "step with communication 1.4 s." in figure.alt
+    assert figure.caption.endswith("where that is not known, the step is one part.")
+    (axes,) = figure.drawing.axes
+    figure.drawing.canvas.draw()
+    legend, edge = axes.get_legend().get_window_extent(), figure.drawing.bbox
+    assert edge.x0 <= legend.x0 < legend.x1 <= edge.x1
+    assert legend.y1 <= edge.y1
+
+
+@pytest.mark.parametrize(
+    ("gpus", "legend"),
+    [
+        ((1, 2), ["waiting for data", "copy to the GPU", "compute", "communication"]),
+        ((2,), ["waiting for data", "copy to the GPU", "step with communication"]),
+    ],
+)
+def test_the_legend_names_the_parts_that_are_drawn(tmp_path: Path, gpus: tuple[int, ...], legend: list[str]) -> None:
+    study = Made()
+    for number in gpus:
+        study.epochs(study.trial(number), 32)
+    figure = problem2.main(load(study.write(tmp_path)))[0]["epoch-time"]
+    (axes,) = figure.drawing.axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == legend
+
+
+def test_one_refused_cell_takes_no_number_of_gpus_from_the_iterations(tmp_path: Path) -> None:
+    study = Made()
+    one, two = study.trial(1), study.trial(2)
+    study.epochs(one, 32, iterations=7)
+    study.epochs(one, 128)
+    for batch in (32, 128):
+        study.epochs(two, batch)
+    text = words(study, tmp_path)
+    assert "| batch per GPU | 1 GPU | 2 GPUs |" in text
+    assert "| 32 | – | 782 |" in text
+    assert "| 128 | 391 | 196 |" in text
+
+
+def test_notes_tell_the_mean_of_several_epochs_from_the_second(tmp_path: Path) -> None:
+    study = Made()
+    two = study.trial(2)
+    for batch in (32, 4096, 8192):
+        study.epochs(two, batch)
+    study.epochs(study.trial(2, scaling="strong"), 512)
+    tables = problem2.tables(load(study.write(tmp_path)))
+    assert {n: "mean of several" in tables[n].notes[0] for n in ("table-1", "communication", "ceiling", "strong")} == {
+        "table-1": True, "communication": True, "ceiling": True, "strong": False
+    }  # fmt: skip
+    assert "the mean of several from it on (at 4,096 and 8,192 images); the first" in tables["table-1"].notes[0]
+    assert tables["strong"].notes[0].endswith("All times are of the second epoch, the first warms up.")
+
+
+def test_a_rung_out_of_memory_ended_the_ladder_also_where_a_row_of_it_is_refused(tmp_path: Path) -> None:
+    study = Made()
+    one = study.trial(1)
+    study.epochs(one, 32)
+    study.epochs(one, 2048, iterations=7)
+    study.other(one, 2048, "oom", "CUDA out of memory.", 100 * 2.0**30)
+    study.other(one, 8192, "skipped", "a batch of 2048 was out of memory")
+    text = words(study, tmp_path)
+    assert "The ladder ended at a batch of 2,048: OOM (peak 100.0 GiB)." in text
+    assert "No rung of the ladder was out of memory" not in text
+
+
+def test_noise_is_not_named_where_one_repetition_tells_none(tmp_path: Path) -> None:
+    study = Made()
+    study.epochs(study.trial(1), 32)
+    study.epochs(study.trial(2), 32, step_seconds=COMPUTE / 2 - 1.0, device_seconds=1.0)
+    study.rows = [row for row in study.rows if row["repeat"] == 1]
+    text = " ".join(words(study, tmp_path).split())
+    assert "| not above zero in one repetition |" in text
+    assert "by the profiler (not above zero, and one repetition does not tell whether that is noise)" in text
+    assert "within noise" not in text
+    assert "not to be told from zero" not in text
+
+
+@pytest.mark.parametrize(("samples", "said"), [(102, True), (100, False), (None, False)])
+def test_what_ddps_sampler_repeats_is_said(tmp_path: Path, samples: int | None, said: bool) -> None:
+    study = Made()
+    study.epochs(study.trial(3, mode="ddp"), 8, examples=100, iterations=5, samples=samples)
+    text = " ".join(words(study, tmp_path).split())
+    assert ("so that each GPU gets as many: here up to 2 of 100.)" in text) == said
+    assert ("sampler repeats" in text) == said
+
+
+def test_traffic_is_of_the_numbers_of_gpus_that_were_run(tmp_path: Path) -> None:
+    study = Made()
+    study.epochs(study.trial(3, mode="ddp"), 32)
+    assert "For 3 GPUs each sends 59.59 MB an iteration." in words(study, tmp_path)
+
+
+def test_scalings_are_compared_without_a_run_on_one_gpu(tmp_path: Path) -> None:
+    study = Made()
+    trials = [study.trial(2, mode="ddp", scaling=scaling) for scaling in ("weak", "strong")]
+    for known in trials:
+        study.epochs(known, 128, attempt=1)
+    study.attempts = [{"trial_id": t["trial_id"], "attempt": 1, "host": "vm", "boot_id": t["name"]} for t in trials]
+    weak, strong = (
+        (WAIT + COPY + COMPUTE) * share / 1563 + TALK[2] * 32 / each for share, each in ((196, 128), (391, 64))
+    )
+    text = " ".join(words(study, tmp_path).split())
+    assert f"- DistributedDataParallel, 2 GPUs, 128: strong scaling's epoch takes {strong / weak:.2f} (" in text
+    assert "$T_1$ stands in both, so weak scaling's is that many times strong" in text
+    assert "as long as weak scaling's (on 2 machines, or after as many starts of one)" in text
+    assert "not yet a measurement" not in text
