@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from analysis import stats
 from analysis.load import Data
 from analysis.options import Options
 from analysis.problem2_numbers import (
@@ -23,21 +25,27 @@ from analysis.problem2_numbers import (
     split,
     why_not,
 )
-from analysis.problem2_setups import Cell, Group
+from analysis.problem2_setups import SHEET_GPUS, Cell, Group
 from analysis.problem2_tables import MODES
-from analysis.provenance import distinct
 from analysis.stats import Estimate
-from analysis.words import counted
+from analysis.words import counted, listing
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Weak and strong scaling's speedups of one number of GPUs, at one number on the ladder."""
+    """Weak and strong scaling of one number of GPUs, at one number on the ladder.
+
+    Their speedups need the epoch of one GPU and are None without it; `ratio`, of strong scaling's epoch to weak's, does
+    not, and is the speedups' ratio turned round.
+    """
 
     gpus: int
     batch: int
-    weak: Estimate
-    strong: Estimate
+    ratio: Estimate
+    boots: int
+    """Machines, or starts of one, that the two are of; 0: not known."""
+    weak: Estimate | None
+    strong: Estimate | None
 
 
 @dataclass(frozen=True)
@@ -50,14 +58,13 @@ class Talk:
     profiled: Estimate
     ring: Estimate
     share: float
-    within_noise: bool
     mark: str
     """Why there is no bandwidth; empty where there is one."""
 
 
 @dataclass(frozen=True)
 class ModeAnswers:
-    """Of one mode in one group. `full` is the note of the rung that did not fit on one GPU, empty where all did.
+    """Of one mode in one group. `full` is the rung that did not fit on one GPU, and its peak; None where all did.
 
     `alone` are the rungs that were measured on one GPU, `tried` is the largest that it was given, `beyond` says that a
     larger one has more images than there are; `no_alone` is why nothing was measured on one. `smallest` is the smallest
@@ -88,12 +95,19 @@ class Answers:
     label: str
     on_gpu: bool
     timed: bool
-    setup: dict[str, str]
+    setup: dict[str, list[str]]
+    """The values of each parameter that the protocol states; of the plan where nothing has run."""
+    images: str
+    repeated: tuple[int, int] | None
+    """Most images that an epoch of DDP had twice, so that each rank got as many, and the set's; None where none."""
     modes: dict[str, ModeAnswers]
     gradient_megabytes: float
     traffic: dict[int, tuple[float, float]]
     iterations: dict[int, dict[int, int]]
-    cotenants: int
+    cotenants: int | None
+    """Most other processes on the GPUs when a trial began; None where no row knows."""
+    cotenants_of_all: bool
+    """Whether all rows know."""
     clocks: tuple[float, float]
     launches: tuple[float, float]
     """Least and most that handing over one kernel took the host, right after an epoch, in seconds."""
@@ -101,12 +115,20 @@ class Answers:
     notes: list[str] = field(default_factory=list)
 
     @property
+    def iterated(self) -> list[int]:
+        """The numbers of GPUs that have iterations at some batch."""
+        return sorted({gpus for counts in self.iterations.values() for gpus in counts})
+
+    @property
     def compares(self) -> bool:
         """Whether its times are results, and of GPUs."""
         return self.on_gpu and self.timed
 
 
-SETUP = ("dataset", "seed", "precision", "repeats", "workers", "pinned", "cudnn_benchmark", "width", "train_examples")
+SETUP = (
+    "dataset", "precision", "repeats", "workers", "pinned", "cudnn_benchmark", "width", "train_examples",
+    "learning_rate", "momentum", "weight_decay", "least_iterations",
+)  # fmt: skip
 
 
 def answers(data: Data, group: Group, options: Options) -> Answers:
@@ -114,22 +136,60 @@ def answers(data: Data, group: Group, options: Options) -> Answers:
     rows = data.rows[data.rows["trial_id"].isin(group.trials)]
     sizes = rows["gradient_bytes"].dropna() if "gradient_bytes" in rows else rows.iloc[:0, 0]
     size = float(sizes.iloc[0]) if len(sizes) else math.nan
-    counts = group.gpu_counts("dataparallel", "weak")
-    others = rows["cotenants"].dropna() if "cotenants" in rows else rows.iloc[:0, 0]
+    counts = sorted({*SHEET_GPUS, *(key.gpus for key in group.cells)})
+    others = rows["cotenants"] if "cotenants" in rows else pd.Series(None, rows.index, dtype=float)
+    setup = _settings(rows if len(rows) else data.plan)
     return Answers(
         label=group.label,
         on_gpu=group.machine.on_gpu,
         timed=group.timed,
-        setup={name: distinct(rows, f"config_{name}") for name in SETUP},
+        setup=setup,
+        images=_images(rows, setup["train_examples"]),
+        repeated=_repeated(rows),
         modes={m: _mode(group, m, options) for m in MODES if group.has(m, "weak") or group.has(m, "strong")},
         gradient_megabytes=size / 1e6,
         traffic={g: (ring_bytes(g, size) / 1e6, root_bytes(g, size) / 1e6) for g in counts if g > 1},
         iterations=_iterations(group),
-        cotenants=int(others.max()) if len(others) else 0,
+        cotenants=int(others.max()) if others.notna().any() else None,
+        cotenants_of_all=bool(others.notna().all()),
         clocks=_range(rows, "clock_sm_mhz"),
         launches=_range(rows, "launch_seconds"),
         refused=[f"{_words(c)}: {c.note}" for c in group.cells.values() if c.note.startswith("refused")],
     )
+
+
+def _settings(frame: pd.DataFrame) -> dict[str, list[str]]:
+    known = {name: set(frame[c].dropna()) if (c := f"config_{name}") in frame else set() for name in SETUP}
+    return {name: [_written(value) for value in sorted(values)] for name, values in known.items()}
+
+
+def _written(value: Any) -> str:
+    """A setting as people write it: 2, 0.1, 5e-4."""
+    if not isinstance(value, (int, float, np.number)) or isinstance(value, bool):
+        return str(value)
+    if float(value).is_integer():
+        return str(int(value))
+    mantissa, exponent = f"{value:e}".split("e")
+    plain, power = repr(float(value)), f"{float(mantissa):g}e{int(exponent)}"
+    return power if float(power) == value and len(power) < len(plain) else plain
+
+
+def _images(rows: pd.DataFrame, asked: Sequence[str]) -> str:
+    """What `train_examples` made of the training set; empty where it asked for all of it. There may be fewer."""
+    if list(asked) in ([], ["0"]):
+        return ""
+    sizes = sorted({int(n) for n in rows["examples"].dropna()} if "examples" in rows else ())
+    if not sizes:
+        return f"train_examples={listing(asked)}"
+    text = f"{listing([f'{n:,}' for n in sizes])} training images"
+    return f"the first {text}" if [str(n) for n in sizes] == [n for n in asked if n != "0"] else f"all {text}"
+
+
+def _repeated(rows: pd.DataFrame) -> tuple[int, int] | None:
+    if not {"samples", "examples"} <= set(rows):
+        return None
+    padded = rows[rows["samples"] > rows["examples"]]
+    return max(((int(s - n), int(n)) for s, n in zip(padded["samples"], padded["examples"], strict=True)), default=None)
 
 
 def _range(rows: pd.DataFrame, column: str) -> tuple[float, float]:
@@ -159,14 +219,13 @@ def _mode(group: Group, mode: str, options: Options) -> ModeAnswers:
     waits = [c for k, c in group.cells.items() if k.mode == mode and c.usable]
     shares = [float((c.values("data_seconds") / c.whole).mean()) for c in waits]
     one = [c for k, c in group.cells.items() if k.mode == mode and k.gpus == 1]
-    full = [(c.key.batch, c.note) for c in one if c.note.startswith("OOM")]
     return ModeAnswers(
         name=MODES[mode],
         best=max(speedups, key=lambda s: s[2].value, default=None),
         worst=min(speedups, key=lambda s: s[2].value, default=None),
         pairs=_pairs(group, mode, several, options),
         talks=[t for g in several for b in batches if (t := _talk(group, mode, g, b, options))],
-        full=full[0] if full else None,
+        full=min(((c.key.batch, c.full) for c in one if c.full), default=None),
         alone=sorted(c.key.batch for c in one if c.measured),
         tried=max((c.key.batch for c in one if not c.note.startswith("skipped")), default=0),
         smallest=min((b for _, b, _ in speedups), default=0),
@@ -211,9 +270,11 @@ def _pairs(group: Group, mode: str, several: Sequence[int], options: Options) ->
     found = []
     for gpus in several:
         for batch in sorted({*group.batches(mode, "weak"), *group.batches(mode, "strong")}):
-            weak, strong = (_speedup(group, mode, s, gpus, batch, options) for s in ("weak", "strong"))
-            if weak is not None and strong is not None:
-                found.append(Pair(gpus, batch, weak, strong))
+            weak, strong = (group.cell(mode, s, gpus, batch) for s in ("weak", "strong"))
+            if not why_not(group, weak, strong):
+                ratio = stats.ratio(strong.whole, weak.whole, options.confidence)
+                speedups = (_speedup(group, mode, s, gpus, batch, options) for s in ("weak", "strong"))
+                found.append(Pair(gpus, batch, ratio, len(weak.boots | strong.boots), *speedups))
     return found
 
 
@@ -229,6 +290,5 @@ def _talk(group: Group, mode: str, gpus: int, batch: int, options: Options) -> T
         parts.profiled,
         rate.ring.scaled(1 / GIGA),
         rate.share("ring"),
-        parts.within_noise,
         rate.mark,
     )

@@ -17,13 +17,23 @@ from analysis.problem2_tables import MODES
 from analysis.provenance import source
 from analysis.style import Figure
 
-PARTS = {"data": style.ORANGE, "copy": style.SKY, "compute": style.BLUE, "communication": style.VERMILLION}
+PARTS = {
+    "data": style.ORANGE,
+    "copy": style.SKY,
+    "compute": style.BLUE,
+    "communication": style.VERMILLION,
+    "step": style.PURPLE,
+}
+"""Where compute and communication are not told apart, they are NaN and `step` is both; elsewhere `step` is NaN."""
 WORDS = {
     "data": "waiting for data",
     "copy": "copy to the GPU",
     "compute": "compute",
     "communication": "communication",
+    "step": "step with communication",
 }
+LEGEND = 4
+"""Parts that a line of the legend holds."""
 
 
 def time_figure(data: Data, group: Group, mode: str, options: Options) -> Figure | None:
@@ -33,15 +43,16 @@ def time_figure(data: Data, group: Group, mode: str, options: Options) -> Figure
         return None
     bars = [_bar(group, cell, options) for cell in cells]
     frame = pd.DataFrame(bars)
-    height = 0.95 + 0.3 * len(bars)
+    lines = math.ceil(len(_shown(frame)) / LEGEND)
+    height = 0.75 + 0.2 * lines + 0.3 * len(bars)
     drawing, (axes,) = style.new_drawing(height=height)
-    drawing.subplots_adjust(left=0.27, right=0.97, bottom=0.5 / height, top=1 - 0.45 / height)
+    drawing.subplots_adjust(left=0.27, right=0.97, bottom=0.5 / height, top=1 - (0.25 + 0.2 * lines) / height)
     with style.styled():
-        _draw(axes, frame)
+        _draw(axes, frame, math.ceil(len(_shown(frame)) / lines))
     return Figure(
         title=f"Where an epoch's time goes ({MODES[mode]}; {group.label})",
         alt="Stacked horizontal bars, seconds of an epoch. " + " ".join(_in_words(b) for b in bars),
-        caption=_caption(group),
+        caption=_caption(group, frame),
         drawing=drawing,
         source=source(data, trials_of(cells)),
         data=frame,
@@ -59,20 +70,21 @@ def _bar(group: Group, cell: Cell, options: Options) -> dict[str, Any]:
     """Seconds of each part of a set-up's epoch."""
     mode, gpus, batch = cell.key.mode, cell.key.gpus, cell.key.batch
     mean = {n: float(cell.values(f"{n}_seconds").mean()) for n in ("data", "copy", "step")}
-    talk = 0.0
-    if gpus > 1:
-        estimate = split(group, mode, gpus, batch, options.confidence).communication
-        talk = max(estimate.value, 0.0) if math.isfinite(estimate.value) else math.nan
-    apart = min(talk, mean["step"]) if math.isfinite(talk) else 0.0
-    parts = {"data": mean["data"], "copy": mean["copy"], "compute": mean["step"] - apart, "communication": talk}
+    talk = split(group, mode, gpus, batch, options.confidence).communication.value if gpus > 1 else 0.0
+    if math.isfinite(talk):
+        talk, whole = max(talk, 0.0), math.nan
+        compute = mean["step"] - min(talk, mean["step"])
+    else:
+        compute, whole = math.nan, mean["step"]
+    parts = {"data": mean["data"], "copy": mean["copy"], "compute": compute, "communication": talk, "step": whole}
     return {"gpus": gpus, "batch": batch, **parts, "epoch": stats.mean(cell.whole, options.confidence).value}
 
 
-def _draw(axes: Any, frame: pd.DataFrame) -> None:
+def _draw(axes: Any, frame: pd.DataFrame, legend_columns: int) -> None:
     places = list(range(len(frame)))
     left = pd.Series(0.0, index=frame.index)
-    for part, colour in PARTS.items():
-        width = frame[part].fillna(0.0)
+    for part in _shown(frame):
+        colour, width = PARTS[part], frame[part].fillna(0.0)
         axes.barh(places, width, left=left, color=colour, height=0.7, label=WORDS[part])
         left = left + width
     axes.set_yticks(places, [_name(int(g), int(b)) for g, b in zip(frame["gpus"], frame["batch"], strict=True)])
@@ -80,8 +92,14 @@ def _draw(axes: Any, frame: pd.DataFrame) -> None:
     axes.grid(axis="y", visible=False)
     axes.set_xlabel("seconds of an epoch")
     axes.legend(
-        loc="lower left", bbox_to_anchor=(-0.36, 1.0), ncols=4, frameon=False, handlelength=0.8, columnspacing=0.8
-    )
+        loc="lower left", bbox_to_anchor=(-0.36, 1.0), ncols=legend_columns, frameon=False, handlelength=0.8,
+        columnspacing=0.8,
+    )  # fmt: skip
+
+
+def _shown(frame: pd.DataFrame) -> list[str]:
+    """The parts that some bar has."""
+    return [part for part in PARTS if frame[part].notna().any()]
 
 
 def _name(gpus: int, batch: int) -> str:
@@ -93,14 +111,12 @@ def _in_words(bar: dict[str, Any]) -> str:
     return f"{_name(bar['gpus'], bar['batch'])}: {parts}."
 
 
-def _caption(group: Group) -> str:
+def _caption(group: Group, frame: pd.DataFrame) -> str:
     text = "Number of GPUs × batch on each; means over the repetitions. "
     if not group.machine.on_gpu:
-        return text + "Measured on a CPU, where compute and communication are not told apart: both are in compute."
-    return text + (
-        "Communication is what a step takes longer than a k-th of one GPU's epoch at the same batch; where that is "
-        "not known, it is in compute."
-    )
+        return text + "Measured on a CPU, where a step's compute and communication are not told apart."
+    text += "Communication is what a step takes longer than a k-th of one GPU's epoch at the same batch"
+    return text + ("; where that is not known, the step is one part." if frame["step"].notna().any() else ".")
 
 
 def figures(data: Data, found: Sequence[Group], options: Options) -> dict[str, Figure]:

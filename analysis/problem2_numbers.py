@@ -29,15 +29,15 @@ class Split:
     mark: str = ""
 
     @property
-    def within_noise(self) -> bool:
-        """Whether the communication cannot be told from nothing: its interval holds zero, or it is negative."""
-        e = self.communication
-        return math.isfinite(e.value) and (e.value <= 0 or (e.has_interval and e.low <= 0))
+    def doubt(self) -> str:
+        """Why there is no communication to be told; empty where there is, and where it is not known.
 
-    @property
-    def negative(self) -> bool:
-        """Whether it is told from zero, on the wrong side: T1/k is more than the compute was."""
-        return self.communication.has_interval and self.communication.high < 0
+        It is below zero where T1/k is more than the compute was. One repetition says nothing of the noise.
+        """
+        e = self.communication
+        if not e.has_interval:
+            return "not above zero in one repetition" if e.value <= 0 else ""
+        return "negative communication" if e.high < 0 else "communication within noise" if e.low <= 0 else ""
 
 
 def why_not(group: Group, *cells: Cell) -> str:
@@ -122,12 +122,11 @@ def bandwidth(group: Group, mode: str, gpus: int, batch: int, confidence: float)
     parts = split(group, mode, gpus, batch, confidence)
     cell = group.cell(mode, "weak", gpus, batch)
     ceilings = (all_reduce_ceiling(group, [cell]), copy_ceiling(group, [cell]))
-    noise = "negative communication" if parts.negative else "communication within noise" if parts.within_noise else ""
-    if mark := parts.mark or noise:
+    if mark := parts.mark or parts.doubt:
         return Bandwidth(NOTHING, NOTHING, *ceilings, mark)
     size = float(cell.rows["gradient_bytes"].iloc[0])
     ring, root = (over(cell.iterations * f(gpus, size), parts.communication) for f in (ring_bytes, root_bytes))
-    if ring.value > ceilings[0]:  # hidden behind compute, or noise, which with one repetition has no other mark
+    if ring.value > ceilings[0]:  # hidden behind compute, or noise, of which one repetition says nothing
         return Bandwidth(NOTHING, NOTHING, *ceilings, "more than the links carry")
     return Bandwidth(ring, root, *ceilings)
 

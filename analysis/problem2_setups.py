@@ -61,7 +61,8 @@ class Key:
 class Cell:
     """A set-up's accepted rows, one for each repetition, or in `note` why there are none.
 
-    `profiled` are those of the profiler, in older revisions the same rows.
+    `profiled` are those of the profiler, in older revisions the same rows. `full` says that a repetition of any of its
+    trials did not fit, whatever the note is.
     """
 
     key: Key
@@ -69,6 +70,7 @@ class Cell:
     note: str = ""
     trials: tuple[str, ...] = ()
     profiled: pd.DataFrame = field(default_factory=pd.DataFrame)
+    full: str = ""
 
     @property
     def measured(self) -> bool:
@@ -256,19 +258,26 @@ def _without_results(row: Mapping[Any, Any]) -> str:
 
 def _cell(key: Key, rows: pd.DataFrame) -> Cell:
     trials = tuple(dict.fromkeys(str(t) for t in rows["trial_id"]))
-    measured = rows[rows["result"] == "measured"]
+    measured, full = rows[rows["result"] == "measured"], _full(rows)
     refused = {str(t): r for t, r in ((r.get("repeat"), refusal(key, r)) for r in measured.to_dict("records")) if r}
     if refused:
-        return Cell(key, rows.iloc[:0], f"refused: {next(iter(refused.values()))}", trials)
-    if (rows["result"] == "oom").any():
-        peak = float(rows.loc[rows["result"] == "oom", "peak_memory_bytes"].max())
-        return Cell(key, rows.iloc[:0], f"OOM (peak {peak / 2**30:.1f} GiB)" if peak > 0 else "OOM", trials)
+        return Cell(key, rows.iloc[:0], f"refused: {next(iter(refused.values()))}", trials, full=full)
+    if full:
+        return Cell(key, rows.iloc[:0], full, trials, full=full)
     if measured.empty:
         return Cell(key, measured, f"skipped: {rows['reason'].iloc[0]}", trials)
     if not all(is_timed(row.get("config_timed")) for row in measured.to_dict("records")):
         return Cell(key, rows.iloc[:0], UNTIMED, trials)
     profiled = rows[rows["result"] == "profiled"]
     return Cell(key, measured, "", trials, measured if profiled.empty else profiled)
+
+
+def _full(rows: pd.DataFrame) -> str:
+    """The table's words where some row did not fit into a GPU's memory; empty where all did."""
+    peaks = rows.loc[rows["result"] == "oom", "peak_memory_bytes"]
+    if peaks.empty:
+        return ""
+    return f"OOM (peak {peak / 2**30:.1f} GiB)" if (peak := float(peaks.max())) > 0 else "OOM"
 
 
 def refusal(key: Key, row: Mapping[Any, Any]) -> str:

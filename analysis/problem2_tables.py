@@ -13,9 +13,10 @@ from analysis.load import Data
 from analysis.options import Options
 from analysis.problem2_numbers import GIGA, Bandwidth, Split, bandwidth, known_mean, mean_time, speedup, split, why_not
 from analysis.problem2_setups import LEAST_ITERATIONS, SHEET_BATCHES, Cell, Group, trials_of
-from analysis.provenance import Source, source
+from analysis.provenance import source
 from analysis.stats import NOTHING, Estimate
 from analysis.table import Shown, Table, estimate_columns, estimate_of, estimate_text, number_column, text_column
+from analysis.words import listing
 
 Entry = tuple[Estimate, str]
 """What stands in a cell: a number, or where it is not known, why; a mark may stand beside a number too."""
@@ -46,13 +47,13 @@ def grid(
                     estimate, mark = entry(group, mode, gpus, batch, options)
                     record |= estimate_columns(f"{name}_{batch}", estimate) | {f"{name}_{batch}_mark": mark}
             records.append(record)
-    frame = pd.DataFrame(records)
+    frame, cells = pd.DataFrame(records), _cells(group, mode, scaling, [r["gpus"] for r in records])
     return Table(
         title=f"{title} ({MODES[mode]}; {group.label})",
         frame=frame,
         columns=tuple(shown),
-        notes=_notes(frame, notes, options),
-        source=_source(data, group, mode, scaling, [r["gpus"] for r in records]),
+        notes=_notes(frame, notes, options, cells),
+        source=source(data, trials_of(cells)),
         side_by_side=SIDE_BY_SIDE // len(columns) * len(columns),
     )
 
@@ -70,19 +71,29 @@ def entry_text(row: Mapping[str, Any], name: str) -> str:
     return " ".join(filter(None, [estimate_text(estimate, f",.{min(digits, 4)}f"), mark]))
 
 
-def _source(data: Data, group: Group, mode: str, scaling: str, gpu_counts: Sequence[int]) -> Source:
-    """The trials behind the cells of some numbers of GPUs, and behind those of one GPU that they are set beside."""
+def _cells(group: Group, mode: str, scaling: str, gpu_counts: Sequence[int]) -> list[Cell]:
+    """The cells of some numbers of GPUs, and those of one GPU that they are set beside."""
     cells = [group.cell(mode, scaling, g, b) for g in gpu_counts for b in group.batches(mode, scaling)]
     if any(c.trials for c in cells):
         cells += [group.cell(mode, scaling, 1, b) for b in group.batches(mode, scaling)]
-    return source(data, trials_of(cells))
+    return cells
 
 
-def _notes(frame: pd.DataFrame, more: Sequence[str], options: Options) -> tuple[str, ...]:
+def _epochs(cells: Sequence[Cell]) -> str:
+    """Which epochs the times of some cells are of."""
+    if not (short := sorted({c.key.batch for c in cells if c.measured and (c.rows["passes"] > 1).any()})):
+        return "All times are of the second epoch, the first warms up."
+    return (
+        "All times are of the second epoch, or where that has few iterations the mean of several from it on (at "
+        f"{listing([f'{b:,}' for b in short])} images); the first warms up."
+    )
+
+
+def _notes(frame: pd.DataFrame, more: Sequence[str], options: Options, cells: Sequence[Cell]) -> tuple[str, ...]:
     marks = {str(v) for c in frame for v in frame[c] if str(c).endswith("_mark")}
     notes = [
-        f"Mean over the repetitions, in brackets its {100 * options.confidence:g} % t interval (none for one). All "
-        "times are of the second epoch, the first warms up.",
+        f"Mean over the repetitions, in brackets its {100 * options.confidence:g} % t interval (none for one). "
+        + _epochs(cells),
         *more,
     ]
     if any(FEW in m for m in marks):
@@ -124,8 +135,8 @@ def _speedup(column: str, scaling: str) -> Callable[[Group, str, int, int, Optio
 def _part(part: str) -> Callable[[Group, str, int, int, Options], Entry]:
     def entry(group: Group, mode: str, gpus: int, batch: int, options: Options) -> Entry:
         found: Split = split(group, mode, gpus, batch, options.confidence)
-        noise = part == "communication" and found.within_noise
-        return getattr(found, part), found.mark or (NEGATIVE if noise else "")
+        doubted = part == "communication" and found.doubt
+        return getattr(found, part), found.mark or (NEGATIVE if doubted else "")
 
     return entry
 
@@ -212,8 +223,11 @@ def one_gpu_table(data: Data, group: Group, mode: str, options: Options) -> Tabl
     )
     if "launch_seconds" in frame and frame["launch_seconds"].notna().any():  # rows older than it have none
         shown = (*shown, number_column("Launch (µs)", "launch_seconds", ".2f", 1e6))
-    title = f"One GPU: training time of an epoch ({MODES[mode]}; {group.label})"
-    return Table(title, frame, shown, _notes(frame, (), options), _source(data, group, mode, "weak", [1]))
+    title, cells = (
+        f"One GPU: training time of an epoch ({MODES[mode]}; {group.label})",
+        _cells(group, mode, "weak", [1]),
+    )
+    return Table(title, frame, shown, _notes(frame, (), options, cells), source(data, trials_of(cells)))
 
 
 def _rungs(group: Group, mode: str) -> list[int]:
@@ -254,8 +268,9 @@ def communication_table(data: Data, group: Group, mode: str, options: Options) -
         "is the ranks' unequal pace and no cost of the links. By subtraction it is communication."
     ]
     title = f"Communication by subtraction and by the profiler ({MODES[mode]}; {group.label})"
-    origin = _source(data, group, mode, "weak", several)
-    return Table(title, frame, shown, _notes(frame, notes, options), origin, keys=2, side_by_side=4)
+    cells = _cells(group, mode, "weak", several)
+    origin = source(data, trials_of(cells))
+    return Table(title, frame, shown, _notes(frame, notes, options, cells), origin, keys=2, side_by_side=4)
 
 
 PROFILED = {
@@ -270,8 +285,8 @@ PROFILED = {
 
 
 def _communication(group: Group, found: Split, cell: Cell, options: Options) -> dict[str, Any]:
-    noise = NEGATIVE if found.within_noise else ""
-    record = estimate_columns("communication", found.communication) | {"communication_mark": found.mark or noise}
+    doubt = NEGATIVE if found.doubt else ""
+    record = estimate_columns("communication", found.communication) | {"communication_mark": found.mark or doubt}
     mark = why_not(group, cell)  # what the profiler saw needs no 1-GPU run beside it
     for name in PROFILED:
         estimate = NOTHING if mark else known_mean(cell.profiled, f"profiled_{name}_seconds", options.confidence)
@@ -300,9 +315,8 @@ def ceiling_table(data: Data, group: Group, options: Options) -> Table:
         number_column("Root, each way / copy ceiling (%)", "root_share", ".1f", 100),
     )
     title = f"Traffic against what the links can do ({group.label})"
-    origins = [_source(data, group, m, "weak", [g for g in group.gpu_counts(m, "weak") if g > 1]) for m in MODES]
-    origin = source(data, sorted({t for o in origins for t in o.trials}))
-    return Table(title, frame, shown, _notes(frame, (), options), origin)
+    cells = [c for m in MODES for c in _cells(group, m, "weak", [g for g in group.gpu_counts(m, "weak") if g > 1])]
+    return Table(title, frame, shown, _notes(frame, (), options, cells), source(data, trials_of(cells)))
 
 
 def _traffic(mode: str, gpus: int, batch: int, found: Bandwidth) -> dict[str, Any]:

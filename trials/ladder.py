@@ -117,11 +117,12 @@ class Climb:
         return [row, *self._skip(f"a batch of {rung} was out of memory")]
 
     def _not_measurable(self, rung: int) -> str | None:
-        if self.p.scaling == "weak" and rung * self.p.gpus > len(self.images.labels):
-            return f"{rung} images on each of {self.p.gpus} GPUs are more than the {len(self.images.labels)} there are"
-        if rung > len(self.images.labels):
-            return f"{rung} images are more than the {len(self.images.labels)} there are"
-        return None
+        there, each = len(self.images.labels), self.p.gpus if self.p.scaling == "weak" else 1
+        if rung * each <= there:
+            return None
+        asked, be = ("1 image", "is") if rung == 1 else (f"{rung} images", "are")
+        on_each = f" on each of {each} GPUs" if each > 1 else ""
+        return f"{asked}{on_each} {be} more than the {there} there {'is' if there == 1 else 'are'}"
 
     def _skip(self, reason: str) -> list[Row]:
         """One row for each rung that is left, and the end of the ladder."""

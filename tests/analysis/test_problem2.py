@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 from data_parallel import COMPUTE, COPY, CPU, H200, TALK, WAIT, Made, S
@@ -526,3 +527,201 @@ def test_a_step_that_grows_with_its_images_is_the_gpus(tmp_path: Path) -> None:
     for row in study.rows:
         row["step_p50_seconds"] = 0.041 if row["batch"] == 128 else 0.043
     assert "sooner than the host" in " ".join(words(study, tmp_path / "b").split())
+
+
+DEFAULTS = (
+    "| loader | 2 worker processes, ordinary memory,", "| optimizer | SGD 0.1, momentum 0.9, weight decay 5e-4 |",
+    "| arithmetic | tf32: torch's default, TF32 in convolutions, float32 elsewhere |", "11,173,962 parameters",
+    "fewer than ten iterations is repeated until there are ten, and", "| data | cifar10; torchvision",
+)  # fmt: skip
+
+
+def test_the_protocol_states_the_settings_that_were_run(tmp_path: Path) -> None:
+    usual, other = Made(), Made()
+    usual.epochs(usual.trial(2), 32)
+    text = " ".join(words(usual, tmp_path / "a").split())
+    assert all(usually in text for usually in DEFAULTS)
+    changes = {"learning_rate": 0.01, "momentum": 0.5, "weight_decay": 0.0, "least_iterations": 2, "width": 4}
+    changes |= {"cudnn_benchmark": True, "pinned": True, "precision": "fp32", "workers": 3, "train_examples": 50_000}
+    for mode in ("dataparallel", "ddp"):
+        other.epochs(other.trial(2, mode=mode, **changes), 32)
+    text = " ".join(words(other, tmp_path / "b").split())
+    assert not any(usually in text for usually in DEFAULTS)
+    assert "| optimizer | SGD 0.01, momentum 0.5, weight decay 0 |" in text
+    assert "| arithmetic | fp32; cuDNN tries its algorithms out (`cudnn_benchmark=true`) |" in text
+    assert "fewer than 2 iterations is repeated until there are 2, and" in text
+    assert "| loader | 3 worker processes, pinned memory," in text
+
+
+def test_a_setting_that_varies_is_a_list(tmp_path: Path) -> None:
+    study = Made()
+    for gpus, workers, rate in ((1, 0, 0.1), (2, 4, 0.05)):
+        study.epochs(study.trial(gpus), 32, config_workers=workers, config_learning_rate=rate)
+    text = " ".join(words(study, tmp_path).split())
+    assert "| optimizer | SGD 0.05 and 0.1, momentum 0.9," in text
+    assert "| loader | 0 and 4 worker processes," in text
+    assert "the same loader processes feed any number of GPUs" in text
+
+
+def test_without_loader_processes_none_are_spoken_of(tmp_path: Path) -> None:
+    study = Made()
+    for mode in ("dataparallel", "ddp"):
+        study.epochs(study.trial(1, mode=mode, workers=0), 32)
+        study.epochs(study.trial(2, mode=mode, workers=0), 32)
+    text = " ".join(words(study, tmp_path).split())
+    assert "loader processes" not in text
+    assert "| loader | no worker process (whoever trains also loads), ordinary memory" in text
+    assert "the process that trains also loads, for any number of GPUs, and where that is the bottleneck" in text
+    assert "more GPUs also have more processes that load, so" in text
+
+
+@pytest.mark.parametrize(
+    ("asked", "there", "text"),
+    [(0, 50_000, "cifar10;"), (128, 128, "the first 128 training images;"), (60_000, 50_000, "all 50,000 training")],
+)
+def test_the_training_images_are_those_of_the_rows(tmp_path: Path, asked: int, there: int, text: str) -> None:
+    study = Made()
+    iterations = math.ceil(there / 32)
+    study.epochs(study.trial(1, train_examples=asked), 32, examples=there, iterations=iterations)
+    assert f"| data | cifar10{', ' if asked else ''}{text.removeprefix('cifar10')}" in words(study, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("known", "text"),
+    [
+        ((0, 2), "| others | 2 other compute processes on the GPUs when the trials began |"),
+        (
+            (0, None),
+            "| others | 0 other compute processes on the GPUs when the trials began, as far as that is known |",
+        ),
+        ((None, None), ""),
+    ],
+)
+def test_other_processes_are_counted_only_where_they_are_known(
+    tmp_path: Path, known: tuple[Any, Any], text: str
+) -> None:
+    study = Made()
+    for gpus, cotenants in zip((1, 2), known, strict=True):
+        study.epochs(study.trial(gpus), 32, cotenants=cotenants)
+    written = words(study, tmp_path)
+    assert text in written
+    assert ("other compute process" in written) == bool(text)
+
+
+def test_the_figure_calls_no_communication_compute(tmp_path: Path) -> None:
+    study = Made()
+    study.epochs(study.trial(1), 32)
+    two = study.trial(2)
+    study.epochs(two, 32)
+    study.epochs(two, 128)
+    figure = problem2.main(load(study.write(tmp_path)))[0]["epoch-time"]
+    assert figure.data is not None
+    bars = figure.data.set_index(["gpus", "batch"])
+    assert bars["step"].notna().tolist() == bars["compute"].isna().tolist() == [False, False, True]
+    assert bars.loc[(2, 128), "step"] == pytest.approx(COMPUTE * 196 / 1563 + TALK[2] / 4)
+    assert bars.loc[(2, 128), ["data", "copy", "step"]].sum() == pytest.approx(bars.loc[(2, 128), "epoch"])
+    assert "step with communication 1.4 s." in figure.alt
+    assert figure.caption.endswith("where that is not known, the step is one part.")
+    (axes,) = figure.drawing.axes
+    figure.drawing.canvas.draw()
+    legend, edge = axes.get_legend().get_window_extent(), figure.drawing.bbox
+    assert edge.x0 <= legend.x0 < legend.x1 <= edge.x1
+    assert legend.y1 <= edge.y1
+
+
+@pytest.mark.parametrize(
+    ("gpus", "legend"),
+    [
+        ((1, 2), ["waiting for data", "copy to the GPU", "compute", "communication"]),
+        ((2,), ["waiting for data", "copy to the GPU", "step with communication"]),
+    ],
+)
+def test_the_legend_names_the_parts_that_are_drawn(tmp_path: Path, gpus: tuple[int, ...], legend: list[str]) -> None:
+    study = Made()
+    for number in gpus:
+        study.epochs(study.trial(number), 32)
+    figure = problem2.main(load(study.write(tmp_path)))[0]["epoch-time"]
+    (axes,) = figure.drawing.axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == legend
+
+
+def test_one_refused_cell_takes_no_number_of_gpus_from_the_iterations(tmp_path: Path) -> None:
+    study = Made()
+    one, two = study.trial(1), study.trial(2)
+    study.epochs(one, 32, iterations=7)
+    study.epochs(one, 128)
+    for batch in (32, 128):
+        study.epochs(two, batch)
+    text = words(study, tmp_path)
+    assert "| batch per GPU | 1 GPU | 2 GPUs |" in text
+    assert "| 32 | – | 782 |" in text
+    assert "| 128 | 391 | 196 |" in text
+
+
+def test_notes_tell_the_mean_of_several_epochs_from_the_second(tmp_path: Path) -> None:
+    study = Made()
+    two = study.trial(2)
+    for batch in (32, 4096, 8192):
+        study.epochs(two, batch)
+    study.epochs(study.trial(2, scaling="strong"), 512)
+    tables = problem2.tables(load(study.write(tmp_path)))
+    assert {n: "mean of several" in tables[n].notes[0] for n in ("table-1", "communication", "ceiling", "strong")} == {
+        "table-1": True, "communication": True, "ceiling": True, "strong": False
+    }  # fmt: skip
+    assert "the mean of several from it on (at 4,096 and 8,192 images); the first" in tables["table-1"].notes[0]
+    assert tables["strong"].notes[0].endswith("All times are of the second epoch, the first warms up.")
+
+
+def test_a_rung_out_of_memory_ended_the_ladder_also_where_a_row_of_it_is_refused(tmp_path: Path) -> None:
+    study = Made()
+    one = study.trial(1)
+    study.epochs(one, 32)
+    study.epochs(one, 2048, iterations=7)
+    study.other(one, 2048, "oom", "CUDA out of memory.", 100 * 2.0**30)
+    study.other(one, 8192, "skipped", "a batch of 2048 was out of memory")
+    text = words(study, tmp_path)
+    assert "The ladder ended at a batch of 2,048: OOM (peak 100.0 GiB)." in text
+    assert "No rung of the ladder was out of memory" not in text
+
+
+def test_noise_is_not_named_where_one_repetition_tells_none(tmp_path: Path) -> None:
+    study = Made()
+    study.epochs(study.trial(1), 32)
+    study.epochs(study.trial(2), 32, step_seconds=COMPUTE / 2 - 1.0, device_seconds=1.0)
+    study.rows = [row for row in study.rows if row["repeat"] == 1]
+    text = " ".join(words(study, tmp_path).split())
+    assert "| not above zero in one repetition |" in text
+    assert "by the profiler (not above zero, and one repetition does not tell whether that is noise)" in text
+    assert "within noise" not in text
+    assert "not to be told from zero" not in text
+
+
+@pytest.mark.parametrize(("samples", "said"), [(102, True), (100, False), (None, False)])
+def test_what_ddps_sampler_repeats_is_said(tmp_path: Path, samples: int | None, said: bool) -> None:
+    study = Made()
+    study.epochs(study.trial(3, mode="ddp"), 8, examples=100, iterations=5, samples=samples)
+    text = " ".join(words(study, tmp_path).split())
+    assert ("so that each GPU gets as many: here up to 2 of 100.)" in text) == said
+    assert ("sampler repeats" in text) == said
+
+
+def test_traffic_is_of_the_numbers_of_gpus_that_were_run(tmp_path: Path) -> None:
+    study = Made()
+    study.epochs(study.trial(3, mode="ddp"), 32)
+    assert "For 3 GPUs each sends 59.59 MB an iteration." in words(study, tmp_path)
+
+
+def test_scalings_are_compared_without_a_run_on_one_gpu(tmp_path: Path) -> None:
+    study = Made()
+    trials = [study.trial(2, mode="ddp", scaling=scaling) for scaling in ("weak", "strong")]
+    for known in trials:
+        study.epochs(known, 128, attempt=1)
+    study.attempts = [{"trial_id": t["trial_id"], "attempt": 1, "host": "vm", "boot_id": t["name"]} for t in trials]
+    weak, strong = (
+        (WAIT + COPY + COMPUTE) * share / 1563 + TALK[2] * 32 / each for share, each in ((196, 128), (391, 64))
+    )
+    text = " ".join(words(study, tmp_path).split())
+    assert f"- DistributedDataParallel, 2 GPUs, 128: strong scaling's epoch takes {strong / weak:.2f} (" in text
+    assert "$T_1$ stands in both, so weak scaling's is that many times strong" in text
+    assert "as long as weak scaling's (on 2 machines, or after as many starts of one)" in text
+    assert "not yet a measurement" not in text

@@ -17,7 +17,8 @@ TALK = {2: 0.6, 4: 0.8}
 """Communication of an epoch at batch 32, by the number of GPUs."""
 CONFIG = {"dataset": "cifar10", "fingerprint": "f", "revision": 1, "timed": True, "module": "trials.problem2"}
 CONFIG |= {"precision": "tf32", "repeats": 3, "workers": 2, "pinned": False, "cudnn_benchmark": False, "width": 64}
-CONFIG |= {"seed": 0, "threads": 1, "train_examples": 0}
+CONFIG |= {"seed": 0, "threads": 1, "train_examples": 0, "least_iterations": 10}
+CONFIG |= {"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
 
 
 class Made:

@@ -152,6 +152,20 @@ def test_a_batch_larger_than_the_data_is_skipped(context: Any, scaling: str, run
     assert "more than the 70 there are" in str(next(r["reason"] for r in rows if r["result"] == "skipped"))
 
 
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [
+        ({"gpus": 1, "first_batch": 128}, "128 images are more than the 70 there are"),
+        ({"gpus": 2, "first_batch": 64}, "64 images on each of 2 GPUs are more than the 70 there are"),
+        ({"gpus": 2, "first_batch": 128, "scaling": "strong"}, "128 images are more than the 70 there are"),
+        ({"gpus": 2, "first_batch": 1, "train_examples": 1}, "1 image on each of 2 GPUs is more than the 1 there is"),
+    ],
+)
+def test_a_reason_counts_images_and_gpus(context: Any, asked: dict[str, Any], reason: str) -> None:
+    rows, _ = run(context, last_batch=asked["first_batch"], **asked)
+    assert [r["reason"] for r in rows if r.get("result") == "skipped"] == [reason]
+
+
 @pytest.mark.parametrize("gpus", [1, 2])
 def test_steps_are_how_often_a_ladder_yields(context: Any, gpus: int) -> None:
     spec = spec_of(gpus=gpus, last_batch=256, train_examples=70)
