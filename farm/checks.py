@@ -6,15 +6,18 @@ import dataclasses
 import difflib
 import math
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from farm.errors import UsageError
 from trials.spec import Scalar
+
+if TYPE_CHECKING:
+    from farm.settings import Settings
 
 
 def nearest(name: str, names: Collection[str], prefix: str = "nearest is ") -> str:
@@ -68,6 +71,28 @@ def range_text(metadata: Any) -> str:
     if low is not None:
         return f"a number of at least {low}"
     return f"a number of at most {high}" if high is not None else "a finite number"
+
+
+def check_timed(settings: Settings, asked: Mapping[str, Any]) -> None:
+    """Hold a timed study to the `resources` that its own file asks for: its seconds are of trials that have them.
+
+    Raises `UsageError` where a trial would no longer have its node alone, or where a number takes the place of the
+    parameter that says how many GPUs it runs on; 0 does not, which is a run on the CPU.
+    """
+    if not settings.timed:
+        return
+    if asked.get("exclusive") == "node" and settings.resources.exclusive != "node":
+        raise UsageError(
+            "resources.exclusive='': a timed trial of this study has its node to itself, as its file says; "
+            "use timed=false to run others beside it"
+        )
+    name, gpu = asked.get("gpu"), settings.resources.gpu
+    if isinstance(name, str) and name in {f.name for f in dataclasses.fields(settings.trial)} and gpu not in (name, 0):
+        chosen_by = f"sweep.{name}=[…]" if name in settings.sweep else f"trial.{name}=…"
+        raise UsageError(
+            f"resources.gpu={gpu}: a timed trial of this study holds the GPUs that it runs on, as many as {name} says; "
+            f"{chosen_by} chooses, and device=cpu resources.gpu=0 runs without"
+        )
 
 
 def axis_values(axes: Any, schema: Any, prefix: str) -> dict[str, list[Scalar]]:

@@ -18,7 +18,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
 
-from farm.checks import axis_values, check_ranges, nearest, short_path, typed
+from farm.checks import axis_values, check_ranges, check_timed, nearest, short_path, typed
 from farm.command_line import CONF, SELECTORS, read, site_file, split, studies, study_file
 from farm.errors import UsageError
 from farm.settings import Resources, Settings
@@ -133,6 +133,8 @@ def load(arguments: list[str]) -> Config:
     tree = _merge(layers, file)
     config = _checked(name, file, selectors, tree, results)
     _check_axes(tree, overrides)  # after the ranges: what it suggests has to be right
+    files = [layer.get("resources") for _, layer in layers[:-1]]
+    check_timed(config.settings, {k: v for part in files if isinstance(part, dict) for k, v in part.items()})
     return config
 
 

@@ -164,11 +164,20 @@ def _is_in_ledger(filename: object) -> bool:
 
 def kernel_kills() -> int:
     """How many processes the kernel has killed on this node for want of memory, since boot; 0 where it does not say."""
+    return _kernels_count() or 0
+
+
+def kernel_says() -> bool:
+    """Whether the kernel counts what it kills for want of memory, so that what it has not counted it has not killed."""
+    return _kernels_count() is not None
+
+
+def _kernels_count() -> int | None:
     try:
         lines = Path("/proc/vmstat").read_text().splitlines()
     except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+        return None
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), None)
 
 
 def recent(trial: Path, driver: object) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from farm.attempt import Request
-from farm.failures import kind_of_exit
+from farm.failures import kernel_says, kind_of_exit
 from farm.ledger.durable import read_json
 from farm.ledger.scan import progress
 from farm.ledger.store import Attempt
@@ -30,8 +30,8 @@ def record_killed(request: Request, number: int, code: int, by_kernel: bool = Fa
         text += (
             " while the node ran out of memory: fewer trials at once (resources.cpu=), or a smaller batch, need less"
         )
-    elif code == -signal.SIGKILL:
-        text += "; the kernel kills what uses too much memory"
+    elif code == -signal.SIGKILL and not kernel_says():
+        text += "; the kernel, which kills what uses too much memory, does not say here whether it was that"
     end: dict[str, Any] = {
         "epoch": 0,
         "error_class": "Crashed" if kind == "bug" else "Killed",

@@ -14,6 +14,8 @@ from farm.ledger.scan import STUDY, TRIALS
 
 PLACE = ("problem", "study", "site", "results")
 """Keys that say which ledger is meant, and nothing of the grid in it."""
+MODEL = "hardware"
+"""The key that says of which GPU model's trials one speaks; they may be of the same grid."""
 ONCE = ("trial", "retry", "max_gpu_hours")
 """Keys that were meant for that one command."""
 
@@ -21,12 +23,14 @@ ONCE = ("trial", "retry", "max_gpu_hours")
 def last_grid(overrides: list[str]) -> tuple[Config, list[str]]:
     """The configuration of these overrides, or, where they name a study alone, of its last command; and its words.
 
-    A study that is named alone is taken `with_finished`. Raises `UsageError` for a wrong word among the overrides.
+    A GPU model may stand beside it. A study that is named so is taken `with_finished`. Raises `UsageError` for a wrong
+    word among the overrides.
     """
     config = dataclasses.replace(configuration.load(overrides), looking=True)
-    if any(_key(o) not in PLACE for o in overrides):
+    keys = [_key(o) for o in overrides]
+    if any(key not in (*PLACE, MODEL) for key in keys):
         return config, overrides
-    earlier = [o for o in recorded_command(config.ledger) if _key(o) not in (*PLACE, *ONCE)]
+    earlier = [o for o in recorded_command(config.ledger) if _key(o) not in (*PLACE, *ONCE, *keys)]
     words = [*overrides, *earlier]
     try:
         found = configuration.load(words)
@@ -36,8 +40,8 @@ def last_grid(overrides: list[str]) -> tuple[Config, list[str]]:
 
 
 def place_words(overrides: list[str]) -> list[str]:
-    """Those of a command's words that name its study and ledger."""
-    return [o for o in overrides if _key(o) in PLACE]
+    """Those of a command's words that name its study, its ledger and the GPU model."""
+    return [o for o in overrides if _key(o) in (*PLACE, MODEL)]
 
 
 def studies_with_results(overrides: list[str]) -> list[list[str]]:

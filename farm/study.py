@@ -314,14 +314,18 @@ def _hardware(config: Config) -> str | None:
     kind = _gpu_type(config, elastic)
     if settings.hardware:
         return settings.hardware
-    if config.looking and (model := _ledger_hardware(config)) != "none":
-        return model  # what has been measured is looked at, and not on this machine
+    measured = _ledger_models(config) if config.looking else []
+    if len(measured) == 1:
+        return measured[0]  # what has been measured is looked at, and not on this machine
     models = [] if elastic else sorted(set(provenance.gpu_models()))  # the head of `farm up` runs no trials
-    if len(models) == 1:
-        return models[0]
-    if models:
+    if len(models) > 1:
         raise UsageError(f"hardware: this machine has {', '.join(models)}; name the one that is timed: hardware=…")
-    model = settings.slurm.gpu_models.get(kind) or _ledger_hardware(config)
+    model = models[0] if models else settings.slurm.gpu_models.get(kind) or _ledger_hardware(config)
+    if measured and model not in measured:
+        raise UsageError(
+            f"hardware: the results of {config.study} are of {', '.join(measured)}; name the one that is looked at, "
+            f"as hardware={measured[-1]!r}"
+        )
     if model == "none" and cluster_address(config):
         raise UsageError(
             "hardware: timed trials name the GPU model that they run on, and neither this machine, the site "
@@ -345,9 +349,14 @@ def _gpu_type(config: Config, elastic: bool) -> str:
 
 def _ledger_hardware(config: Config) -> str:
     """On a machine without a GPU (a login node, a laptop with results from elsewhere): the ledger's one GPU model."""
+    models = _ledger_models(config)
+    return models[0] if len(models) == 1 else "none"
+
+
+def _ledger_models(config: Config) -> list[str]:
+    """Every GPU model that timed trials of the ledger are of."""
     specs = (read_json(path / "spec.json") or {} for path in trial_directories(config.ledger))
-    models = {str(s.get("hardware")) for s in specs} - {"None", "none", "cpu"}
-    return models.pop() if len(models) == 1 else "none"
+    return sorted({str(s.get("hardware")) for s in specs} - {"None", "none", "cpu"})
 
 
 def _check_results(config: Config) -> None:

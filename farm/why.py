@@ -147,9 +147,14 @@ def answer(configs: Iterable[Config], wanted: str) -> list[str]:
     Else by the ledgers, which hold trials of other grids too. Raises `UsageError` if none has it.
     """
     errors: dict[str, UsageError] = {}
+    unplanned: dict[str, UsageError] = {}
     looked: dict[Path, Plan] = {}
     for config in configs:
-        plan = study.make_plan(config, site_nodes(config))
+        try:
+            plan = study.make_plan(config, site_nodes(config))
+        except UsageError as error:  # as where its results are of several GPU models; another grid may have the trial
+            unplanned[config.study] = error
+            continue
         try:
             return list(explain(config, plan, find(plan, wanted)))
         except UsageError as error:
@@ -161,6 +166,7 @@ def answer(configs: Iterable[Config], wanted: str) -> list[str]:
         return list(explain_outside(ledger, looked[ledger], path))
     if outside:
         raise UsageError(f"{wanted}: {len(outside)} trials outside the grid begin so; write more of the id")
+    errors |= unplanned
     if len(errors) == 1:
         raise errors.popitem()[1]
     raise UsageError(f"{wanted}: no such trial in {', '.join(errors)}; farm why TRIAL problem=4 looks in that study")

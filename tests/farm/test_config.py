@@ -138,6 +138,55 @@ def test_a_study_file_of_ones_own_has_a_name_and_results_of_its_own(tmp_path: Pa
         assert configuration.load([f"study={own}"]).study == "problem4"
 
 
+ALONE = """\
+module: counting
+timed: true
+resources: {gpu: gpus, exclusive: node}
+profiles: {beside: {resources: {exclusive: ''}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["resources.exclusive=''"], "its node to itself, as its file says; use timed=false to run others beside it"),
+        (["resources.exclusive=''", "device=cpu", "resources.gpu=0"], "use timed=false"),
+        (["profile=smoke", "resources.exclusive=''"], "use timed=false"),
+        (["resources.gpu=1", "sweep.gpus=[2]"], "as many as gpus says; sweep.gpus=[…] chooses"),
+        (["resources.gpu=4", "sweep.gpus=[1]", "hardware=NVIDIA H200"], "device=cpu resources.gpu=0 runs without"),
+        (["resources.gpu=0.5"], "as many as gpus says"),
+        (["resources.gpu=repeats"], "as many as gpus says"),
+    ],
+)
+def test_a_timed_trial_gives_up_nothing_that_its_studys_file_reserves(words: list[str], says: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(says)):
+        configuration.load(["problem=2", *words])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["problem=2", "timed=false", "resources.exclusive=''", "resources.gpu=1"],
+        ["problem=2", "device=cpu", "resources.gpu=0"],
+        ["problem=2", "resources.cpu=4", "resources.exclusive=node", "resources.gpu=gpus"],
+        ["problem=4", "resources.exclusive=''", "resources.gpu=2"],
+        [f"study={COUNTING}", "timed=true", "resources.exclusive=''", "resources.gpu=2"],
+    ],
+)
+def test_a_study_gives_up_what_it_is_not_timed_with(words: list[str]) -> None:
+    configuration.load(words)
+
+
+def test_a_study_of_ones_own_is_held_to_its_file_and_the_profile_of_that(tmp_path: Path) -> None:
+    path = tmp_path / "alone.yaml"
+    path.write_text(ALONE)
+    assert configuration.load([f"study={path}", "profile=beside"]).settings.resources.exclusive == ""
+    with pytest.raises(UsageError, match="use timed=false"):
+        configuration.load([f"study={path}", "resources.exclusive=''"])
+    with pytest.raises(UsageError, match=r"trial\.gpus=… chooses"):
+        configuration.load([f"study={path}", "resources.gpu=1"])
+
+
 def test_help_shows_units_ranges_and_defaults(farm) -> None:
     done = farm("problem=4", "--help")
     assert done.code == 0

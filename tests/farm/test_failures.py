@@ -216,6 +216,17 @@ def test_the_end_of_a_killed_process_says_who_killed_it(wanted: Request) -> None
     assert failures.is_hopeless(directory(wanted), "1-a")
 
 
+@pytest.mark.parametrize("counted", [True, False])
+def test_memory_is_spoken_of_only_where_the_kernel_may_have_killed(
+    wanted: Request, counted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda path: "nr_free_pages 7\noom_kill 3\n" if counted else "")
+    said = record_killed(wanted, 0, -signal.SIGKILL)["error"]
+    assert said.startswith("the trial's process was killed by SIGKILL")
+    assert ("memory" in said) != counted
+    assert failures.kernel_kills() == (3 if counted else 0)
+
+
 def test_a_stop_that_the_driver_did_not_ask_for_is_a_preemption(wanted: Request) -> None:
     assert attempt(wanted, stop_at=1).failure == "preempted"
     Path(wanted.ledger, "drain-1-a").touch()

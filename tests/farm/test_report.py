@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -15,6 +16,7 @@ from farm import provenance, reporting, study
 from farm.cli import main
 from farm.errors import PreflightError
 from farm.recall import studies_with_results
+from trials.spec import Spec
 
 
 @pytest.fixture
@@ -111,6 +113,55 @@ def test_timed_results_are_shown_on_a_machine_with_another_gpu(tmp_path: Path, m
     for looked_at in (words[:2], words):
         assert main(["export", *looked_at]) == 0
         assert {row["config_hardware"] for row in exported(tmp_path, "counting", "plan")} == {"NVIDIA H200"}
+
+
+TWO = ("NVIDIA H100 80GB HBM3", "NVIDIA H200")
+
+
+@pytest.fixture
+def two_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Words for a study with a finished trial on each of two GPU models, factor=1, seen where no GPU is."""
+    monkeypatch.setattr(provenance, "gpu_models", list)
+    monkeypatch.setattr("farm.attempt._prepare_torch", lambda spec, device: None)
+    for model in TWO:
+        earlier = request(tmp_path / "counting", factor=1)
+        spec = Spec(**(earlier.spec | {"timed": True, "hardware": model}))
+        attempt(dataclasses.replace(earlier, spec=spec.as_dict()))
+    last = "timed=true resources.gpu=1 device=auto 'sweep.factor=[1]'"
+    (tmp_path / "counting" / "study.yaml").write_text(f"# farm run study=counting {last}\n")
+    return [f"study={COUNTING}", f"results={tmp_path}"]
+
+
+@pytest.mark.parametrize("verb", ["status", "report", "export"])
+def test_results_of_two_gpu_models_are_looked_at_by_the_one_that_is_named(
+    verb: str,
+    two_models: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main([verb, *two_models]) == 2
+    said = f"the results of counting are of {', '.join(TWO)}; name the one that is looked at, as hardware='NVIDIA H200'"
+    assert said in capsys.readouterr().err
+    assert main([verb, *two_models, "hardware=NVIDIA H200"]) == 0
+    if verb == "status":
+        assert "counting: 1 done" in capsys.readouterr().out
+    else:
+        assert shown(tmp_path) == [1]
+    monkeypatch.setattr(provenance, "gpu_models", lambda: ["NVIDIA L4"])
+    assert main([verb, *two_models]) == 2
+    monkeypatch.setattr(provenance, "gpu_models", lambda: [TWO[0]])
+    assert main([verb, *two_models]) == 0
+
+
+def test_a_trial_of_one_of_two_gpu_models_is_told_why(
+    two_models: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    identity = next(Path(two_models[1].partition("=")[2]).glob("counting/trials/*")).name.rpartition("-")[2]
+    assert main(["why", identity, *two_models]) == 0
+    assert f"({identity}) of counting is done (completed)" in capsys.readouterr().out
+    assert main(["why", "no such", *two_models]) == 2
+    assert "as hardware='NVIDIA H200'" in capsys.readouterr().err
 
 
 @pytest.fixture
