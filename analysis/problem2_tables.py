@@ -223,10 +223,8 @@ def one_gpu_table(data: Data, group: Group, mode: str, options: Options) -> Tabl
     )
     if "launch_seconds" in frame and frame["launch_seconds"].notna().any():  # rows older than it have none
         shown = (*shown, number_column("Launch (µs)", "launch_seconds", ".2f", 1e6))
-    title, cells = (
-        f"One GPU: training time of an epoch ({MODES[mode]}; {group.label})",
-        _cells(group, mode, "weak", [1]),
-    )
+    title = f"One GPU: training time of an epoch ({MODES[mode]}; {group.label})"
+    cells = _cells(group, mode, "weak", [1])
     return Table(title, frame, shown, _notes(frame, (), options, cells), source(data, trials_of(cells)))
 
 

@@ -1,6 +1,7 @@
 """How long a step of problem 2 takes with nothing around it, and what a launch costs: is a slow small batch the host's?
 
     PYTHONPATH=. python benchmarks/step_time.py [--json steps.json]        half a minute on one or two GPUs
+    PYTHONPATH=. python benchmarks/step_time.py --batches 32 --profiler    what torch.profiler leaves behind, on a GPU
     PYTHONPATH=. python benchmarks/step_time.py --smoke                    seconds, on a CPU
 
 ResNet-18 with the sheet's SGD, one batch that stays on the device, no loader. At each batch size: steps handed over one
@@ -14,12 +15,14 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from trials import data_parallel, plain_loop
+from trials.communication import profiled
 from trials.timing import DeviceClock, launch_seconds
 
 LAUNCHES = 20_000
@@ -59,20 +62,10 @@ def step_milliseconds(device: torch.device, gpus: int, batch: int, width: int) -
     return {"piped_ms": 1000 * piped, "synchronised_ms": 1000 * statistics.median(single)}
 
 
-def main() -> None:
-    """Print the table; with --json write it too."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--smoke", action="store_true", help="a narrow network and small batches, on the CPU")
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    options = parser.parse_args()
-    device = torch.device("cpu" if options.smoke else "cuda")
-    width, batches = (4, (8, 32)) if options.smoke else (64, (32, 128, 512, 2048, 8192))
-    data_parallel.configure(device.type, 1, "tf32", cudnn_benchmark=False)
-    counts = [0, 1] if options.smoke else [0, *range(1, torch.cuda.device_count() + 1)]
-    name = "CPU" if options.smoke else torch.cuda.get_device_name()
+def table(device: torch.device, counts: Sequence[int], batches: Sequence[int], width: int) -> dict[str, object]:
+    """Measure and print a launch, and a step for each number of GPUs and batch."""
     launch = launch_seconds([device], LAUNCHES)
-    found: dict[str, object] = {"device": name, "launch_us": launch and 1e6 * launch}
-    print(f"{name}: {1e6 * launch:.2f} µs a launch" if launch else name)
+    print(f"{1e6 * launch:.2f} µs a launch" if launch else "no launches on a CPU")
     steps = []
     for gpus in counts:
         for batch in batches:
@@ -83,8 +76,32 @@ def main() -> None:
                 f"{wrapper:20} {batch:5} images a GPU  {piped:8.2f} ms piped  {single:8.2f} ms synchronised", flush=True
             )
             data_parallel.release_memory()
+    return {"launch_us": launch and 1e6 * launch, "steps": steps}
+
+
+def main() -> None:
+    """Print the table; with --json write it too."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--smoke", action="store_true", help="a narrow network and small batches, on the CPU")
+    parser.add_argument("--batches", type=int, nargs="+", metavar="N", help="images a GPU")
+    parser.add_argument(
+        "--profiler", action="store_true", help="once more after torch.profiler has run, which slows a process down"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    options = parser.parse_args()
+    device = torch.device("cpu" if options.smoke else "cuda")
+    width, batches = (4, [8, 32]) if options.smoke else (64, [32, 128, 512, 2048, 8192])
+    data_parallel.configure(device.type, 1, "tf32", cudnn_benchmark=False)
+    counts = [0, 1] if options.smoke else [0, *range(1, torch.cuda.device_count() + 1)]
+    name = "CPU" if options.smoke else torch.cuda.get_device_name()
+    print(name)
+    found = {"device": name} | table(device, counts, options.batches or batches, width)
+    if options.profiler:
+        profiled(lambda: step_milliseconds(device, 0, 32, width), on_gpu=device.type == "cuda")
+        print("after torch.profiler has run:")
+        found["after_profiler"] = table(device, counts, options.batches or batches, width)
     if options.json:
-        options.json.write_text(json.dumps(found | {"steps": steps}, indent=1))
+        options.json.write_text(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":
