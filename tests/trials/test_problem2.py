@@ -391,6 +391,13 @@ class Hasty(timing.DeviceClock):
 CUDA_SETUP = replace(SETUP, device="cuda", width=64, batch_per_gpu=512)
 
 
+def test_every_measurement_asks_whether_its_clock_waited(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(timing, "check_clock", lambda laps: asked.append(laps.iterations))
+    data_parallel.measure(SETUP, noise(64))
+    assert asked == [12], "three epochs of four iterations make at least ten"
+
+
 @needs_cuda
 def test_a_planted_clock_that_does_not_wait_is_caught_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "DeviceClock", Hasty)
