@@ -40,7 +40,8 @@ class Config:
     study_file: Path
     profile: str | None
     site: str
-    trial_id: str | None
+    chosen: tuple[str, ...]
+    """Beginnings of the ids of the trials that the grid is narrowed to; none: all of it."""
     settings: Settings
     parameters: dict[str, Scalar]
     sweep: dict[str, list[Scalar]]
@@ -280,7 +281,7 @@ def _checked(
         study_file=study_file,
         profile=selectors.get("profile"),
         site=selectors.get("site", "local"),
-        trial_id=selectors.get("trial"),
+        chosen=tuple(filter(None, (word.strip() for word in selectors.get("trial", "").split(",")))),
         settings=settings,
         parameters=dataclasses.asdict(settings.trial),
         sweep=axis_values(settings.sweep, schema, "sweep"),

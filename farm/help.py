@@ -19,7 +19,7 @@ SELECTORS = {
     "study": "a study's name, or the path of a YAML file",
     "profile": "one of the study's profiles; `smoke` shrinks everything for a laptop",
     "site": "a file of farm/conf/site, or the path of a YAML file",
-    "trial": "id of one trial of the grid: run that alone",
+    "trial": "ids of trials of the grid, or how they begin, with commas between: run these alone",
 }
 ENDS = """Ctrl-C, SIGTERM, SIGUSR1 and SIGHUP (the terminal has gone; not under nohup) end it in order, and the same
 command goes on. Exit codes: 0 all trials are complete; 1 a trial failed or fits no node; 2 a wrong word; 3 refused

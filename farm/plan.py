@@ -167,6 +167,21 @@ def _spec(config: Config, parameters: Mapping[str, Scalar], seed: int, fingerpri
     )
 
 
+def chosen(config: Config, ids: Sequence[str]) -> set[str]:
+    """Of a grid's ids those that `trial=ID,…` names, each by its beginning; without it all.
+
+    Raises `UsageError` for a word that names no trial, or several.
+    """
+    found = set()
+    for word in config.chosen:
+        named = {i for i in ids if i.startswith(word)}
+        if len(named) != 1:
+            many = "no trial of this grid has that id" if not named else f"{len(named)} trials begin so"
+            raise UsageError(f"trial={word}: {many}; `farm plan` lists them")
+        found |= named
+    return found if config.chosen else set(ids)
+
+
 def make(
     config: Config,
     grid: Sequence[tuple[Spec, Bundle]],
@@ -175,15 +190,15 @@ def make(
     source_digest: str = "",
     seconds: Mapping[str, float] | None = None,
 ) -> Plan:
-    """Give every point of the grid its state, or the one that `trial=ID` names; labels are those of the whole grid.
+    """Give every point of the grid its state, or those that `trial=ID,…` names; labels are those of the whole grid.
 
     `nodes` empty means: not known, hold nothing against them.
     """
-    varying = _varying([spec for spec, _ in grid])
+    varying, wanted = _varying([spec for spec, _ in grid]), chosen(config, [spec.id for spec, _ in grid])
     trials = []
     for spec, bundle in grid:
         identity = spec.id
-        if config.trial_id not in (None, identity):
+        if identity not in wanted:
             continue
         progress = ledger.get(identity, Progress("new"))
         state, reason = _state(progress, bundle, nodes, config.settings.retry)

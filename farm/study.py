@@ -60,9 +60,8 @@ def make_plan(config: Config, nodes: list[Node] | None = None, estimate: bool = 
     grid = planning.specs(config, _fingerprint(config), _hardware(config))
     if config.with_finished:
         grid += finished_outside(config, grid)
-    wanted = [s for s, _ in grid if config.trial_id in (None, s.id)]
-    if config.trial_id is not None and not wanted:
-        raise UsageError(f"trial={config.trial_id}: no trial of this grid has that id; `farm plan` lists them")
+    ids = planning.chosen(config, [s.id for s, _ in grid])
+    wanted = [s for s, _ in grid if s.id in ids]
     if nodes is None:
         nodes = local_nodes(config)
     states = scan(config.ledger)
@@ -163,7 +162,7 @@ def run(config: Config, arguments: list[str], signals: Signals | None = None) ->
             if plan.trials and plan.count("unschedulable") == len(plan.trials):  # nor does what can run nowhere
                 _put_back(record, last)
                 break
-            exported, damaged = _export(config, plan if config.trial_id is None else _whole_plan(config))
+            exported, damaged = _export(config, _whole_plan(config) if config.chosen else plan)
             if not damaged:
                 break
             plan = make_plan(settled(config))
@@ -188,7 +187,7 @@ def settled(config: Config) -> Config:
 
 def _whole_plan(config: Config) -> Plan:
     """The plan to export: the grid without `trial=ID`, and no machine's size held against a trial."""
-    return make_plan(dataclasses.replace(settled(config), trial_id=None), [], estimate=False)
+    return make_plan(dataclasses.replace(settled(config), chosen=()), [], estimate=False)
 
 
 def export(config: Config) -> Export:

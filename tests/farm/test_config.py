@@ -78,7 +78,7 @@ def test_overrides_win_over_profile_over_study() -> None:
 def test_a_selector_and_an_override_of_one_name_do_not_disturb_each_other() -> None:
     config = configuration.load(["problem=4", "data=synthetic", "data_root=/x", "trial=abc", "trial.epochs=2"])
     assert (config.settings.data, config.settings.data_root) == ("synthetic", "/x")
-    assert (config.trial_id, config.parameters["epochs"]) == ("abc", 2)
+    assert (config.chosen, config.parameters["epochs"]) == (("abc",), 2)
 
 
 def test_the_order_of_overrides_does_not_matter() -> None:

@@ -114,6 +114,17 @@ def test_a_trial_alone_has_the_label_that_it_has_in_the_grid(tmp_path: Path) -> 
         make_plan(configuration.load([f"study={COUNTING}", *words, "trial=0123"]))
 
 
+def test_several_trials_are_chosen_by_how_their_ids_begin(tmp_path: Path) -> None:
+    words = [f"study={COUNTING}", f"sweep.factor={list(range(20, 50))}", f"results={tmp_path}"]
+    ids = [t.id for t in make_plan(configuration.load(words)).trials]
+    first, last = ids[0], ids[-1]
+    some = make_plan(configuration.load([*words, f"trial={last[:8]},{first}"]))
+    assert [t.id for t in some.trials] == [first, last], "in the grid's order"
+    letter = next(i[0] for i in ids if sum(other[0] == i[0] for other in ids) > 1)
+    with pytest.raises(UsageError, match=rf"trial={letter}: \d+ trials begin so; `farm plan` lists them"):
+        make_plan(configuration.load([*words, f"trial={first},{letter}"]))
+
+
 def test_a_failed_trial_runs_again_only_when_asked() -> None:
     first, _ = (s.id for s, _ in grid())
     failed = {first: Progress("failed", 1, error="ValueError: no")}
