@@ -194,12 +194,13 @@ def groups(data: Data) -> list[Group]:
         return [Group(Machine("not run", "", "nothing measured"), "", {}, pd.DataFrame(), _missing(data, vary, ""))]
     places: dict[tuple[Machine, str], list[int]] = {}
     rows, links = _with_boots(data, data.rows), _with_boots(data, data.tables.get("links", pd.DataFrame()))
+    seen, rows = rows[rows["result"] == "profiled"], rows[rows["result"] != "profiled"]
     for place, row in enumerate(rows.to_dict("records")):
         places.setdefault((_machine(row), _variation(row, vary)), []).append(place)
     found = []
     for (machine, variation), own in places.items():
         part = rows.iloc[own]
-        cells = {k: _cell(k, cell) for k, cell in _keyed(part)}
+        cells = {k: _cell(k, cell, seen) for k, cell in _keyed(part)}
         of_these = links[links["trial_id"].isin(list(part["trial_id"]))] if len(links) else links
         missing = _missing(data, vary, variation)
         timed = all(is_timed(row.get("config_timed")) for row in part.to_dict("records"))
@@ -256,7 +257,8 @@ def _without_results(row: Mapping[Any, Any]) -> str:
     return "failed" if row["state"] == "failed" else "not run"
 
 
-def _cell(key: Key, rows: pd.DataFrame) -> Cell:
+def _cell(key: Key, rows: pd.DataFrame, seen: pd.DataFrame) -> Cell:
+    """A set-up from its rows, and the profiler's of all set-ups, which may have seen it on another machine."""
     trials = tuple(dict.fromkeys(str(t) for t in rows["trial_id"]))
     measured, full = rows[rows["result"] == "measured"], _full(rows)
     refused = {str(t): r for t, r in ((r.get("repeat"), refusal(key, r)) for r in measured.to_dict("records")) if r}
@@ -268,7 +270,7 @@ def _cell(key: Key, rows: pd.DataFrame) -> Cell:
         return Cell(key, measured, f"skipped: {rows['reason'].iloc[0]}", trials)
     if not all(is_timed(row.get("config_timed")) for row in measured.to_dict("records")):
         return Cell(key, rows.iloc[:0], UNTIMED, trials)
-    profiled = rows[rows["result"] == "profiled"]
+    profiled = seen[seen["trial_id"].isin(trials) & (seen["batch"] == key.batch)]
     return Cell(key, measured, "", trials, measured if profiled.empty else profiled)
 
 

@@ -87,7 +87,11 @@ def check_timed(settings: Settings, asked: Mapping[str, Any]) -> None:
             "use timed=false to run others beside it"
         )
     name, gpu = asked.get("gpu"), settings.resources.gpu
-    if isinstance(name, str) and name in {f.name for f in dataclasses.fields(settings.trial)} and gpu not in (name, 0):
+    if not isinstance(name, str) or name not in {f.name for f in dataclasses.fields(settings.trial)}:
+        return
+    values = {*settings.sweep.get(name, [getattr(settings.trial, name)])}
+    further = any(name in part for part in (*settings.zip, *settings.extra))
+    if gpu not in (name, 0) and (values != {gpu} or further):
         chosen_by = f"sweep.{name}=[…]" if name in settings.sweep else f"trial.{name}=…"
         raise UsageError(
             f"resources.gpu={gpu}: a timed trial of this study holds the GPUs that it runs on, as many as {name} says; "

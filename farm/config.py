@@ -105,7 +105,7 @@ def load_place(arguments: list[str]) -> Place:
     return Place(site, settings, results_directory(settings.results, default))
 
 
-def load(arguments: list[str]) -> Config:
+def load(arguments: list[str], looking: bool = False) -> Config:
     """Resolve `key=value` arguments into a configuration. Raises `UsageError` with the nearest key or range."""
     selectors, overrides = split(arguments)
     file = study_file(selectors, [str(k) for k in overrides])
@@ -134,6 +134,8 @@ def load(arguments: list[str]) -> Config:
     tree = _merge(layers, file)
     config = _checked(name, file, selectors, tree, results)
     _check_axes(tree, overrides)  # after the ranges: what it suggests has to be right
+    if looking:  # at what was run when there was no such check
+        return dataclasses.replace(config, looking=True)
     files = [layer.get("resources") for _, layer in layers[:-1]]
     check_timed(config.settings, {k: v for part in files if isinstance(part, dict) for k, v in part.items()})
     return config
@@ -235,6 +237,16 @@ def _listing(names: Any) -> str:
     return f"profiles {', '.join(sorted(names))}" if names else "no profiles"
 
 
+def _ids(text: str | None) -> tuple[str, ...]:
+    """What `trial=` names."""
+    if text is None:
+        return ()
+    found = tuple(word.strip() for word in text.split(","))
+    if not all(found):
+        raise UsageError(f"trial={text}: ids of trials are expected; `farm plan` lists them")
+    return found
+
+
 def _resolved(tree: DictConfig) -> Settings:
     """The typed settings, each value within its range."""
     try:
@@ -281,7 +293,7 @@ def _checked(
         study_file=study_file,
         profile=selectors.get("profile"),
         site=selectors.get("site", "local"),
-        chosen=tuple(filter(None, (word.strip() for word in selectors.get("trial", "").split(",")))),
+        chosen=_ids(selectors.get("trial")),
         settings=settings,
         parameters=dataclasses.asdict(settings.trial),
         sweep=axis_values(settings.sweep, schema, "sweep"),

@@ -26,17 +26,17 @@ def last_grid(overrides: list[str]) -> tuple[Config, list[str]]:
     A GPU model may stand beside it. A study that is named so is taken `with_finished`. Raises `UsageError` for a wrong
     word among the overrides.
     """
-    config = dataclasses.replace(configuration.load(overrides), looking=True)
+    config = configuration.load(overrides, looking=True)
     keys = [_key(o) for o in overrides]
     if any(key not in (*PLACE, MODEL) for key in keys):
         return config, overrides
     earlier = [o for o in recorded_command(config.ledger) if _key(o) not in (*PLACE, *ONCE, *keys)]
     words = [*overrides, *earlier]
     try:
-        found = configuration.load(words)
+        found = configuration.load(words, looking=True)
     except UsageError:  # a word of then that the study no longer knows
         words, found = overrides, config
-    return dataclasses.replace(found, looking=True, with_finished=True), words
+    return dataclasses.replace(found, with_finished=True), words
 
 
 def place_words(overrides: list[str]) -> list[str]:

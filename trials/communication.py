@@ -127,22 +127,12 @@ def without_waiting(profiles: Sequence[Profile]) -> list[Profile] | None:
     return [replace(p, collectives=found) for p, found in zip(profiles, cut, strict=True)]
 
 
-_seen: list[bool] = []
+def profiled(work: Callable[[], object], *, on_gpu: bool) -> Profile:
+    """Run `work` under the profiler. Nothing is to be timed in this process afterwards.
 
-
-def has_profiled() -> bool:
-    """Whether the profiler has watched a GPU in this process.
-
-    CUPTI stays attached then, and what launches kernels is slower by a tenth to a fifth until the process ends
+    CUPTI stays attached, and what launches kernels is slower by a tenth to a fifth until the process ends
     (github.com/pytorch/pytorch/issues/144455).
     """
-    return bool(_seen)
-
-
-def profiled(work: Callable[[], None], *, on_gpu: bool) -> Profile:
-    """Run `work` under the profiler. Nothing is to be timed in this process afterwards, see `has_profiled`."""
-    if on_gpu:
-        _seen.append(True)
     os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # it would write lines of its own into the trial's log
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if on_gpu else [])
     with torch.profiler.profile(activities=activities) as profile:

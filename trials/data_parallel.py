@@ -1,7 +1,7 @@
 """One repetition of problem 2: a fresh network, an epoch to warm up, an epoch that is measured; or profiled iterations.
 
-`measure` and `profile` run in the trial's own process (mode `dataparallel`) or in each of its ranks (mode `ddp`); what
-differs is the wrapper around the network and which images a process reads. No process measures after it has profiled.
+`measure` runs in the trial's own process (mode `dataparallel`) or in each of its ranks (mode `ddp`); what differs is
+the wrapper around the network and which images a process reads. `profile` runs in ranks, which measure nothing after.
 """
 
 from __future__ import annotations
@@ -27,10 +27,6 @@ from trials.timing import Laps
 FLOAT_BYTES = 4
 PROFILE_WARM_UP = 3
 """Iterations before those that the profiler sees."""
-
-
-class WrongOrder(Exception):
-    """Something is to be timed in a process in which the profiler has run."""
 
 
 @dataclass(frozen=True)
@@ -109,8 +105,6 @@ def configure(device: str, threads: int, precision: str, cudnn_benchmark: bool) 
 
 def measure(setup: Setup, images: Images, check_stop: Callable[[], None] = lambda: None) -> Measured:
     """Warm up for an epoch, then measure one; where that has few iterations, several, of which the mean counts."""
-    if setup.device == "cuda" and communication.has_profiled():
-        raise WrongOrder("the profiler has run in this process, which is slower since: run it without executor=inline")
     release_memory()
     replica = Replica(setup, images)
     replica.one_pass(Laps(), check_stop)
@@ -128,10 +122,13 @@ def profile(setup: Setup, images: Images, check_stop: Callable[[], None] = lambd
     """Warm a fresh network up for a few iterations and run some under the profiler, of at most an epoch."""
     release_memory()
     replica = Replica(setup, images)
-    replica.run(min(PROFILE_WARM_UP, len(replica.loader)), check_stop)
+    left = PROFILE_WARM_UP
+    while left > 0:
+        left -= replica.run(left, check_stop)
     iterations = min(setup.profiled_iterations, len(replica.loader))
     on_gpu = bool(replica.clock.devices)
-    return Profiled(communication.profiled(lambda: replica.run(iterations, check_stop), on_gpu=on_gpu), iterations)
+    seen = communication.profiled(lambda: replica.run(iterations, check_stop), on_gpu=on_gpu)
+    return Profiled(seen, iterations)
 
 
 def release_memory() -> None:
@@ -218,15 +215,19 @@ class Replica:
             return process.peak_memory_bytes("cpu")
         return max(torch.cuda.max_memory_allocated(d) for d in self.clock.devices)
 
-    def run(self, iterations: int, check_stop: Callable[[], None]) -> None:
-        """Train for some iterations without timing them; each begins where that of a timed pass does."""
+    def run(self, iterations: int, check_stop: Callable[[], None]) -> int:
+        """Train for so many iterations, or a pass, without timing them; returns how many. Each begins where that of a
+        timed pass does."""
         self.model.train()
+        done = 0
         for batch in itertools.islice(self.loader, iterations):
             moved = self.move(batch)
             self.clock.now()  # the copy is over
             self.meet()
             self.step(moved)
             check_stop()
+            done += 1
+        return done
 
 
 def make_loader(setup: Setup, images: Images, rank: int) -> DataLoader[Batch]:
@@ -249,7 +250,13 @@ def make_loader(setup: Setup, images: Images, rank: int) -> DataLoader[Batch]:
         num_workers=setup.workers,
         pin_memory=setup.pinned,
         multiprocessing_context=context,
+        # A rank that is killed, as all are where one runs out of memory, leaves its GPU to the next at once.
+        worker_init_fn=_end_with_rank if setup.mode == "ddp" else None,
     )
+
+
+def _end_with_rank(worker: int) -> None:
+    ranks.end_with_parent()
 
 
 def columns(setup: Setup, found: Sequence[Measured]) -> timing.Row:
@@ -267,4 +274,4 @@ def profiled_columns(setup: Setup, found: Sequence[Profiled], examples: int) -> 
     """The columns of a row from what the profiler saw in each process, scaled to an epoch of `examples` images."""
     iterations = timing.expected_iterations(examples, setup.total_batch)
     seen = communication.columns([f.communication for f in found], iterations / found[0].iterations)
-    return {"iterations": iterations} | seen
+    return {"iterations": iterations} | (seen or {"reason": "the ranks saw different numbers of collectives"})

@@ -1,12 +1,11 @@
 """Problem 2's way up the ladder of batch sizes: rung by rung, repetition by repetition, until memory is full.
 
-Then, on several GPUs, once more over what was measured, under the profiler. It comes last because a process in which it
-has run hands over kernels more slowly ever after.
+Then, on several GPUs, once more over what was measured, under the profiler. It comes last, and in processes of its own,
+because one in which it has run hands over kernels more slowly ever after.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -32,7 +31,7 @@ class Climb:
     """The way up the ladder. Its state is how far it came: every repetition starts afresh, so nothing else is kept.
 
     `at` counts the repetitions that are done (of rungs that are skipped too), then the rungs that were profiled;
-    `whole` are the rungs that were measured, `uuids` the GPUs that it was on last.
+    `whole` are the rungs that were measured, `machine` is what it was on last (None in states older than this).
     """
 
     def __init__(self, p: Parameters, spec: Spec, context: Context, images: Images, common: Row) -> None:
@@ -41,15 +40,15 @@ class Climb:
         before: State = context.state or {"at": 0, "rows": 0}
         self.at, self.number = int(before["at"]), int(before["rows"])
         self.whole: list[int] = list(before.get("whole", []))
-        self.uuids: list[str] = list(before.get("uuids", ["none yet"]))
+        self.machine: list[str] | None = before.get("machine", [] if context.state is None else None)
         self._measure: Callable[[Setup], list[Measured]]
         self._profile: Callable[[Setup], list[Profiled]]
         self._all_reduce: Callable[[int, int], list[Row]]
-        self._group: Ranks
+        self._group: Ranks | None = None
 
     def state(self) -> State:
         """What a resumed trial goes on from."""
-        return {"at": self.at, "rows": self.number, "whole": list(self.whole), "uuids": list(self.uuids)}
+        return {"at": self.at, "rows": self.number, "whole": list(self.whole), "machine": self.machine}
 
     @property
     def finished(self) -> bool:
@@ -62,32 +61,32 @@ class Climb:
         return self.whole if self.p.gpus > 1 and self.p.profiled_iterations else []
 
     def start(self, stack: ExitStack) -> None:
-        """Have this process, or one for each GPU, do the work until the stack is closed."""
-        stop = self.context.check_stop
-        if self.p.mode == "ddp":
-            make = functools.partial(Ranks, self.p.gpus, self.context.device, self.spec.threads)
-            self._group = stack.enter_context(make())
+        """Have this process, or one for each GPU, measure, and ranks profile, until the stack is closed."""
+        stop, ddp = self.context.check_stop, self.p.mode == "ddp"
 
-            def run(task: Task, *arguments: Any) -> list[Any]:
-                if self._group.ended:  # by a rung that did not fit
-                    self._group = stack.enter_context(make())
-                return self._group.run(task, *arguments, check_stop=stop)
+        def run(task: Task, *arguments: Any) -> list[Any]:
+            if self._group is None or self._group.ended:  # by a rung that did not fit
+                # Not forked from a process that has trained: torch's threads would not be there.
+                count, method = (self.p.gpus, None) if ddp else (1, "spawn")
+                ranks = Ranks(count, self.context.device, self.spec.threads, method)
+                self._group = stack.enter_context(ranks)
+            return self._group.run(task, *arguments, check_stop=stop)
 
+        self._profile = lambda setup: run(data_parallel.profile, setup, self.images)
+        if ddp:
             self._measure = lambda setup: run(data_parallel.measure, setup, self.images)
-            self._profile = lambda setup: run(data_parallel.profile, setup, self.images)
             self._all_reduce = lambda size, most: run(links.group_all_reduce, size, most)[0]
         else:
             self._measure = lambda setup: [data_parallel.measure(setup, self.images, stop)]
-            self._profile = lambda setup: [data_parallel.profile(setup, self.images, stop)]
             on_gpu = self.context.device == "cuda"
             self._all_reduce = lambda size, most: links.process_all_reduce(self.p.gpus, size, most) if on_gpu else []
 
     def begun_on(self, gpus: list[Row]) -> list[Row]:
         """Rows of the GPUs and of what their links can do, once for each machine that the trial comes to."""
-        uuids = [str(row["uuid"]) for row in gpus]
-        if uuids == self.uuids:
+        here = [machine.boot_id(), *(str(row["uuid"]) for row in gpus)]
+        before, self.machine = self.machine, here
+        if before in (None, here):
             return []
-        self.uuids = uuids
         return [{"table": "gpus"} | row for row in gpus] + self._links()
 
     def _links(self) -> list[Row]:
@@ -145,6 +144,7 @@ class Climb:
 
     def _profiled(self, rung: int, repeat: int) -> Row:
         setup = self._setup(rung, repeat)
+        data_parallel.release_memory()  # of this process, which has measured
         found: Row = {}
         try:
             found = data_parallel.profiled_columns(setup, self._profile(setup), len(self.images.labels))

@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
@@ -139,6 +140,14 @@ def facts(device: str, gpus: int) -> tuple[Row, list[Row]]:
         "cotenants": cotenants(apps, [str(r["uuid"]) for r in rows]),
     }
     return common, rows
+
+
+def boot_id() -> str:
+    """The kernel's id of its start: another on another machine, and after a restart. Empty where it has none."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
 
 
 def clock_sm_mhz(gpus: int) -> int | None:

@@ -115,7 +115,7 @@ def run(spec: Spec, context: Context) -> TrialRun:
     climb = Climb(p, spec, context, images, common | {"load": os.getloadavg()[0]})
     with ExitStack() as stack:
         climb.start(stack)
-        begun = climb.begun_on(gpus)
+        begun = [] if climb.finished else climb.begun_on(gpus)
         if context.state is None:
             yield begun, climb.state
             begun = []

@@ -6,6 +6,7 @@ import ctypes
 import os
 import platform
 import resource
+from collections.abc import Sequence
 
 import torch
 
@@ -38,16 +39,17 @@ def keep_freed_memory() -> None:
         libc.mallopt(m_trim_threshold, 1024 * mib)
 
 
-def memory_of_others() -> tuple[int, int]:
-    """Bytes that other processes hold on the GPU of this process where they hold most, and its size; (0, 0) without.
+def memory_of_others(devices: Sequence[int] | None = None) -> tuple[int, int]:
+    """Bytes that other processes hold on the GPU where they hold most, and its size; (0, 0) without.
 
-    What this process holds outside torch's allocator (its CUDA context, NCCL's buffers: 1 to 2 GiB) counts as theirs.
-    Raises `RuntimeError` where a GPU has no room left even for the question.
+    Of `devices`, those that this process fills, or of all that it sees. What this process holds outside torch's
+    allocator (its CUDA context, NCCL's buffers: 1 to 2 GiB) counts as theirs. Raises `RuntimeError` where a GPU has no
+    room left even for the question.
     """
     if not torch.cuda.is_available():
         return 0, 0
     found = []
-    for device in range(torch.cuda.device_count()):
+    for device in range(torch.cuda.device_count()) if devices is None else devices:
         free, size = torch.cuda.mem_get_info(device)
         found.append((size - free - torch.cuda.memory_reserved(device), size))
     return max(found)

@@ -15,7 +15,7 @@ import shutil
 import signal
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -80,11 +80,12 @@ class MemoryTaken(Exception):
     """A GPU's memory was full, and others than the trial held a good part of it."""
 
 
-def memory_taken(error: BaseException) -> MemoryTaken | None:
+def memory_taken(error: BaseException, devices: Sequence[int] | None = None) -> MemoryTaken | None:
     """`MemoryTaken` because of an error that says a GPU is full, where other processes hold a good part of it.
 
-    To be asked where the error was caught, before memory is released. Being out of memory is a result of the trial,
-    which is kept for good, only where the trial had the GPU for itself.
+    `devices` are the GPUs that this process fills, if not all that it sees. To be asked where the error was caught,
+    before memory is released. Being out of memory is a result of the trial, which is kept for good, only where the
+    trial had the GPU for itself.
     """
     if isinstance(error, RankFailed) or not is_out_of_memory(error):
         return None
@@ -92,7 +93,7 @@ def memory_taken(error: BaseException) -> MemoryTaken | None:
 
     said = str(error).partition("\n")[0]
     try:
-        others, size = process.memory_of_others()
+        others, size = process.memory_of_others(devices)
     except RuntimeError as refusal:
         taken = MemoryTaken(f"the GPU does not say who holds its memory: {refusal} ({said})")
     else:
@@ -214,9 +215,14 @@ class Ranks:
         self.close()
 
 
+def end_with_parent() -> None:
+    """Have the kernel kill this process when the thread that started it ends."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def _serve(line: Connection, rank: int, count: int, device: str, threads: int, parent: int, store: str) -> None:
     """A rank: join the group, then run what comes down the line until it closes."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent()
     if os.getppid() != parent:  # it died before the line above
         os._exit(1)
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):  # the trial's own process decides
@@ -229,7 +235,8 @@ def _serve(line: Connection, rank: int, count: int, device: str, threads: int, p
     except EOFError:
         os._exit(0)
     except Exception as caught:
-        error = memory_taken(caught) or caught
+        own = [rank] if count > 1 else None  # it sees the other ranks' too, which they fill
+        error = memory_taken(caught, own) or caught
         text = "".join(traceback.format_exception(error))
         if is_out_of_memory(error):
             line.send(("oom", (str(error).splitlines()[0], _peak(device))))

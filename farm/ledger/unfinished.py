@@ -21,7 +21,11 @@ def read_newest(trial: Path, module: str) -> Results | None:
     Safe beside the attempt that writes: a commit that cannot be read, because it is damaged, goes meanwhile, or its
     server has no answer, is passed over. The next export reads it again.
     """
-    for commit in newest_first(attempt_directories(trial)):
+    try:
+        commits = newest_first(attempt_directories(trial))
+    except OSError:
+        return None
+    for commit in commits:
         try:
             rows = read_table(commit, ROWS)
         except (Damaged, OSError, pa.ArrowException):

@@ -100,6 +100,16 @@ def test_the_profilers_kinds_stand_beside_the_subtraction(data: Data) -> None:
     assert math.isnan(row["profiled_all_reduce"])
 
 
+def test_a_profiler_on_another_machine_makes_no_set_up_of_its_own(tmp_path: Path) -> None:
+    study = Made()
+    study.epochs(study.trial(1), 32)
+    two = study.trial(2)
+    study.epochs(two, 32)
+    study.profiled(two | {"driver": "570.1"}, 32, profiled_communication_seconds=0.125)
+    (group,) = groups(load(study.write(tmp_path)))
+    assert split(group, "dataparallel", 2, 32, 0.95).profiled.value == 0.125
+
+
 def test_rows_of_the_profiler_alone_are_no_repetitions(tmp_path: Path) -> None:
     study = Made()
     one, two = study.trial(1), study.trial(2, revision=2)

@@ -167,6 +167,7 @@ def test_a_timed_trial_gives_up_nothing_that_its_studys_file_reserves(words: lis
     "words",
     [
         ["problem=2", "timed=false", "resources.exclusive=''", "resources.gpu=1"],
+        ["problem=2", "resources.gpu=2", "sweep.gpus=[2]"],
         ["problem=2", "device=cpu", "resources.gpu=0"],
         ["problem=2", "resources.cpu=4", "resources.exclusive=node", "resources.gpu=gpus"],
         ["problem=4", "resources.exclusive=''", "resources.gpu=2"],
@@ -214,3 +215,17 @@ def test_any_command_line_loads_or_is_refused_in_words(overrides: list[str]) -> 
         configuration.load(["problem=4", *overrides])
     except FarmError as error:
         assert str(error)
+
+
+@pytest.mark.parametrize("text", ["", ",", "ab,,cd", " "])
+def test_no_id_is_not_the_whole_grid(text: str) -> None:
+    """As of an unset variable of the shell."""
+    with pytest.raises(UsageError, match="ids of trials are expected"):
+        configuration.load(["problem=4", f"trial={text}"])
+
+
+def test_what_was_run_before_a_check_can_be_looked_at() -> None:
+    words = ["problem=2", "resources.exclusive=''", "resources.gpu=1"]
+    assert configuration.load(words, looking=True).looking
+    with pytest.raises(UsageError):
+        configuration.load(words)

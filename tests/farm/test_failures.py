@@ -155,7 +155,7 @@ def test_each_kind_is_recorded_and_has_its_action(tmp_path: Path, end: str, how:
 
 
 def test_out_of_memory_beside_another_process_is_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "memory_of_others", lambda: (20 * 2**30, 80 * 2**30))
+    monkeypatch.setattr(process, "memory_of_others", lambda *devices: (20 * 2**30, 80 * 2**30))
     wanted = request(tmp_path, end="oom")
     end = attempt(wanted)
     assert (end.how, end.failure, end.error_class) == ("interrupted", "device", "MemoryTaken")

@@ -8,6 +8,7 @@ import signal
 import time
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -16,6 +17,7 @@ from trials.data_parallel import Measured, Setup
 from trials.splits import Images
 
 MEASURE = data_parallel.measure
+KEPT: list[Any] = []
 
 
 def total(number: float) -> tuple[int, float]:
@@ -50,11 +52,23 @@ def measured_with_a_slow_loader(setup: Setup, images: Images, wait: float) -> Me
         data_parallel.make_loader = make
 
 
+def out_of_memory(*arguments: Any) -> None:
+    """Nothing fits."""
+    raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
 def out_of_memory_at_32(setup: Setup, images: Images) -> Measured:
     """`data_parallel.measure` on a GPU that holds no batch of 32."""
     if setup.batch_per_gpu >= 32:
         raise torch.OutOfMemoryError("CUDA out of memory.")
     return MEASURE(setup, images)
+
+
+def loaders_process(setup: Setup) -> int:
+    """The process of a loader that this rank leaves at work."""
+    images = Images(np.zeros((64, 32, 32, 3), np.uint8), np.zeros(64, np.int64))
+    KEPT.append(iter(data_parallel.make_loader(setup, images, dist.get_rank())))
+    return int(KEPT[-1]._workers[0].pid)
 
 
 def process_id() -> int:

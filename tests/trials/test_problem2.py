@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import json
+import os
 import subprocess
 import sys
 import time
@@ -122,7 +123,7 @@ def test_the_rung_that_does_not_fit_is_a_row_and_larger_ones_are_skipped(
 
 def test_a_rung_that_others_leave_no_room_for_is_no_result(context: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data_parallel, "measure", out_of_memory_at(32))
-    monkeypatch.setattr(process, "memory_of_others", lambda: (60 * 2**30, 80 * 2**30))
+    monkeypatch.setattr(process, "memory_of_others", lambda *devices: (60 * 2**30, 80 * 2**30))
     with pytest.raises(MemoryTaken, match=r"other processes hold 60.0 of the GPU's 80.0 GiB \(CUDA out of memory"):
         run(context, last_batch=64)
 
@@ -193,16 +194,16 @@ def test_ddp_trains_in_processes_that_talk(context: Any) -> None:
 
 
 def what_is_done(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
-    """What is measured and profiled from now on, with the batch of a GPU, in this order."""
+    """What is measured and profiled from now on, with its rung, in this order."""
     found: list[tuple[str, int]] = []
-    for name in ("measure", "profile"):
-        real = getattr(data_parallel, name)
+    for name in ("_measured", "_profiled"):
+        real = getattr(Climb, name)
 
-        def noted(setup: Setup, *arguments: Any, name: str = name, real: Callable[..., Any] = real) -> Any:
-            found.append((name, setup.batch_per_gpu))
-            return real(setup, *arguments)
+        def noted(climb: Climb, rung: int, repeat: int, name: str = name, real: Callable[..., Any] = real) -> Any:
+            found.append((name, rung))
+            return real(climb, rung, repeat)
 
-        monkeypatch.setattr(data_parallel, name, noted)
+        monkeypatch.setattr(Climb, name, noted)
     return found
 
 
@@ -212,12 +213,26 @@ def test_the_profiler_looks_when_nothing_is_left_to_be_timed(context: Any, monke
     done = what_is_done(monkeypatch)
     rows, _ = run(context, gpus=2, first_batch=8, last_batch=32)
     rungs = [8, 8, 16, 16]
-    assert done == [*(("measure", rung) for rung in (*rungs, 32)), *(("profile", rung) for rung in rungs)]
+    assert done == [*(("_measured", rung) for rung in (*rungs, 32)), *(("_profiled", rung) for rung in rungs)]
     assert [(r["batch"], r["repeat"]) for r in rows[-4:]] == [(8, 1), (8, 2), (16, 1), (16, 2)]
     assert {r["result"] for r in rows[-4:]} == {"profiled"}
 
 
-@pytest.mark.parametrize("yields", range(2, 8))
+def test_the_profiler_runs_in_no_process_that_measures_another_trial(
+    context: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With executor=inline the next trial is measured in the same process."""
+    here, real = os.getpid(), communication.profiled
+
+    def elsewhere(work: Callable[[], object], *, on_gpu: bool) -> communication.Profile:
+        assert os.getpid() != here
+        return real(work, on_gpu=on_gpu)
+
+    monkeypatch.setattr(communication, "profiled", elsewhere)
+    assert run(context, gpus=2, last_batch=16)[0][-1]["result"] == "profiled"
+
+
+@pytest.mark.parametrize("yields", [2, 3, 4])
 def test_a_ladder_that_goes_on_measures_nothing_after_it_has_profiled(
     context: Any, monkeypatch: pytest.MonkeyPatch, yields: int
 ) -> None:
@@ -266,23 +281,11 @@ def test_links_are_measured_on_each_machine_that_a_trial_comes_to(
 
 
 def test_memory_that_the_profiler_lacks_costs_its_row_alone(context: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*arguments: Any) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory.")
-
-    monkeypatch.setattr(data_parallel, "profile", full)
+    monkeypatch.setattr(data_parallel, "profile", rank_tasks.out_of_memory)
     rows, outcome = run(context, gpus=2, last_batch=16)
     assert [r["result"] for r in rows] == ["measured", "measured", "profiled", "profiled"]
-    assert [r.get("reason") for r in rows] == [None, None, "CUDA out of memory.", "CUDA out of memory."]
+    assert [r.get("reason") for r in rows] == [None, None, *2 * ["rank 0: CUDA out of memory."]]
     assert outcome.status == "completed"
-
-
-def test_nothing_is_timed_in_a_process_that_has_profiled_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(communication, "_seen", [])
-    communication.profiled(lambda: None, on_gpu=False)
-    assert not communication.has_profiled()
-    monkeypatch.setattr(communication, "_seen", [True])
-    with pytest.raises(data_parallel.WrongOrder, match="the profiler has run in this process"):
-        data_parallel.measure(replace(SETUP, device="cuda"), noise(16))
 
 
 def test_a_slow_loader_of_one_rank_is_data_wait_and_not_communication() -> None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import os
+import time
 from collections.abc import Iterator
 
 import pytest
 import rank_tasks
 import torch
+from commands import wait_for
 
 from farm.failures import kind_of
 from trials import process
 from trials import ranks as ranks_module
+from trials.data_parallel import Setup
 from trials.ranks import RankFailed, RankOutOfMemory, Ranks, is_out_of_memory, memory_taken
 from trials.spec import Drained
 
@@ -102,7 +106,7 @@ def test_a_rank_that_cannot_join_says_why(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_rank_whose_gpu_others_fill_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "memory_of_others", lambda: (9 * 2**30, 80 * 2**30))
+    monkeypatch.setattr(process, "memory_of_others", lambda *devices: (9 * 2**30, 80 * 2**30))
     with Ranks(2, "cpu", 1, start_method="fork") as ranks, pytest.raises(RankFailed, match=r"hold 9\.0 of") as caught:
         ranks.run(rank_tasks.one_runs_out_of_memory)
     assert (is_out_of_memory(caught.value), kind_of(caught.value)) == (False, "device")
@@ -112,7 +116,7 @@ def test_a_rank_whose_gpu_others_fill_says_so(monkeypatch: pytest.MonkeyPatch) -
 def test_memory_is_taken_where_others_hold_more_than_a_process_needs(
     others: int, taken: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process, "memory_of_others", lambda: (others * 2**30, 80 * 2**30))
+    monkeypatch.setattr(process, "memory_of_others", lambda *devices: (others * 2**30, 80 * 2**30))
     assert (memory_taken(RuntimeError("CUDA error: out of memory")) is not None) == taken
     assert memory_taken(ValueError("a bug")) is None
     assert memory_taken(RankOutOfMemory("rank 1: CUDA out of memory", 3)) is None  # the rank has looked
@@ -124,7 +128,7 @@ def test_without_cuda_nobody_holds_its_memory(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_gpu_without_room_for_the_question_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full() -> tuple[int, int]:
+    def full(devices: object) -> tuple[int, int]:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(process, "memory_of_others", full)
@@ -137,6 +141,36 @@ def test_what_others_hold_is_neither_free_nor_torchs(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: [(10, 80), (5, 80)][device])
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: [20, 74][device])
     assert process.memory_of_others() == (50, 80)
+    assert process.memory_of_others([1]) == (1, 80), "a rank's own GPU, not those that the other ranks fill"
+
+
+def test_a_rank_asks_who_fills_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def note(error: BaseException, devices: object = None) -> None:
+        asked.append(devices)
+
+    monkeypatch.setattr(ranks_module, "memory_taken", note)
+    monkeypatch.setattr(ranks_module, "_join", lambda *arguments: 1 / 0)
+    monkeypatch.setattr(ranks_module, "end_with_parent", lambda: None)
+    monkeypatch.setattr(ranks_module.signal, "signal", lambda *arguments: None)
+    monkeypatch.setattr(ranks_module.os, "_exit", lambda code: None)
+    for rank, count in ((1, 2), (0, 1)):
+        mine, theirs = multiprocessing.Pipe()
+        ranks_module._serve(theirs, rank, count, "cuda", 1, os.getppid(), "")
+        assert mine.recv()[0] == "failed"
+    assert asked == [[1], None]
+
+
+def test_loaders_of_a_killed_rank_end_with_it() -> None:
+    """Or it holds the GPU for seconds in which new ranks would find it full."""
+    setup = Setup("ddp", 2, 16, "cpu", "tf32", 1, 0, (0.5,) * 3, (0.25,) * 3, width=2, workers=1)
+    with Ranks(2, "cpu", 1) as group:
+        found = group.run(rank_tasks.loaders_process, setup)
+        assert not any(map(gone, found))
+    began = time.monotonic()
+    wait_for(lambda: all(map(gone, found)))
+    assert time.monotonic() - began < 3, "torch's loaders look for their parent every five seconds"
 
 
 @pytest.mark.parametrize(
