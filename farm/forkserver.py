@@ -15,7 +15,6 @@ A connection carries JSON lines. To the server: {"request": …, "environment": 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib
 import json
 import os
@@ -31,10 +30,10 @@ from typing import Any
 from farm import provenance
 from farm.errors import CHILD_FAULT
 from farm.forkclient import PRELOAD, see_study_modules
+from trials.parent import end_with_parent
 
 IDLE_SECONDS = 5.0
 FIRST_CONNECTION_SECONDS = 120.0
-PR_SET_PDEATHSIG = 1
 
 
 class _Connection:
@@ -164,7 +163,7 @@ class ForkServer:
 
 def _become_child(server: int) -> None:
     os.setsid()
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent()
     if os.getppid() != server:  # it died before the line above
         os._exit(CHILD_FAULT)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)

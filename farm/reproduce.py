@@ -6,7 +6,6 @@ done is not repeated, a signal drains, and the same command goes on. A child die
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import shlex
 import signal
@@ -25,12 +24,12 @@ from farm.history import estimated_seconds
 from farm.plan import Plan, Trial
 from farm.signals import Signals, passed_to
 from farm.view import counts
+from trials.parent import end_with_parent
 
 STUDIES = ("problem=3", "problem=1", "problem=2", "problem=4")
 """The one that needs no GPU first, the longest last."""
 REFERENCE = ROOT / "analysis" / "reference"
 """Exports measured on real GPUs, where they are there: what a missing trial took elsewhere."""
-PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ def reproduce(
 def _run(arguments: Sequence[str], received: list[int]) -> int:
     """`farm/run.py` as a child that gets this process's signals and does not outlive it; `received` gets them too."""
     command = [sys.executable, str(ROOT / "farm" / "run.py"), *arguments]
-    child = subprocess.Popen(command, preexec_fn=_die_with_parent)
+    child = subprocess.Popen(command, preexec_fn=end_with_parent)
 
     def pass_on(number: int) -> None:
         received.append(number)
@@ -84,10 +83,6 @@ def _run(arguments: Sequence[str], received: list[int]) -> int:
 
     with passed_to(pass_on):
         return child.wait()
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def lacking(parts: Sequence[Part], reference: Path = REFERENCE) -> Iterator[str]:

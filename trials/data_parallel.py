@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from trials import communication, models, plain_loop, process, ranks, timing
 from trials.communication import Profile
+from trials.parent import end_with_parent
 from trials.plain_loop import Batch, ImageDataset
 from trials.seeding import derived_seed
 from trials.splits import Images
@@ -113,9 +114,8 @@ def measure(setup: Setup, images: Images, check_stop: Callable[[], None] = lambd
     while laps.passes == 0 or laps.iterations < setup.least_iterations:
         replica.one_pass(laps, check_stop)
     timing.check_clock(laps)
-    found = Measured(laps, replica.mean_loss(), replica.samples // laps.passes, replica.peak_bytes())
-    found.launch_seconds = timing.launch_seconds(replica.devices)
-    return found
+    samples, peak = replica.samples // laps.passes, replica.peak_bytes()
+    return Measured(laps, replica.mean_loss(), samples, peak, timing.launch_seconds(replica.devices))
 
 
 def profile(setup: Setup, images: Images, check_stop: Callable[[], None] = lambda: None) -> Profiled:
@@ -256,10 +256,10 @@ def make_loader(setup: Setup, images: Images, rank: int) -> DataLoader[Batch]:
 
 
 def _end_with_rank(worker: int) -> None:
-    ranks.end_with_parent()
+    end_with_parent()
 
 
-def columns(setup: Setup, found: Sequence[Measured]) -> timing.Row:
+def columns(found: Sequence[Measured]) -> timing.Row:
     """The measured columns of a row, from what each process measured."""
     row = timing.summary([f.laps for f in found])
     row["train_loss"] = sum(f.loss * f.samples for f in found) / sum(f.samples for f in found)

@@ -133,7 +133,7 @@ class Climb:
 
     def _measured(self, rung: int, repeat: int) -> Row:
         setup = self._setup(rung, repeat)
-        found = data_parallel.columns(setup, self._measure(setup))
+        found = data_parallel.columns(self._measure(setup))
         row = self._row(rung, repeat) | {"result": "measured"} | found
         if self.context.device == "cuda":
             row["clock_sm_mhz"] = machine.clock_sm_mhz(self.p.gpus)

@@ -7,7 +7,6 @@ for ever, so the first failure ends them all.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import multiprocessing
 import os
 import re
@@ -22,7 +21,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-PR_SET_PDEATHSIG = 1
+from trials.parent import end_with_parent
+
 LOOK_SECONDS = 0.2
 LEAST_TAKEN_BYTES = 4 * 2**30
 """Well above what a process holds outside torch's allocator."""
@@ -213,11 +213,6 @@ class Ranks:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
-
-
-def end_with_parent() -> None:
-    """Have the kernel kill this process when the thread that started it ends."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _serve(line: Connection, rank: int, count: int, device: str, threads: int, parent: int, store: str) -> None:

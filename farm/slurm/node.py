@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import json
 import os
 import shutil
@@ -30,8 +29,8 @@ import psutil
 
 from farm.failures import NO_MEMORY_MONITOR
 from farm.slurm.jobs import joined_file
+from trials.parent import end_with_parent
 
-PR_SET_PDEATHSIG = 1
 STARTED = "Ray runtime started."
 ADDRESS_SECONDS = 600.0
 START_SECONDS = 300.0
@@ -157,7 +156,7 @@ class NodeRay:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
-            preexec_fn=_die_with_parent,
+            preexec_fn=end_with_parent,
         )
 
     def until_started(self) -> None:
@@ -198,10 +197,6 @@ def _variables() -> dict[str, str]:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     ours = {"RAY_START_HOOK": "farm.slurm.node.no_client_server", "PYTHONUNBUFFERED": "1", "PATH": path}
     return NO_MEMORY_MONITOR | ours
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _listing(shared: Path) -> set[str]:

@@ -424,9 +424,9 @@ def test_the_hosts_pace_is_measured_on_a_gpu() -> None:
 
 def test_a_row_has_the_mean_pace_of_its_ranks_and_none_on_a_cpu() -> None:
     found = data_parallel.measure(SETUP, noise(64))
-    assert "launch_seconds" not in data_parallel.columns(SETUP, [found])
+    assert "launch_seconds" not in data_parallel.columns([found])
     ranks = [replace(found, launch_seconds=seconds) for seconds in (6e-6, 8e-6)]
-    assert data_parallel.columns(SETUP, ranks)["launch_seconds"] == pytest.approx(7e-6)
+    assert data_parallel.columns(ranks)["launch_seconds"] == pytest.approx(7e-6)
 
 
 @needs_cuda
