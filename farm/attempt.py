@@ -24,7 +24,7 @@ from farm.ledger.store import Attempt, drain_file, now, trial_path
 from farm.ledger.tidy import tidy
 from farm.write_behind import WriteBehind
 from trials.ranks import memory_taken
-from trials.spec import Drained, Epoch, Outcome, Row, Spec, State, trial_module
+from trials.spec import Drained, Epoch, Outcome, Row, Spec, State, steps_of, trial_module
 
 ERROR_LINES = 12
 Report = Callable[[dict[str, Any]], None]
@@ -208,10 +208,16 @@ class _Run:
                     tried = True
                 writer.submit(self.epoch, content, list(self.rows), self._sources())
                 last_commit = time.monotonic()
-            if self._stop.is_set():
+            if not self._stop.is_set():
+                self.report({"epoch": self.epoch} | (rows[-1] if rows else {}))
+            elif not self._is_last():
                 writer.wait()
                 raise Drained
-            self.report({"epoch": self.epoch} | (rows[-1] if rows else {}))
+
+    def _is_last(self) -> bool:
+        """Whether the trial has nothing left but its end: then a drain lets it come to that, and not the next attempt,
+        which may wait a day for its machine."""
+        return 0 < steps_of(self.spec.module, self.spec.parameters) <= self.epoch
 
     def _resumed_state(self) -> State:
         """The final state of a trial whose last epoch was committed by an attempt that died before `done`."""

@@ -93,6 +93,11 @@ def test_a_drain_abandons_an_epoch_that_is_much_longer_than_the_one_before(
     assert time.monotonic() - began < 15
 
 
+def test_a_drain_in_the_last_epoch_lets_the_trial_come_to_its_end(tmp_path: Path) -> None:
+    assert attempt(wanted := request(tmp_path, epochs=3), stop_at=2) == End("completed", 3)
+    assert scan.progress(directory(wanted)).state == "done"
+
+
 def test_commits_are_no_closer_than_commit_seconds(tmp_path: Path) -> None:
     wanted = request(tmp_path, commit_seconds=3600, epochs=5, end="storage", end_epoch=5)
     assert attempt(wanted).how == "interrupted"
@@ -161,11 +166,20 @@ def test_keep_weights_leaves_the_final_state(tmp_path: Path) -> None:
     assert (directory(wanted) / "done" / "state.pt").exists()
 
 
-def test_keep_weights_leaves_it_too_where_the_attempt_before_had_committed_it(tmp_path: Path) -> None:
+def test_keep_weights_leaves_it_too_where_the_attempt_before_had_committed_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
     states = []
-    for name, stop_at in (("whole", None), ("stopped", 2)):
+    for name in ("whole", "interrupted"):
         wanted = dataclasses.replace(request(tmp_path / name), keep="weights")
-        assert stop_at is None or attempt(wanted, stop_at) == End("drained", 3)  # of 3 epochs
+        if name == "interrupted":
+            with monkeypatch.context() as patch:
+                patch.setattr(Attempt, "finish", full)
+                assert attempt(wanted).how == "interrupted"
+            assert scan.progress(directory(wanted)).epoch == 3  # of 3
         assert attempt(wanted).how == "completed"
         states.append(torch.load(directory(wanted) / "done" / "state.pt", weights_only=True))
     assert states[0] == states[1]
