@@ -273,5 +273,8 @@ def columns(found: Sequence[Measured]) -> timing.Row:
 def profiled_columns(setup: Setup, found: Sequence[Profiled], examples: int) -> timing.Row:
     """The columns of a row from what the profiler saw in each process, scaled to an epoch of `examples` images."""
     iterations = timing.expected_iterations(examples, setup.total_batch)
-    seen = communication.columns([f.communication for f in found], iterations / found[0].iterations)
+    profiles = [f.communication for f in found]
+    if setup.device == "cuda" and any(profile.empty for profile in profiles):
+        return {"iterations": iterations, "reason": "the profiler saw nothing that the GPUs did"}
+    seen = communication.columns(profiles, iterations / found[0].iterations)
     return {"iterations": iterations} | (seen or {"reason": "the ranks saw different numbers of collectives"})

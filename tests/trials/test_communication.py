@@ -102,3 +102,11 @@ def test_columns_are_scaled_to_the_epoch_and_one_process_waits_for_nobody() -> N
 def test_a_profile_of_work_without_communication_has_none() -> None:
     found = communication.profiled(lambda: torch.ones(3).sum(), on_gpu=False)
     assert communication.seconds(found)["communication"] == 0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_on_a_gpu_kernels_and_copies_are_seen() -> None:
+    there = torch.ones(1000, device="cuda")
+    found = communication.profiled(lambda: torch.ones(1000).to(there.device) + there, on_gpu=True)
+    assert (found.empty, found.communication) == (False, [])
+    assert length(found.other) > 0

@@ -25,7 +25,7 @@ from farm.failures import kind_of
 from farm.ledger import schema
 from trials import communication, data_parallel, machine, models, plain_loop, problem2, process, timing
 from trials.data import Dataset
-from trials.data_parallel import Measured, Setup
+from trials.data_parallel import Measured, Profiled, Setup
 from trials.ladder import Climb
 from trials.problem2 import Parameters, check, resolve
 from trials.ranks import MemoryTaken, RankOutOfMemory, Ranks, memory_taken
@@ -191,6 +191,24 @@ def test_ddp_trains_in_processes_that_talk(context: Any) -> None:
     assert float(profiled["profiled_broadcast_seconds"] or 0) > 0
     assert float(profiled["profiled_waiting_seconds"] or 0) > 0
     assert not any(name.startswith("profiled_") for name in epochs)
+
+
+def test_a_profiler_that_saw_nothing_of_a_gpu_gives_a_reason_and_no_zeros() -> None:
+    blind = Profiled(communication.profile_of([], on_gpu=True), 2)
+    row = data_parallel.profiled_columns(replace(SETUP, device="cuda", gpus=2), [blind], 64)
+    assert row == {"iterations": 2, "reason": "the profiler saw nothing that the GPUs did"}
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("mode", ["dataparallel", "ddp"])
+def test_on_two_gpus_the_profiler_sees_what_they_send(tiny: Dataset, context: Any, mode: str) -> None:
+    context.device = "cuda"
+    context.dataset = replace(tiny, train_images=noise(512).images, train_labels=noise(512).labels)
+    rows, _ = run(context, mode=mode, gpus=2, width=64, first_batch=64, last_batch=64, repeats=1)
+    profiled = rows[-1]
+    assert (profiled["result"], profiled.get("reason")) == ("profiled", None)
+    kind = "profiled_broadcast_seconds" if mode == "dataparallel" else "profiled_all_reduce_seconds"
+    assert 0 < float(profiled[kind] or 0) <= float(profiled["profiled_communication_seconds"] or 0)
 
 
 def what_is_done(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
