@@ -64,7 +64,7 @@ class Talk:
 
 @dataclass(frozen=True)
 class ModeAnswers:
-    """Of one mode in one group. `full` is the rung that did not fit on one GPU, and its peak; None where all did.
+    """Of one mode in one group. `full` are the rungs that did not fit on one GPU, with the peak: one a seed at most.
 
     `alone` are the rungs that were measured on one GPU, `tried` is the largest that it was given, `beyond` says that a
     larger one has more images than there are; `no_alone` is why nothing was measured on one. `smallest` is the smallest
@@ -76,7 +76,7 @@ class ModeAnswers:
     worst: tuple[int, int, Estimate] | None
     pairs: list[Pair]
     talks: list[Talk]
-    full: tuple[int, str] | None
+    full: list[tuple[int, str]]
     alone: list[int]
     tried: int
     smallest: int
@@ -225,7 +225,7 @@ def _mode(group: Group, mode: str, options: Options) -> ModeAnswers:
         worst=min(speedups, key=lambda s: s[2].value, default=None),
         pairs=_pairs(group, mode, several, options),
         talks=[t for g in several for b in batches if (t := _talk(group, mode, g, b, options))],
-        full=min(((c.key.batch, c.full) for c in one if c.full), default=None),
+        full=sorted((c.key.batch, c.full) for c in one if c.full),
         alone=sorted(c.key.batch for c in one if c.measured),
         tried=max((c.key.batch for c in one if not c.note.startswith("skipped")), default=0),
         smallest=min((b for _, b, _ in speedups), default=0),

@@ -32,6 +32,7 @@ WORDS = {
     "communication": "communication",
     "step": "step with communication",
 }
+LOST = "Where some seeds were out of memory, the bar is of the others; the tables name them."
 LEGEND = 4
 """Parts that a line of the legend holds."""
 
@@ -52,7 +53,7 @@ def time_figure(data: Data, group: Group, mode: str, options: Options) -> Figure
     return Figure(
         title=f"Where an epoch's time goes ({MODES[mode]}; {group.label})",
         alt="Stacked horizontal bars, seconds of an epoch. " + " ".join(_in_words(b) for b in bars),
-        caption=_caption(group, frame),
+        caption=_caption(group, frame) + (" " + LOST if any(c.lost for c in cells) else ""),
         drawing=drawing,
         source=source(data, trials_of(cells)),
         data=frame,

@@ -62,7 +62,8 @@ class Cell:
     """A set-up's accepted rows, one for each repetition, or in `note` why there are none.
 
     `profiled` are those of the profiler, in older revisions the same rows. `full` says that a repetition of any of its
-    trials did not fit, whatever the note is.
+    trials did not fit, whatever the note is. The rows are of the seeds that fit throughout; where others
+    did not, `lost` says so.
     """
 
     key: Key
@@ -71,6 +72,7 @@ class Cell:
     trials: tuple[str, ...] = ()
     profiled: pd.DataFrame = field(default_factory=pd.DataFrame)
     full: str = ""
+    lost: str = ""
 
     @property
     def measured(self) -> bool:
@@ -260,26 +262,35 @@ def _without_results(row: Mapping[Any, Any]) -> str:
 def _cell(key: Key, rows: pd.DataFrame, seen: pd.DataFrame) -> Cell:
     """A set-up from its rows, and the profiler's of all set-ups, which may have seen it on another machine."""
     trials = tuple(dict.fromkeys(str(t) for t in rows["trial_id"]))
-    measured, full = rows[rows["result"] == "measured"], _full(rows)
+    measured, oom = rows[rows["result"] == "measured"], rows[rows["result"] == "oom"]
+    fitting = measured[~measured["trial_id"].isin(oom["trial_id"])]
+    lost = _lost(rows[~rows["trial_id"].isin(fitting["trial_id"])], len(trials)) if len(fitting) else {}
+    full = lost.get("oom") or _full(oom)
     refused = {str(t): r for t, r in ((r.get("repeat"), refusal(key, r)) for r in measured.to_dict("records")) if r}
     if refused:
         return Cell(key, rows.iloc[:0], f"refused: {next(iter(refused.values()))}", trials, full=full)
-    if full:
-        return Cell(key, rows.iloc[:0], full, trials, full=full)
-    if measured.empty:
-        return Cell(key, measured, f"skipped: {rows['reason'].iloc[0]}", trials)
-    if not all(is_timed(row.get("config_timed")) for row in measured.to_dict("records")):
-        return Cell(key, rows.iloc[:0], UNTIMED, trials)
-    profiled = seen[seen["trial_id"].isin(trials) & (seen["batch"] == key.batch)]
-    return Cell(key, measured, "", trials, measured if profiled.empty else profiled)
+    if fitting.empty:
+        return Cell(key, fitting, full or f"skipped: {rows['reason'].iloc[0]}", trials, full=full)
+    if not all(is_timed(row.get("config_timed")) for row in fitting.to_dict("records")):
+        return Cell(key, rows.iloc[:0], "; ".join([*lost.values(), UNTIMED]), trials, full=full)
+    profiled = seen[seen["trial_id"].isin(fitting["trial_id"]) & (seen["batch"] == key.batch)]
+    profiled = fitting if profiled.empty else profiled
+    return Cell(key, fitting, "", trials, profiled, full, "; ".join(lost.values()))
 
 
-def _full(rows: pd.DataFrame) -> str:
-    """The table's words where some row did not fit into a GPU's memory; empty where all did."""
-    peaks = rows.loc[rows["result"] == "oom", "peak_memory_bytes"]
-    if peaks.empty:
+def _lost(rows: pd.DataFrame, seeds: int) -> dict[str, str]:
+    """By result, in how many of a set-up's seeds it did not fit, or was skipped because a smaller batch did not."""
+    oom = rows[rows["result"] == "oom"]
+    skipped = rows[(rows["result"] == "skipped") & ~rows["trial_id"].isin(oom["trial_id"])]
+    found = {"oom": (_full(oom), oom), "skipped": ("skipped", skipped)}
+    return {k: f"{words} in {n} of {seeds} seeds" for k, (words, r) in found.items() if (n := r["trial_id"].nunique())}
+
+
+def _full(oom: pd.DataFrame) -> str:
+    """The table's words for rows that did not fit into a GPU's memory; empty where there are none."""
+    if oom.empty:
         return ""
-    return f"OOM (peak {peak / 2**30:.1f} GiB)" if (peak := float(peaks.max())) > 0 else "OOM"
+    return f"OOM (peak {peak / 2**30:.1f} GiB)" if (peak := float(oom["peak_memory_bytes"].max())) > 0 else "OOM"
 
 
 def refusal(key: Key, row: Mapping[Any, Any]) -> str:

@@ -21,7 +21,7 @@ from analysis.words import listing
 Entry = tuple[Estimate, str]
 """What stands in a cell: a number, or where it is not known, why; a mark may stand beside a number too."""
 MODES = {"dataparallel": "DataParallel", "ddp": "DistributedDataParallel"}
-FEW, NEGATIVE = "§", "‡"
+FEW, NEGATIVE, LOST = "§", "‡", "†"
 RATIO = "A speedup is the ratio of geometric means over the repetitions, its interval Welch's, of logarithms."
 SIDE_BY_SIDE = 6
 """Columns of numbers with intervals that a sheet of paper holds beside the rows' names."""
@@ -102,7 +102,10 @@ def _notes(frame: pd.DataFrame, more: Sequence[str], options: Options, cells: Se
         notes.append(f"{NEGATIVE} No communication to be told: its interval holds zero, or it is negative.")
     if "not from a CPU" in marks:
         notes.append("These rows were measured on a CPU: processes share its cores, so no speedup is reported.")
-    if any(m.startswith("OOM") for m in marks):
+    if partly := list({c.key: c for c in cells if c.lost and c.measured}.values()):
+        each = (f"{c.key.gpus}-GPU at {c.key.batch:,}: {c.lost}, n = {len(c.rows)}" for c in partly)
+        notes.append(f"{LOST} Of the seeds that fit alone, or derived from such a time. " + "; ".join(each) + ".")
+    if any(m.startswith("OOM") for m in marks) or any("OOM" in c.lost for c in cells):
         notes.append("OOM: out of a GPU's memory; the peak is the most that torch had allocated there.")
     if any(m.endswith(UNTIMED) for m in marks):
         notes.append(UNTIMED_NOTE)
@@ -112,7 +115,12 @@ def _notes(frame: pd.DataFrame, more: Sequence[str], options: Options, cells: Se
 def _seconds(cell: Cell, values: Callable[[Cell], Any], options: Options) -> Entry:
     if not cell.measured:
         return NOTHING, cell.note
-    return mean_time(values(cell), options.confidence), FEW if cell.few else ""
+    return mean_time(values(cell), options.confidence), _marks(FEW if cell.few else "", cell)
+
+
+def _marks(mark: str, *cells: Cell) -> str:
+    """A number's mark, and beside it that some of the cells that it comes from are of some of their seeds."""
+    return " ".join(filter(None, [mark, LOST if any(c.lost for c in cells) else ""]))
 
 
 def _time(column: str, scaling: str) -> Callable[[Group, str, int, int, Options], Entry]:
@@ -126,8 +134,9 @@ def _speedup(column: str, scaling: str) -> Callable[[Group, str, int, int, Optio
         cell, one = group.cell(mode, scaling, gpus, batch), group.cell(mode, scaling, 1, batch)
         if gpus == 1 and cell.usable:
             return Estimate(1.0, math.nan, math.nan, len(cell.rows)), ""
-        reason = why_not(group, cell, one)
-        return (NOTHING, reason) if reason else (speedup(cell, one, options.confidence, column), "")
+        if reason := why_not(group, cell, one):
+            return NOTHING, reason
+        return speedup(cell, one, options.confidence, column), _marks("", cell, one)
 
     return entry
 
@@ -136,14 +145,20 @@ def _part(part: str) -> Callable[[Group, str, int, int, Options], Entry]:
     def entry(group: Group, mode: str, gpus: int, batch: int, options: Options) -> Entry:
         found: Split = split(group, mode, gpus, batch, options.confidence)
         doubted = part == "communication" and found.doubt
-        return getattr(found, part), found.mark or (NEGATIVE if doubted else "")
+        cells = _with_one(group, mode, 1 if part == "compute" else gpus, batch)
+        return getattr(found, part), found.mark or _marks(NEGATIVE if doubted else "", *cells)
 
     return entry
 
 
 def _ring(group: Group, mode: str, gpus: int, batch: int, options: Options) -> Entry:
     found: Bandwidth = bandwidth(group, mode, gpus, batch, options.confidence)
-    return found.ring.scaled(1 / GIGA), found.mark
+    return found.ring.scaled(1 / GIGA), found.mark or _marks("", *_with_one(group, mode, gpus, batch))
+
+
+def _with_one(group: Group, mode: str, gpus: int, batch: int) -> tuple[Cell, Cell]:
+    """A set-up of weak scaling and the one of one GPU, which is subtracted from it."""
+    return group.cell(mode, "weak", gpus, batch), group.cell(mode, "weak", 1, batch)
 
 
 def speedup_table(data: Data, group: Group, mode: str, options: Options) -> Table:
@@ -283,12 +298,14 @@ PROFILED = {
 
 
 def _communication(group: Group, found: Split, cell: Cell, options: Options) -> dict[str, Any]:
-    doubt = NEGATIVE if found.doubt else ""
+    both = _with_one(group, cell.key.mode, cell.key.gpus, cell.key.batch)
+    doubt = _marks(NEGATIVE if found.doubt else "", *both)
     record = estimate_columns("communication", found.communication) | {"communication_mark": found.mark or doubt}
     mark = why_not(group, cell)  # what the profiler saw needs no 1-GPU run beside it
     for name in PROFILED:
         estimate = NOTHING if mark else known_mean(cell.profiled, f"profiled_{name}_seconds", options.confidence)
-        record |= estimate_columns(f"profiled_{name}", estimate) | {f"profiled_{name}_mark": mark}
+        known = _marks("", cell) if math.isfinite(estimate.value) else ""
+        record |= estimate_columns(f"profiled_{name}", estimate) | {f"profiled_{name}_mark": mark or known}
     return record
 
 
@@ -299,7 +316,8 @@ def ceiling_table(data: Data, group: Group, options: Options) -> Table:
         for gpus in [g for g in group.gpu_counts(mode, "weak") if g > 1 and group.has(mode, "weak")]:
             for batch in group.batches(mode, "weak"):
                 found = bandwidth(group, mode, gpus, batch, options.confidence)
-                records.append(_traffic(mode, gpus, batch, found))
+                mark = found.mark or _marks("", *_with_one(group, mode, gpus, batch))
+                records.append(_traffic(mode, gpus, batch, found, mark))
     frame = pd.DataFrame(records)
     shown = (
         text_column("Mode", "mode"),
@@ -317,9 +335,9 @@ def ceiling_table(data: Data, group: Group, options: Options) -> Table:
     return Table(title, frame, shown, _notes(frame, (), options, cells), source(data, trials_of(cells)))
 
 
-def _traffic(mode: str, gpus: int, batch: int, found: Bandwidth) -> dict[str, Any]:
+def _traffic(mode: str, gpus: int, batch: int, found: Bandwidth, mark: str) -> dict[str, Any]:
     record: dict[str, Any] = {"mode": MODES[mode], "gpus": gpus, "batch": batch}
     for name in ("ring", "root"):
-        record |= estimate_columns(name, getattr(found, name).scaled(1 / GIGA)) | {f"{name}_mark": found.mark}
+        record |= estimate_columns(name, getattr(found, name).scaled(1 / GIGA)) | {f"{name}_mark": mark}
     record |= {"all_reduce": found.all_reduce, "copy": found.copy}
     return record | {"ring_share": found.share("ring"), "root_share": found.share("root")}

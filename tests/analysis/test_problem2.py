@@ -735,3 +735,47 @@ def test_scalings_are_compared_without_a_run_on_one_gpu(tmp_path: Path) -> None:
     assert "$T_1$ stands in both, so weak scaling's is that many times strong" in text
     assert "as long as weak scaling's (on 2 machines, or after as many starts of one)" in text
     assert "not yet a measurement" not in text
+
+
+def test_a_seed_out_of_memory_leaves_the_others_their_time_and_is_named(tmp_path: Path) -> None:
+    study = Made()
+    for seed in (0, 1):
+        one, two = study.trial(1, seed=seed), study.trial(2, seed=seed)
+        for known in (one, two):
+            study.epochs(known, 32)
+        study.epochs(two, 2048)
+        if seed:
+            study.epochs(one, 2048)
+            study.other(one, 8192, "oom", "CUDA out of memory.", 120 * 2.0**30)
+        else:
+            study.epochs(one, 2048)
+            del study.rows[-1]  # the third repetition did not fit
+            study.other(one, 2048, "oom", "CUDA out of memory.", 100 * 2.0**30)
+            study.other(one, 8192, "skipped", "a batch of 2048 was out of memory")
+    data = load(study.write(tmp_path))
+    tables = problem2.tables(data)
+    frame = tables["table-1"].frame.set_index("gpus")
+    assert (frame.loc[1, "seconds_32_n"], frame.loc[1, "seconds_2048_n"], frame.loc[2, "seconds_2048_n"]) == (6, 3, 6)
+    table = cells(data, "table-1")
+    assert table["1-GPU"]["Batch 2048 per GPU: Time (s)"].endswith(") †")
+    assert table["2-GPU"]["Batch 2048 per GPU: Speedup"].endswith(") †")
+    assert table["1-GPU"]["Batch 8192 per GPU: Time (s)"] == "OOM (peak 120.0 GiB)"
+    marked = {k for row in table.values() for k, v in row.items() if "†" in v}
+    assert marked == {"Batch 2048 per GPU: Time (s)", "Batch 2048 per GPU: Speedup"}
+    told = "1-GPU at 2,048: OOM (peak 100.0 GiB) in 1 of 2 seeds, n = 3."
+    marks = ("table-1", "table-1-without-data", "table-2", "communication", "one-gpu", "table-3", "ceiling")
+    assert [n for n in marks if not any(note.startswith("†") and told in note for note in tables[n].notes)] == []
+    assert "the bar is of the others" in problem2.main(data)[0]["epoch-time"].caption
+    text = write_report(data.directory, "2").markdown.read_text(encoding="utf-8")
+    assert "at a batch of 2,048: OOM (peak 100.0 GiB) in 1 of 2 seeds, and of 8,192: OOM (peak 120.0 GiB)." in text
+
+
+def test_a_seed_that_came_to_no_larger_batch_is_named_there_too(tmp_path: Path) -> None:
+    study = Made()
+    first, second = (study.trial(1, seed=seed) for seed in (0, 1))
+    study.other(first, 32, "oom", "CUDA out of memory.", 100 * 2.0**30)
+    study.other(first, 128, "skipped", "a batch of 32 was out of memory")
+    study.epochs(second, 128)
+    table = problem2.tables(load(study.write(tmp_path)))["one-gpu"]
+    assert table.cells[1][1].endswith("†")
+    assert any("1-GPU at 128: skipped in 1 of 2 seeds, n = 3." in note for note in table.notes)
