@@ -34,8 +34,11 @@ def sentence(data: Data, made_from: Source) -> str:
     for column, word in (("config_seed", "seeds"), ("config_dataset", "data"), ("devices", "device")):
         if values := distinct(trials, column):
             parts.append(f"{word} {values}")
-    if commits := distinct(_with_attempts(data, trials), "farm_commit"):
-        parts.append(f"farm commit {commits}")
+    behind = _attempts_behind(data, trials)
+    if commits := distinct(pd.concat([trials, behind]), "farm_commit"):
+        without = int(behind["farm_commit"].isna().sum())
+        which = "an attempt that" if without == 1 else f"{without:,} attempts that"
+        parts.append(f"farm commit {commits}" + (f", and of {which} recorded none" if without else ""))
     for column, word in (("torch_version", "torch"), ("image", "image")):
         if values := distinct(trials, column):
             parts.append(f"{word} {values}")
@@ -44,15 +47,21 @@ def sentence(data: Data, made_from: Source) -> str:
     return "; ".join(parts + ([made_from.note] if made_from.note else [])) + "."
 
 
-def _with_attempts(data: Data, trials: pd.DataFrame) -> pd.DataFrame:
-    """The trials, and the attempts that measured rows of theirs: an earlier one may have been of another commit."""
-    if "farm_commit" not in data.attempts:
-        return trials
+def _attempts_behind(data: Data, trials: pd.DataFrame) -> pd.DataFrame:
+    """The attempts that measured rows of the trials, with `farm_commit`: an earlier one may have been of another.
+
+    Of a trial's last attempt the trial knows it too: rows of attempts.parquet that are older than the column do not.
+    """
     identity = ["trial_id", "attempt"]
+    known = data.attempts.reindex(columns=[*identity, "farm_commit"])
     found = [t[identity] for t in (data.rows, *data.tables.values()) if {*identity} <= {*t.columns}]
-    rows = pd.concat([data.attempts.iloc[:0][identity], *found]).drop_duplicates()
-    own = data.attempts[data.attempts["trial_id"].isin(trials["trial_id"])]
-    return pd.concat([trials, own.merge(rows, on=identity)])
+    behind = pd.concat([known.iloc[:0][identity], *found]).drop_duplicates()
+    behind = behind[behind["trial_id"].isin(trials["trial_id"])].merge(known, how="left", on=identity)
+    last = pd.concat([known[identity], behind[identity]]).groupby("trial_id")["attempt"].max()
+    own = trials.set_index("trial_id").reindex(columns=["farm_commit"])["farm_commit"]
+    ends = behind["attempt"] == behind["trial_id"].map(last)
+    commits = behind["farm_commit"].replace("", None)
+    return behind.assign(farm_commit=commits.where(commits.notna() | ~ends, behind["trial_id"].map(own)))
 
 
 def distinct(frame: pd.DataFrame, column: str, at_most: int = 5) -> str:
