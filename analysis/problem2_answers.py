@@ -109,6 +109,8 @@ class Answers:
     cotenants_of_all: bool
     """Whether all rows know."""
     clocks: tuple[float, float]
+    meets: bool
+    """Whether DDP's ranks met before each step, as they do since its revision 2."""
     launches: tuple[float, float]
     """Least and most that handing over one kernel took the host, right after an epoch, in seconds."""
     refused: list[str]
@@ -153,6 +155,7 @@ def answers(data: Data, group: Group, options: Options) -> Answers:
         cotenants=int(others.max()) if others.notna().any() else None,
         cotenants_of_all=bool(others.notna().all()),
         clocks=_range(rows, "clock_sm_mhz"),
+        meets=len(rows) > 0 and bool(((rows["config_mode"] == "ddp") & (rows["config_revision"] >= 2)).any()),
         launches=_range(rows, "launch_seconds"),
         refused=[f"{_words(c)}: {c.note}" for c in group.cells.values() if c.note.startswith("refused")],
     )

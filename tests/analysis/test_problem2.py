@@ -779,3 +779,15 @@ def test_a_seed_that_came_to_no_larger_batch_is_named_there_too(tmp_path: Path) 
     table = problem2.tables(load(study.write(tmp_path)))["one-gpu"]
     assert table.cells[1][1].endswith("†")
     assert any("1-GPU at 128: skipped in 1 of 2 seeds, n = 3." in note for note in table.notes)
+
+
+@pytest.mark.parametrize(
+    ("mode", "revision", "said"), [("ddp", 2, True), ("ddp", 3, True), ("ddp", 1, False), ("dataparallel", 2, False)]
+)
+def test_the_protocol_says_where_the_meeting_of_ddps_ranks_counts(
+    tmp_path: Path, mode: str, revision: int, said: bool
+) -> None:
+    study = Made()
+    study.epochs(study.trial(2, mode=mode, revision=revision), 32)
+    text = " ".join(words(study, tmp_path).split())
+    assert ("and what a rank waits there for the slowest loader, is counted as waiting for data" in text) == said
