@@ -95,6 +95,7 @@ class Answers:
     label: str
     on_gpu: bool
     timed: bool
+    profiled: bool
     setup: dict[str, list[str]]
     """The values of each parameter that the protocol states; of the plan where nothing has run."""
     images: str
@@ -145,6 +146,7 @@ def answers(data: Data, group: Group, options: Options) -> Answers:
         label=group.label,
         on_gpu=group.machine.on_gpu,
         timed=group.timed,
+        profiled=group.profiled,
         setup=setup,
         images=_images(rows, setup["train_examples"]),
         repeated=_repeated(rows),

@@ -119,7 +119,7 @@ class Group:
     """Cells that compare, and what the links between the GPUs were measured to do.
 
     `elsewhere` has what groups of other machines hold of this variation. `timed` says whether its times are results:
-    cells of trials that may have shared their GPUs hold none.
+    cells of trials that may have shared their GPUs hold none. `profiled` says whether the profiler was to look.
     """
 
     machine: Machine
@@ -129,6 +129,7 @@ class Group:
     missing: Mapping[tuple[str, str, int], str] = field(default_factory=dict)
     elsewhere: frozenset[Key] = frozenset()
     timed: bool = True
+    profiled: bool = True
 
     def cell(self, mode: str, scaling: str, gpus: int, batch: int) -> Cell:
         """A set-up; one that was not measured says why. One GPU has no scaling: both read the same cell."""
@@ -193,7 +194,8 @@ def groups(data: Data) -> list[Group]:
     """All groups of an export, in the plan's order; one without cells where nothing has run."""
     vary = [p for p in varying(data.plan) if p not in NAMED]
     if data.rows.empty:
-        return [Group(Machine("not run", "", "nothing measured"), "", {}, pd.DataFrame(), _missing(data, vary, ""))]
+        missing, nowhere = _missing(data, vary, ""), Machine("not run", "", "nothing measured")
+        return [Group(nowhere, "", {}, pd.DataFrame(), missing, profiled=_profiled(data.plan))]
     places: dict[tuple[Machine, str], list[int]] = {}
     rows, links = _with_boots(data, data.rows), _with_boots(data, data.tables.get("links", pd.DataFrame()))
     seen, rows = rows[rows["result"] == "profiled"], rows[rows["result"] != "profiled"]
@@ -206,8 +208,14 @@ def groups(data: Data) -> list[Group]:
         of_these = links[links["trial_id"].isin(list(part["trial_id"]))] if len(links) else links
         missing = _missing(data, vary, variation)
         timed = all(is_timed(row.get("config_timed")) for row in part.to_dict("records"))
-        found.append(Group(machine, variation, cells, of_these, missing, timed=timed))
+        found.append(Group(machine, variation, cells, of_these, missing, timed=timed, profiled=_profiled(part)))
     return [replace(group, elsewhere=_elsewhere(group, found)) for group in found]
+
+
+def _profiled(frame: pd.DataFrame) -> bool:
+    """Whether some trials were to look with the profiler; 0 iterations: not to."""
+    column = "config_profiled_iterations"
+    return column not in frame or bool((frame[column] != 0).any())
 
 
 def _elsewhere(group: Group, found: Sequence[Group]) -> frozenset[Key]:

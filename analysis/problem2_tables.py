@@ -257,7 +257,10 @@ def _detail(cell: Cell) -> dict[str, float]:
 
 
 def communication_table(data: Data, group: Group, mode: str, options: Options) -> Table:
-    """Communication of every multi-GPU set-up: by subtraction, and beside it what the profiler saw, kind by kind."""
+    """Communication of every multi-GPU set-up: by subtraction, and beside it what the profiler saw, kind by kind.
+
+    Without the profiler the latter is left out.
+    """
     records = []
     several = [g for g in group.gpu_counts(mode, "weak") if g > 1]
     for gpus in several:
@@ -271,7 +274,7 @@ def communication_table(data: Data, group: Group, mode: str, options: Options) -
         text_column("GPUs", "setup"),
         number_column("Batch per GPU", "batch", ",.0f"),
         _shown("By subtraction (s)", "communication"),
-        *(_shown(f"{heading} (s)", f"profiled_{name}") for name, heading in PROFILED.items()),
+        *(_shown(f"{heading} (s)", f"profiled_{name}") for name, heading in PROFILED.items() if group.profiled),
     )
     notes = [
         "The profiler's figures are of a few further iterations, scaled to an epoch, which can come to more than the "
@@ -280,10 +283,12 @@ def communication_table(data: Data, group: Group, mode: str, options: Options) -
         "counts from when its last rank has come to it; how long the others had waited in it is the last column, which "
         "is the ranks' unequal pace and no cost of the links. By subtraction it is communication."
     ]
-    title = f"Communication by subtraction and by the profiler ({MODES[mode]}; {group.label})"
+    how = "by subtraction and by the profiler" if group.profiled else "by subtraction"
+    title = f"Communication {how} ({MODES[mode]}; {group.label})"
     cells = _cells(group, mode, "weak", several)
     origin = source(data, trials_of(cells))
-    return Table(title, frame, shown, _notes(frame, notes, options, cells), origin, keys=2, side_by_side=4)
+    told = _notes(frame, notes if group.profiled else (), options, cells)
+    return Table(title, frame, shown, told, origin, keys=2, side_by_side=4)
 
 
 PROFILED = {

@@ -791,3 +791,30 @@ def test_the_protocol_says_where_the_meeting_of_ddps_ranks_counts(
     study.epochs(study.trial(2, mode=mode, revision=revision), 32)
     text = " ".join(words(study, tmp_path).split())
     assert ("and what a rank waits there for the slowest loader, is counted as waiting for data" in text) == said
+
+
+@pytest.mark.parametrize("iterations", [0, 10])
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_profiler_that_was_not_used_is_said_to_have_seen_nothing(
+    tmp_path: Path, iterations: int, alone: bool
+) -> None:
+    study, seen = Made(), ("communication", "broadcast", "exposed")
+    for mode in ("dataparallel", "ddp"):
+        for gpus in (1, 2) if alone else (2,):
+            changes = {f"profiled_{name}_seconds": 0.5 if iterations and gpus > 1 else None for name in seen}
+            study.epochs(study.trial(gpus, mode=mode, profiled_iterations=iterations), 32, **changes)
+    text = words(study, tmp_path)
+    said = [line for line in text.splitlines() if "profiler" in line.lower()]
+    if iterations:
+        assert len(said) > 4
+        assert "not used" not in text
+    else:
+        assert len(said) == 1
+        assert said[0].startswith("The profiler was not used (`trial.profiled_iterations=0`)")
+        assert "| GPUs | Batch per GPU | By subtraction (s) |\n" in text
+
+
+def test_nothing_is_said_of_a_profiler_that_is_not_planned(tmp_path: Path) -> None:
+    study = Made()
+    study.trial(2, state="new", profiled_iterations=0)
+    assert words(study, tmp_path).count("rofiler") == 1

@@ -91,7 +91,7 @@ class Made:
         export.mkdir(parents=True)
         tables = {"plan": self.plan, "trials": self.trials, "epochs": self.rows, "links": self.links}
         tables |= {"attempts": self.attempts, "gpus": [{"trial_id": "none"}]}
-        empty = pd.DataFrame({name: pd.Series(dtype=str) for name in ("trial_id", "name")})
+        empty = pd.DataFrame({name: pd.Series(dtype=str) for name in ("trial_id", "name", "status")})
         for name, rows in tables.items():
             (pd.DataFrame(rows) if rows else empty).to_parquet(export / f"{name}.parquet", index=False)
         return results / "problem2"
