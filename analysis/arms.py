@@ -10,6 +10,8 @@ import pandas as pd
 
 SAME_ARM = ("seed", "fingerprint", "module")
 """Config columns that never tell arms apart: seeds are the repetitions, the others are said otherwise."""
+AROUND = ("threads", "dataset", "fingerprint", "revision", "timed", "hardware")
+"""Config columns that are no point of the grid: what its trials are made with."""
 UNTIMED = "untimed"
 """What stands in place of a time that is no result."""
 UNTIMED_NOTE = "Untimed: such trials may share their device, so how long they took is no result."
@@ -80,6 +82,27 @@ def arms(
 def varying(plan: pd.DataFrame) -> list[str]:
     """Parameters with more than one value in the plan, without prefix; the seed is not one."""
     return [c.removeprefix("config_") for c in _config_columns(plan) if len({_text(v) for v in plan[c]}) > 1]
+
+
+def apart(trials: pd.DataFrame, plan: pd.DataFrame) -> dict[str, list[str]]:
+    """What tells trials from the nearest one of a plan: names without prefix, and the trials' values as people write
+    them. The same point of the grid is nearer than any other, whatever it was made with, and another seed nearer than
+    other parameters. Of another dataset the fingerprint goes without saying."""
+    columns = [str(c) for c in plan if str(c).startswith("config_") and c in trials and c != "config_module"]
+    if plan.empty or trials.empty:
+        return {}
+    texts = pd.concat([plan[columns], trials[columns]]).map(_text)
+    codes = texts.apply(lambda column: pd.factorize(column)[0]).to_numpy()
+    grid, found = codes[: len(plan)], {c: set[str]() for c in columns}
+    weight = dict.fromkeys(AROUND, 1) | {"seed": len(columns)}
+    weights = [weight.get(c.removeprefix("config_"), 2 * len(columns)) for c in columns]
+    for row, values in zip(codes[len(plan) :], texts[columns].iloc[len(plan) :].itertuples(index=False), strict=True):
+        nearest = grid[((grid != row) @ weights).argmin()]
+        differs = [c for c, same in zip(columns, nearest == row, strict=True) if not same]
+        for column, value in zip(columns, values, strict=True):
+            if column in differs and not (column == "config_fingerprint" and "config_dataset" in differs):
+                found[column].add(value[:12] if column == "config_fingerprint" else value)
+    return {c.removeprefix("config_"): sorted(v) for c, v in found.items() if v}
 
 
 def describe(values: Mapping[str, Any], parameters: Iterable[str]) -> str:

@@ -36,7 +36,7 @@ class Data:
     """One study's export. `plan` keeps the grid's order; the other tables hold only trials of the plan.
 
     `rows` is the row table named `table`, the main one where there are several; `tables` has each by its name.
-    `outside` names the finished trials of the ledger that the plan does not hold.
+    `outside` are the finished trials of the ledger that the plan does not hold, by name.
     `digests` maps each file of the export to its SHA-256.
     """
 
@@ -49,7 +49,7 @@ class Data:
     plan: pd.DataFrame
     digests: dict[str, str]
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
-    outside: tuple[str, ...] = ()
+    outside: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def module(self) -> str:
@@ -143,7 +143,7 @@ def load(study_dir: Path) -> Data:
         plan=plan,
         digests=found,
         tables={name: kept[name] for name in row_tables},
-        outside=tuple(sorted(frames["trials"].loc[~frames["trials"]["trial_id"].isin(plan["trial_id"]), "name"])),
+        outside=frames["trials"][~frames["trials"]["trial_id"].isin(plan["trial_id"])].sort_values("name"),
     )
     _check(data, done)
     return data

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import functools
 import re
+import shlex
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -15,6 +16,7 @@ import jinja2
 from markupsafe import Markup
 
 from analysis import math_font, provenance, style, words
+from analysis.arms import apart
 from analysis.load import Data, study_word
 from analysis.markup import to_html
 from analysis.outcomes import fate
@@ -155,14 +157,26 @@ def notices(data: Data) -> list[str]:
     listed = "".join(f"\n- {words.escape(str(name))}: {words.escape(why)}" for name, why in rest[:20])
     more = f"\n- and {len(rest) - 20} more" if len(rest) > 20 else ""
     notes.append(count + (f". Without results:\n{listed}{more}" if rest else "."))
-    if n := len(data.outside):
-        shown = ", ".join(f"`{name}`" for name in data.outside[:10]) + (", …" if n > 10 else "")
-        notes.append(
-            f"Outside this grid, and not shown: {words.counted(n, 'finished trial')} ({shown}). "
-            f"`farm report {study_word(data.directory)}` without further words takes in those that differ only in what "
-            "the study sweeps; what is of other data, hardware, settings or an older revision does not compare."
-        )
-    return notes
+    return notes + ([_outside(data)] if len(data.outside) else [])
+
+
+def _outside(data: Data) -> str:
+    """Which finished trials the report leaves out, what tells them from those of the grid, and how to have them."""
+    n, command = len(data.outside), f"farm report {study_word(data.directory)}"
+    shown = ", ".join(f"`{name}`" for name in data.outside["name"][:10]) + (", …" if n > 10 else "")
+    differences = apart(data.outside, data.plan)
+    told = [f"{k} ({', '.join(v[:5])}{', …' if len(v) > 5 else ''})" for k, v in differences.items()]
+    models = [m for m in differences.get("hardware", []) if m not in ("cpu", "none")]
+    which = words.counted(n, "finished trial")
+    parts = [
+        f"Outside this grid, and not shown: {which} ({shown}).",
+        f"What sets {'it' if n == 1 else 'them'} apart from the nearest of the grid: "
+        f"{words.escape(words.listing(told))}." if told else "",
+        *(f"`{command} {shlex.quote(f'hardware={m}')}` shows those of that GPU model instead." for m in models[:5]),
+        f"`{command}` without further words takes in those that differ only in what the study sweeps; what is of other "
+        "data, hardware, settings or an older revision does not compare.",
+    ]  # fmt: skip
+    return " ".join(filter(None, parts))
 
 
 def index_markdown(entries: Sequence[Entry]) -> str:

@@ -1,7 +1,7 @@
 import pandas as pd
 import pytest
 
-from analysis.arms import arms
+from analysis.arms import apart, arms
 from analysis.load import load
 from analysis.problem4 import arm_name, study_arms
 
@@ -56,3 +56,9 @@ def test_arms_are_in_the_order_of_m_whatever_the_plans(study_dir):
 def test_an_arm_knows_whether_its_times_are_results(recorded, timed):
     (arm,) = arms(plan(M=[4], timed=[recorded], seed=[0]))
     assert arm.timed is timed
+
+
+def test_the_same_point_of_an_older_revision_is_set_apart_by_that_alone():
+    grid = pd.DataFrame({"config_mode": ["a", "a", "b"], "config_gpus": [1, 2, 2], "config_revision": [1, 2, 3]})
+    older = pd.DataFrame({"config_mode": ["b"], "config_gpus": [2], "config_revision": [2]})
+    assert apart(older, grid) == {"revision": ["2"]}

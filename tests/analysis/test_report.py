@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -82,6 +83,36 @@ def test_finished_trials_outside_the_plan_are_named(made_up, tmp_path):
     text = report.write_report(made_up.write(tmp_path), "4").markdown.read_text()
     name = made_up.tables["trials"][0]["name"]
     assert f"Outside this grid, and not shown: 1 finished trial (`{name}`)." in text
+
+
+def outside(made_up, results: Path, **changes: object) -> str:
+    """The notice where the first trial has changed so and is not of the plan."""
+    del made_up.tables["plan"][0]
+    made_up.tables["trials"][0] |= {f"config_{k}": v for k, v in changes.items()}
+    text = report.write_report(made_up.write(results), "4").markdown.read_text()
+    return next(line for line in text.splitlines() if line.startswith("Outside this grid"))
+
+
+def test_hardware_that_sets_trials_apart_is_named_with_its_command(made_up, tmp_path):
+    told = outside(made_up, tmp_path, seed=1, hardware="NVIDIA L4", revision=2)
+    assert "apart from the nearest of the grid: revision (2) and hardware (NVIDIA L4)." in told.replace("\\", "")
+    assert "`farm report study=problem4 'hardware=NVIDIA L4'` shows those of that GPU model instead." in told
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({}, "apart from the nearest of the grid: seed (0)."),
+        ({"seed": 1, "batch_size": 32}, "apart from the nearest of the grid: batch_size (32)."),
+        ({"seed": 1, "dataset": "synthetic", "fingerprint": "e" * 64}, "of the grid: dataset (synthetic)."),
+        ({"seed": 1, "fingerprint": "e" * 64}, "of the grid: fingerprint (eeeeeeeeeeee)."),
+        ({"seed": 1, "hardware": "cpu"}, "of the grid: hardware (cpu)."),
+    ],
+)
+def test_what_sets_trials_outside_apart_is_named(made_up, tmp_path, changes, told):
+    notice = outside(made_up, tmp_path, **changes)
+    assert told in notice.replace("\\", "")
+    assert "shows those of that GPU model" not in notice
 
 
 def test_drawn_images_are_not_passed_off_as_cifar(made_up, tmp_path):
