@@ -23,8 +23,9 @@ from farm.ledger.gather import DIGESTS, UNFINISHED
 from farm.ledger.scan import STUDY
 
 ROOT = Path(__file__).resolve().parent.parent
-FIXED = ("trials", "attempts", "plan")
-"""Tables that every export has, beside the row table that the trial module names (mostly "epochs"), or several."""
+FIXED = {"trials": ("trial_id", "name", "status"), "attempts": ("trial_id",), "plan": ("trial_id", "name", "state")}
+"""Tables that every export has, beside the row table that the trial module names (mostly "epochs"), or several; and
+the columns that nothing can do without. Rows need the trial's id."""
 
 
 class AnalysisError(Exception):
@@ -129,6 +130,9 @@ def load(study_dir: Path) -> Data:
         raise AnalysisError(f"{export}/{wrong[0]}: not what was exported, it is damaged; {command} mends it")
     row_tables = [name for name in files if name not in FIXED]
     frames = {name: _read(path) for name, path in files.items()}
+    for name, frame in frames.items():
+        if lacking := [column for column in FIXED.get(name, ("trial_id",)) if column not in frame]:
+            raise AnalysisError(f"{files[name]}: no column {lacking[0]!r}, which all exports have; {command} adds it")
     plan = frames["plan"]
     main = _main_table(export, row_tables, plan)
     done = set(plan.loc[plan["state"] == "done", "trial_id"])

@@ -47,6 +47,16 @@ def test_a_missing_table_is_named(study_dir, name):
         load(study_dir)
 
 
+@pytest.mark.parametrize(
+    ("name", "column"), [("trials", "status"), ("plan", "state"), ("plan", "name"), ("epochs", "trial_id")]
+)
+def test_a_table_without_a_column_that_every_export_has_is_named(study_dir, name, column):
+    path = study_dir / f"export/{name}.parquet"
+    pd.read_parquet(path).drop(columns=column).to_parquet(path)
+    with pytest.raises(AnalysisError, match=rf"{name}\.parquet: no column '{column}'.* `farm export study=problem4`"):
+        load(study_dir)
+
+
 def test_a_missing_row_table_is_told(study_dir):
     (study_dir / "export/epochs.parquet").unlink()
     with pytest.raises(AnalysisError, match="found none"):
