@@ -12,7 +12,7 @@ import errno
 import fcntl
 import io
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,12 +133,16 @@ def _export(root: Path, directory: Path, plan: Plan | None, module: str) -> Expo
 
 
 def _unfinished(directory: Path, trials: Sequence[Path], module: str, misfits: set[str]) -> Unfinished:
-    """Write the row tables of trials without an end; all of them, if empty, so that nothing stays of one that ended."""
-    target = directory / UNFINISHED
+    """Write the row tables of trials without an end; all of them, if empty, so that nothing stays of one that ended.
+
+    They are read anew each time; `misfits` gets names of columns only where the last export had other types.
+    """
+    target, names = directory / UNFINISHED, schema.row_tables(module)
     target.mkdir(exist_ok=True)
+    if all(_has_types(target / f"{name}.parquet", schema.row_types(module, name)) for name in names):
+        misfits = set()
     counts = []
     with contextlib.ExitStack() as stack:
-        names = schema.row_tables(module)
         tables = [stack.enter_context(_Rows(target / f"{name}.parquet", module, name)) for name in names]
         for batch in batches(trials, lambda trial: read_newest(trial, module), module, [], misfits):
             counts.append((len(batch.trials), len(batch.rows)))
@@ -147,6 +151,13 @@ def _unfinished(directory: Path, trials: Sequence[Path], module: str, misfits: s
         for one in tables:
             one.close()
     return Unfinished(target, sum(trials for trials, _ in counts), sum(rows for _, rows in counts))
+
+
+def _has_types(path: Path, declared: Mapping[str, pa.DataType]) -> bool:
+    try:
+        return fits(path, declared)
+    except (OSError, pa.ArrowException):  # not there, or damaged
+        return False
 
 
 def planned_states(root: Path) -> set[str]:

@@ -80,6 +80,24 @@ def test_what_is_of_no_use_any_more_is_null_and_told_once(
     assert {p: p.read_bytes() for p in done} == done
 
 
+def test_types_that_an_unfinished_trial_does_not_have_are_told_by_the_first_export(
+    farm: Callable[..., Finished], tmp_path: Path, revise: Callable[..., None]
+) -> None:
+    def command(verb: str) -> Finished:
+        return farm("study=changing.yaml", "commit_seconds=0", verb=verb, variables={"PYTHONDONTWRITEBYTECODE": "1"})
+
+    revise(1, "good", "int")
+    module = tmp_path / "changing.py"
+    text = module.read_text().replace("], None", "], dict").replace("    return Outcome(", "    raise ValueError(")
+    module.write_text(text)
+    assert command("run").code == 1
+    assert [command("export").err for _ in range(2)] == ["", ""]
+    revise(2, 0.5, "float")
+    first, second = (command("export").err for _ in range(2))
+    assert [line.split("'")[1] for line in first.splitlines()] == ["config_size", "score"]
+    assert second == ""
+
+
 def test_values_that_a_type_lost_come_back_with_it(
     farm: Callable[..., Finished], tmp_path: Path, revise: Callable[..., None]
 ) -> None:

@@ -196,8 +196,13 @@ def test_a_value_of_another_type_is_null(tmp_path: Path, value: Any) -> None:
     assert [r["config_factor"] for r in rows(export(tmp_path, None, "counting"))] == [None, None]
 
 
-def test_a_value_that_has_another_type_now_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_value_that_has_another_type_now_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     edited(directory(drained(tmp_path, 2)), lambda parameters: parameters.update(factor="x"))
+    result = export(tmp_path, None, "counting")
+    assert "column 'config_factor' has another type now" in capsys.readouterr().err
+    export(tmp_path, None, "counting")
+    assert capsys.readouterr().err == ""
+    (result.unfinished.directory / "epochs.parquet").write_text("junk")
     export(tmp_path, None, "counting")
     assert "column 'config_factor' has another type now" in capsys.readouterr().err
 
