@@ -36,17 +36,14 @@ def read_newest(trial: Path, module: str) -> Results | None:
 
 
 def _configuration(spec: Spec, module: str) -> pa.Table:
-    """Columns config_* of one row, typed as those of a finished trial of the module."""
+    """Columns config_* of one row, each of its value's type; `merged` gives them the types that are declared now."""
     declared = {f.name: f.type for f in schema.config_schema(module)}
     return pa.table({k: _column(v, declared.get(k)) for k, v in schema.config_columns(spec).items()})
 
 
-def _column(value: Scalar, kind: pa.DataType | None) -> pa.Array:
-    """One value; of a type of its own where the declared one cannot hold it, as an older revision's may be."""
+def _column(value: Scalar, declared: pa.DataType | None) -> pa.Array:
+    """One value; null where there is none, or one that Arrow has no type for."""
     with contextlib.suppress(pa.ArrowException, OverflowError):
-        found = pa.array([value], kind)
-        if found[0].as_py() == value:  # Arrow makes 1 of 1.5 without a word
-            return found
-    with contextlib.suppress(pa.ArrowException, OverflowError):
-        return pa.array([value])
-    return pa.nulls(1, kind)
+        if value is not None:
+            return pa.array([value])
+    return pa.nulls(1, declared)
