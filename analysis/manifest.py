@@ -44,10 +44,11 @@ def read(study_dir: Path) -> dict[str, Any]:
     return found if all(isinstance(found.get(key), kind) for key, kind in SHAPE.items()) else {}
 
 
-def is_stale(study_dir: Path) -> list[str]:
+def is_stale(study_dir: Path, ledger: Path | None = None) -> list[str]:
     """Why the report does not show what has finished, in sentences; empty where it does.
 
-    A plan that holds fewer finished trials than the report shows makes it no older.
+    `ledger` has the trials, where they are not beside the report. A plan that holds fewer finished trials than the
+    report shows makes it no older.
     """
     manifest, report = read(study_dir), report_directory(study_dir)
     if not manifest:
@@ -63,7 +64,7 @@ def is_stale(study_dir: Path) -> list[str]:
             reasons.append(f"{counted(n, 'finished trial')} of the plan came after the report")
     except (OSError, ValueError):
         reasons.append(f"{export / PLAN} is gone or damaged; `farm report` has it made")
-    if n := len(_unexported(study_dir)):
+    if n := len(_unexported(study_dir, ledger or study_dir)):
         reasons.append(f"{counted(n, 'finished trial')} came after the export; `farm report` has both made")
     return reasons + [
         f"{report / name} {'was written anew by a run' if (report / name).is_file() else 'is missing'}"
@@ -86,9 +87,9 @@ def _planned(study_dir: Path) -> set[str]:
     return set(plan.loc[plan["state"] == "done", "trial_id"])
 
 
-def _unexported(study_dir: Path) -> set[str]:
+def _unexported(study_dir: Path, ledger: Path) -> set[str]:
     """Ids of trials that have finished since the export; those with damaged results cannot be exported."""
-    done = {trial_id(path): path for path in trial_directories(study_dir) if has_finished(path)}
+    done = {trial_id(path): path for path in trial_directories(ledger) if has_finished(path)}
     try:
         exported = set(pd.read_parquet(study_dir / "export" / "trials.parquet", columns=["trial_id"])["trial_id"])
     except (OSError, ValueError):

@@ -319,14 +319,16 @@ def _down(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from farm import study
+    from farm import elsewhere
     from farm.recall import last_grid
     from farm.reporting import tell_damaged
 
-    config = last_grid(options.overrides)[0]
+    words, out = elsewhere.split(options.overrides)
+    config = last_grid(words)[0]
     if not config.ledger.is_dir():
         raise PreflightError(f"{config.ledger}: there is no ledger yet; farm run makes one")
-    result = study.export(config)
+    with elsewhere.hinted(out):
+        result = elsewhere.export(config, elsewhere.place_of(config, out))
     for path in result.tables.values():
         print(short_path(path))
     if (left := result.unfinished).trials:

@@ -24,7 +24,10 @@ SELECTORS = {
 ENDS = """Ctrl-C, SIGTERM, SIGUSR1 and SIGHUP (the terminal has gone; not under nohup) end it in order, and the same
 command goes on. Exit codes: 0 all trials are complete; 1 a trial failed or fits no node; 2 a wrong word; 3 refused
 before anything ran; 75 stopped by SIGTERM, SIGUSR1 or SIGHUP; 130 interrupted by Ctrl-C."""
+OUT = """out=DIRECTORY: tables and report go there, and the results stay as they are (other people's, or read-only)."""
 NOTES = {
+    "report": OUT,
+    "export": OUT,
     "run": ENDS,
     "reproduce": ENDS,
     "status": "Without a study (farm status, farm status results=DIRECTORY): a line for every study that has results.",
@@ -33,7 +36,8 @@ USAGE = "usage: {command} key=value … {flags}"
 FLAGS = {
     "run": "[--dry-run] [--json] [--cfg]",
     "plan": "[--json] [--cfg]",
-    "report": "[--check]",
+    "report": "[--check] [out=DIRECTORY]",
+    "export": "[out=DIRECTORY]",
     "prune": "[--yes]",
     "submit": "[--dry-run]",
     "up": "[--dry-run]",

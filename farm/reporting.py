@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from farm import config as configuration
+from farm import elsewhere
 from farm.checks import short_path
 from farm.config import Config
 from farm.errors import COMPLETE, FAILED, PLACE_ERRORS, STORAGE_ERRORS, FarmError, PreflightError
@@ -27,14 +27,15 @@ def report(overrides: list[str], check: bool) -> int:
     With `check` nothing is written, and 1 says that a report is older than its rows. Of several studies one that
     cannot be reported leaves the others theirs. Raises `PreflightError` where there is nothing to report.
     """
+    overrides, out = elsewhere.split(overrides)
     if any(o.startswith(("problem=", "study=")) for o in overrides):
-        code = _report_one(overrides, check)
-        results = configuration.load(overrides).results
+        code = _report_one(overrides, check, out)
+        results = out or configuration.load(overrides).results
         return code if check or not (results / "index.html").exists() else max(code, _write_index(results))
     studies = studies_with_results(overrides)
     configs = [configuration.load(words) for words in studies]  # a misspelt word ends it before anything is written
-    codes = [_or_said(_report_one, words, check) for words in studies]
-    codes.append(_or_said(_check_index if check else _write_index, configs[0].results))
+    codes = [_or_said(_report_one, words, check, out) for words in studies]
+    codes.append(_or_said(_check_index if check else _write_index, out or configs[0].results))
     return max(codes)
 
 
@@ -52,25 +53,28 @@ def _or_said(work: Callable[..., int], *arguments: Any) -> int:
         return PreflightError.exit_code
 
 
-def _report_one(overrides: list[str], check: bool) -> int:
+def _report_one(overrides: list[str], check: bool, out: Path | None = None) -> int:
     config = last_grid(overrides)[0]
     if not any((config.ledger / part).is_dir() for part in (TRIALS, "export")):
         raise PreflightError(f"{config.ledger}: nothing has finished there yet; farm run comes first")
+    place = elsewhere.place_of(config, out)
     if check:
         from analysis.report import is_stale
 
-        return _told(is_stale(config.ledger))
-    damaged = _export_first(config)
-    for path in dataclasses.astuple(_write_report(config)):
+        return _told(is_stale(place, config.ledger))
+    with elsewhere.hinted(out):
+        damaged = _export_first(config, place)
+        paths = _write_report(config, place)
+    for path in dataclasses.astuple(paths):
         print(short_path(path))
     return FAILED if damaged else COMPLETE
 
 
-def _write_report(config: Config) -> ReportPaths:
+def _write_report(config: Config, place: Path) -> ReportPaths:
     from analysis.report import AnalysisError, write_report
 
     try:
-        return write_report(config.ledger, config.settings.problem, _options(config))
+        return write_report(place, config.settings.problem, _options(config))
     except AnalysisError as error:
         raise PreflightError(str(error)) from None
 
@@ -82,7 +86,7 @@ def reproduce(overrides: list[str]) -> int:
     codes = []
 
     def one(config: Config) -> int:
-        print(short_path(_write_report(config).html))
+        print(short_path(_write_report(config, config.ledger).html))
         return COMPLETE
 
     code, parts = sheet.reproduce(overrides, lambda config: codes.append(_or_said(one, config)))
@@ -106,21 +110,20 @@ def _options(config: Config) -> Options:
     return Options(images=images, images_source="the first two training images of CIFAR-10")
 
 
-def _export_first(config: Config) -> Sequence[Path]:
+def _export_first(config: Config, place: Path) -> Sequence[Path]:
     """Export what has finished since, and name the trials whose results are damaged, which it returns.
 
     A ledger that cannot be written, or an export without one, is shown as it is.
     """
-    from farm import study
-
     if not (config.ledger / TRIALS).is_dir():
+        elsewhere.copy_export(config, place)
         return ()
     try:
-        damaged = study.export(config).damaged
+        damaged = elsewhere.export(config, place).damaged
     except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if place != config.ledger or error.errno not in elsewhere.REFUSED:
             raise
-        print(f"farm: {error}; the report shows what was last exported", file=sys.stderr)
+        print(f"farm: {error}; the report shows what was last exported; {elsewhere.HINT}", file=sys.stderr)
         return ()
     tell_damaged(damaged)
     return damaged

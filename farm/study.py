@@ -190,11 +190,11 @@ def _whole_plan(config: Config) -> Plan:
     return make_plan(dataclasses.replace(settled(config), chosen=()), [], estimate=False)
 
 
-def export(config: Config) -> Export:
-    """Bring a ledger's export up to date with what has finished, without a run."""
+def export(config: Config, place: Path | None = None) -> Export:
+    """Bring a ledger's export, in it or in another place, up to date with what has finished, without a run."""
     from farm.ledger.export import export
 
-    return export(config.ledger, _whole_plan(config), config.settings.module)
+    return export(config.ledger, _whole_plan(config), config.settings.module, place)
 
 
 def _execute(config: Config, plan: Plan, run_id: str, signals: Signals) -> Plan:

@@ -61,11 +61,15 @@ class Export:
     unfinished: Unfinished
 
 
-def export(root: Path, plan: Plan | None, module: str) -> Export:
-    """Write <root>/export/ from the ledger. Without a plan, plan.parquet stays as it is."""
-    directory = root / "export"
+def export(root: Path, plan: Plan | None, module: str, place: Path | None = None) -> Export:
+    """Write export/ in the ledger, or in another place, from the ledger. Without a plan, plan.parquet stays as it is.
+
+    For another place nothing in the ledger is changed or locked.
+    """
+    place = place or root
+    directory = place / "export"
     directory.mkdir(parents=True, exist_ok=True)
-    with alone(root):  # `farm export` beside a run: one after the other
+    with alone(place):  # `farm export` beside a run: one after the other
         for leftover in (p for d in (directory, directory / UNFINISHED) for p in d.glob(f"{TEMPORARY}*")):
             leftover.unlink(missing_ok=True)
         return _export(root, directory, plan, module)
@@ -99,7 +103,8 @@ def _export(root: Path, directory: Path, plan: Plan | None, module: str) -> Expo
     intact = all(p.exists() and digests.get(p.name) == file_digest(p) and fits(p, kept[p]) for p in kept)
     old = _old_trials(paths["trials"], found) if intact else _Old([], set(), False)
     fresh = [t for i, t in sorted(found.items()) if i not in old.ids]
-    if not is_driven(root):  # else what passes for litter of a dead attempt may be the record that one writes just now
+    # In a ledger that is driven what passes for litter of a dead attempt may be the record that one writes just now.
+    if directory.parent == root and not is_driven(root):
         for identity, trial in found.items():
             if identity in old.ids or read_manifest(trial / DONE) is not None:  # if damaged, it may be running again
                 tidy(trial)  # its last attempt may have died just before it did so itself

@@ -1,0 +1,78 @@
+"""`out=DIRECTORY` of `farm export` and `farm report`: tables and report of a ledger that is not to be written.
+
+Other people's results and archives are on file systems that refuse it. The directory gets one for each study, as a
+directory of results does, and the ledger is neither changed nor locked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from farm.config import Config
+from farm.errors import PreflightError, UsageError
+from farm.ledger.durable import write_file
+from farm.ledger.scan import STUDY, TRIALS
+
+if TYPE_CHECKING:
+    from farm.ledger.export import Export
+
+HINT = "out=DIRECTORY has it written elsewhere"
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+"""Errors of a directory that one may not write."""
+
+
+def split(words: Sequence[str]) -> tuple[list[str], Path | None]:
+    """The words without `out=DIRECTORY`, and that directory."""
+    given = [word.removeprefix("out=") for word in words if word.startswith("out=")]
+    if "" in given:
+        raise UsageError("out=: a directory is expected")
+    rest = [word for word in words if not word.startswith("out=")]
+    return rest, Path(given[-1]).expanduser().absolute() if given else None
+
+
+def place_of(config: Config, out: Path | None) -> Path:
+    """Where a study's tables and report go: its ledger without `out`. Raises `PreflightError` for another ledger."""
+    place = out / config.study if out else config.ledger
+    if place.resolve() == config.ledger.resolve():
+        return config.ledger
+    if (place / TRIALS).is_dir():
+        raise PreflightError(f"out={out}: {place} is a ledger of its own; name another directory")
+    return place
+
+
+def export(config: Config, place: Path) -> Export:
+    """The tables of a ledger, and in a place of their own its study.yaml, which has the title and the command."""
+    from farm import study
+
+    if place != config.ledger:
+        _copy([config.ledger / STUDY], place)
+    return study.export(config, place)
+
+
+def copy_export(config: Config, place: Path) -> None:
+    """The tables themselves, of an export without its trials."""
+    if place != config.ledger:
+        _copy([config.ledger / STUDY], place)
+        _copy(sorted((config.ledger / "export").iterdir()), place / "export")
+
+
+def _copy(files: Sequence[Path], target: Path) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        if file.is_file():
+            write_file(target / file.name, file.read_bytes())
+
+
+@contextlib.contextmanager
+def hinted(out: Path | None) -> Iterator[None]:
+    """Have an `OSError` of a directory that one may not write end as a `PreflightError` that names `out=`."""
+    try:
+        yield
+    except OSError as error:
+        if out or error.errno not in REFUSED:
+            raise
+        raise PreflightError(f"{error}; {HINT}") from None
