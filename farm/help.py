@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from farm import config as configuration
+from farm import elsewhere
 from farm.checks import range_text
 from farm.site import Slurm
 
@@ -54,7 +55,7 @@ def text(verb: str, overrides: list[str]) -> str:
     lines += _fields(configuration.Settings(), "")
     lines += _fields(configuration.Resources(), "resources.")
     lines += _fields(Slurm(), "slurm.")
-    if overrides:
+    if overrides := elsewhere.split(overrides)[0]:
         config = configuration.load(overrides)
         lines += ["", f"Parameters of a trial of {config.study} (trial.KEY=VALUE, or sweep.KEY=[VALUES]):"]
         lines += _fields(config.settings.trial, "trial.")

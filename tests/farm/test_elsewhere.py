@@ -137,3 +137,9 @@ def test_a_file_system_that_is_read_only_is_reported(results: Path, tmp_path: Pa
         assert refused.stderr.endswith("out=DIRECTORY has it written elsewhere\n")
         assert there(verb, f"out={tmp_path / 'mine'}").returncode == 0
     assert (tmp_path / "mine" / "counting" / "report" / "index.html").is_file()
+
+
+@pytest.mark.parametrize("verb", ["report", "export"])
+def test_help_knows_the_word(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([verb, f"study={COUNTING}", "out=there", "--help"]) == 0
+    assert "out=DIRECTORY: tables and report go there" in capsys.readouterr().out
