@@ -327,6 +327,7 @@ def _export(options: argparse.Namespace) -> int:
     config = last_grid(words)[0]
     if not config.ledger.is_dir():
         raise PreflightError(f"{config.ledger}: there is no ledger yet; farm run makes one")
+    elsewhere.check_trials(config)
     with elsewhere.hinted(out):
         result = elsewhere.export(config, elsewhere.place_of(config, out))
     for path in result.tables.values():

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from farm.checks import counted
 from farm.config import Config
 from farm.errors import PreflightError, UsageError
 from farm.ledger.durable import write_file
@@ -51,6 +52,20 @@ def export(config: Config, place: Path) -> Export:
     if place != config.ledger:
         _copy([config.ledger / STUDY], place)
     return study.export(config, place)
+
+
+def check_trials(config: Config) -> None:
+    """Raise `PreflightError` for tables without the trials that they were made from: an export would empty them."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if (config.ledger / TRIALS).is_dir():
+        return
+    with contextlib.suppress(OSError, pa.ArrowException):
+        if n := pq.read_metadata(config.ledger / "export" / "trials.parquet").num_rows:
+            raise PreflightError(
+                f"{config.ledger}: {counted(n, 'trial')} in export/, and no trials/; farm report shows them"
+            )
 
 
 def copy_export(config: Config, place: Path) -> None:

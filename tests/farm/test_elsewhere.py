@@ -70,6 +70,19 @@ def test_an_export_without_its_trials_is_reported_elsewhere(results: Path, tmp_p
     assert (tmp_path / "mine" / "counting" / "report" / "report.md").is_file()
 
 
+def test_tables_without_their_trials_are_not_emptied(
+    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(results / "counting" / "trials")
+    before = snapshot(results)
+    for more in ([], [f"out={tmp_path / 'mine'}"]):
+        assert main(["export", *words(results, *more)]) == 3
+        assert "counting: 2 trials in export/, and no trials/; farm report shows them" in capsys.readouterr().err
+    assert snapshot(results) == before
+    (tmp_path / "empty" / "counting").mkdir(parents=True)
+    assert main(["export", *words(tmp_path / "empty")]) == main(["export", *words(tmp_path / "empty")]) == 0
+
+
 def test_all_studies_go_there_with_an_index(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reporting, "studies_with_results", lambda overrides: [[f"study={COUNTING}", *overrides]])
     before, place = snapshot(results), words(results, f"out={tmp_path / 'mine'}")[1:]
