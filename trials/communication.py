@@ -27,6 +27,8 @@ KINDS: dict[str, str] = {
     "peer_copy": r"memcpy ptop|memcpy peer",
 }
 """Names of kernels, copies and collectives, in lower case. Of reduce_kernel and the like see `kind_of`."""
+WAITS = frozenset({"Event Sync", "Stream Wait Event", "Stream Sync", "Context Sync"})
+"""What a GPU's time line can list beside its work where torch records it: somebody waits for it."""
 
 
 def kind_of(name: str, *, on_gpu: bool) -> str | None:
@@ -90,7 +92,9 @@ def profile_of(events: Iterable[Any], *, on_gpu: bool) -> Profile:
     wanted = torch.autograd.DeviceType.CUDA if on_gpu else torch.autograd.DeviceType.CPU
     devices: dict[int, dict[str, list[Interval]]] = defaultdict(lambda: defaultdict(list))
     for event in events:
-        if event.device_type != wanted or (on_gpu and event.is_user_annotation):  # spans what it annotates
+        if event.device_type != wanted or event.name in WAITS:
+            continue
+        if on_gpu and event.is_user_annotation:  # spans what it annotates
             continue
         kind = kind_of(event.name, on_gpu=on_gpu)
         if kind is None and not on_gpu:

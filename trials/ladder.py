@@ -1,7 +1,7 @@
 """Problem 2's way up the ladder of batch sizes: rung by rung, repetition by repetition, until memory is full.
 
-Then, on several GPUs, once more over what was measured, under the profiler. It comes last, and in processes of its own,
-because one in which it has run hands over kernels more slowly ever after.
+Then, on several GPUs, once more over what was measured, under the profiler. It comes last, and in
+processes that measure nothing more, because one in which it has run hands over kernels more slowly ever after.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from trials import data_parallel, links, machine, process
 from trials.data_parallel import Measured, Profiled, Setup
-from trials.ranks import Ranks, Task, is_out_of_memory, memory_taken
+from trials.ranks import Given, Ranks, Task, is_out_of_memory, memory_taken
 from trials.seeding import derived_seed
 from trials.spec import Context, Row, Spec, State
 from trials.splits import Images
@@ -68,13 +68,13 @@ class Climb:
             if self._group is None or self._group.ended:  # by a rung that did not fit
                 # Not forked from a process that has trained: torch's threads would not be there.
                 count, method = (self.p.gpus, None) if ddp else (1, "spawn")
-                ranks = Ranks(count, self.context.device, self.spec.threads, method)
+                ranks = Ranks(count, self.context.device, self.spec.threads, method, self.images)
                 self._group = stack.enter_context(ranks)
             return self._group.run(task, *arguments, check_stop=stop)
 
-        self._profile = lambda setup: run(data_parallel.profile, setup, self.images)
+        self._profile = lambda setup: run(data_parallel.profile, setup, Given)
         if ddp:
-            self._measure = lambda setup: run(data_parallel.measure, setup, self.images)
+            self._measure = lambda setup: run(data_parallel.measure, setup, Given)
             self._all_reduce = lambda size, most: run(links.group_all_reduce, size, most)[0]
         else:
             self._measure = lambda setup: [data_parallel.measure(setup, self.images, stop)]

@@ -164,6 +164,17 @@ def test_a_drain_may_take_longer_than_rays_own_handler_would_let_it(tmp_path: Pa
     assert highest_commit(ledger) == begun + 1
 
 
+@pytest.mark.parametrize("executor", ["ray", "inline"])
+def test_a_drain_in_the_last_epoch_of_the_last_trial_is_the_end_of_the_study(tmp_path: Path, executor: str) -> None:
+    words = ("sweep.factor=[1]", "trial.epochs=2", "trial.seconds=3", "drain_seconds=60", "commit_seconds=0")
+    run = start(tmp_path, *words, f"executor={executor}")
+    wait_for(lambda: highest_commit(tmp_path / "results" / "counting") == 1)
+    run.send_signal(signal.SIGTERM)
+    said, _ = run.communicate(timeout=60)
+    assert run.returncode == 0, said
+    assert [r["how"] for r in exported(tmp_path / "results", "counting", "attempts")] == ["completed"]
+
+
 @pytest.mark.parametrize("drain_seconds", [0.0, 165.0])
 def test_a_drain_waits_for_its_trials_as_long_as_it_lets_them_go_on(
     monkeypatch: pytest.MonkeyPatch, drain_seconds: float

@@ -56,6 +56,7 @@ def test_communication_hidden_behind_compute_is_told_from_exposed() -> None:
         event("ncclDevKernel_Broadcast_RING", 90, 150),
         event("sm90_gemm", 40, 120),
         event("nccl:all_reduce", 0, 10_000, annotation=True),
+        event("Context Sync", 0, 10_000),
         event("aten::conv2d", 0, 10_000, where=CPU),
     ]
     found = communication.seconds(profile_of(events, on_gpu=True))

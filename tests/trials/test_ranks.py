@@ -17,7 +17,7 @@ from farm.failures import kind_of
 from trials import process
 from trials import ranks as ranks_module
 from trials.data_parallel import Setup
-from trials.ranks import RankFailed, RankOutOfMemory, Ranks, is_out_of_memory, memory_taken
+from trials.ranks import Given, RankFailed, RankOutOfMemory, Ranks, is_out_of_memory, memory_taken
 from trials.spec import Drained
 
 
@@ -48,6 +48,19 @@ def test_ranks_meet_when_the_last_has_come(ranks: Ranks) -> None:
 def test_spawned_ranks_join_too() -> None:
     with Ranks(1, "cpu", 1, start_method="spawn") as ranks:
         assert ranks.run(rank_tasks.total, 10) == [(0, 10.0)]
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_what_ranks_were_given_stands_among_a_tasks_arguments(method: str) -> None:
+    with Ranks(2, "cpu", 1, method, given=[1, 2, 3]) as ranks:
+        assert ranks.run(divmod, 7, 3) == [(2, 1)] * 2
+        assert ranks.run(isinstance, Given, list) == [True] * 2
+        assert ranks.run(len, Given) == [3] * 2
+
+
+def test_what_forked_ranks_were_given_is_never_sent() -> None:
+    with Ranks(1, "cpu", 1, "fork", given=lambda: 7) as ranks:  # cannot be pickled
+        assert ranks.run(callable, Given) == [True]
 
 
 def test_a_rank_out_of_memory_ends_those_that_wait_for_it(ranks: Ranks) -> None:
@@ -157,7 +170,7 @@ def test_a_rank_asks_who_fills_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(ranks_module.os, "_exit", lambda code: None)
     for rank, count in ((1, 2), (0, 1)):
         mine, theirs = multiprocessing.Pipe()
-        ranks_module._serve(theirs, rank, count, "cuda", 1, os.getppid(), "")
+        ranks_module._serve(theirs, rank, count, "cuda", 1, os.getppid(), "", None)
         assert mine.recv()[0] == "failed"
     assert asked == [[1], None]
 
