@@ -281,8 +281,8 @@ def communication_table(data: Data, group: Group, mode: str, options: Options) -
         "epoch that was timed; they count kernels and copies, not the "
         "host's time between them. Moments in which two kinds run at once count once in the sum. In DDP a collective "
         "counts from when its last rank has come to it; how long the others had waited in it is the last column, which "
-        "is the ranks' unequal pace and no cost of the links. By subtraction such waiting is communication, but that of "
-        "the timed epochs, whose ranks the profiler does not hold up."
+        "is the ranks' unequal pace and no cost of the links. By subtraction such waiting is communication, but that "
+        "of the timed epochs, whose ranks the profiler does not hold up."
     ]
     how = "by subtraction and by the profiler" if group.profiled else "by subtraction"
     title = f"Communication {how} ({MODES[mode]}; {group.label})"

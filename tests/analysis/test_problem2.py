@@ -345,7 +345,7 @@ def test_the_hosts_pace_is_told_where_the_rows_have_it(tmp_path: Path) -> None:
     place = table.headings.index("Launch (µs)")
     assert [row[place] for row in table.cells] == ["6.60", "7.00"]
     text = write_report(data.directory, "2").markdown.read_text(encoding="utf-8")
-    assert "Handing over one small kernel took it 6.6 to 9.9 µs" in text
+    assert "Handing over one small kernel took a host 6.6 to 9.9 µs" in text
 
 
 def test_latex_of_every_table_is_plain(data: Data) -> None:
