@@ -25,6 +25,7 @@ import pytest
 from commands import COUNTING, ROOT, Finished, command, environment, exported, run_farm, wait_for
 
 from farm.ledger import scan
+from farm.site import drain_patience
 
 pytestmark = pytest.mark.ray
 STUDY = f"study={COUNTING}"
@@ -164,20 +165,35 @@ def test_a_drain_may_take_longer_than_rays_own_handler_would_let_it(tmp_path: Pa
     assert highest_commit(ledger) == begun + 1
 
 
-@pytest.mark.parametrize("drain_seconds", [0.0, 165.0])
+@pytest.mark.parametrize(
+    ("in_job", "signal_seconds", "drain_seconds", "waits"),
+    [
+        (False, 60, 0.0, 60.0),
+        (False, 180, 165.0, 225.0),
+        (True, 60, 5.0, 32.5),
+        (True, 60, 30.0, 45.0),
+        (True, 300, 5.0, 65.0),
+        (True, 300, 150.0, 210.0),
+        (True, 180, 165.0, 225.0),  # in a job of one's own, whose end the farm does not know
+    ],
+)
 def test_a_drain_waits_for_its_trials_as_long_as_it_lets_them_go_on(
-    monkeypatch: pytest.MonkeyPatch, drain_seconds: float
+    monkeypatch: pytest.MonkeyPatch, in_job: bool, signal_seconds: int, drain_seconds: float, waits: float
 ) -> None:
-    """A trial of problem 2 took 104 s to end its repetition; one that never ends is not waited for."""
+    """A trial of problem 2 took 104 s to end its repetition; one that never ends is not waited for, nor Slurm's end."""
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    if in_job:
+        monkeypatch.setenv("SLURM_JOB_ID", "1")
     from farm import launch
     from farm.view import View
 
     now = 1000.0
     monkeypatch.setattr(launch.time, "monotonic", lambda: now)
     view = mock.create_autospec(View, instance=True, frozen_running=1)
-    stopper = launch._DrainStopper(view, lambda: True, own=False, drain_seconds=drain_seconds)
+    patience = drain_patience(drain_seconds, signal_seconds)
+    stopper = launch._DrainStopper(view, lambda: True, own=False, patience=patience)
     answers = []
-    for after in (0.0, drain_seconds + 59, drain_seconds + 61):
+    for after in (0.0, waits - 1, waits + 1):
         now = 1000.0 + after
         answers.append(stopper.stop_all())
     assert answers == [False, False, True]
