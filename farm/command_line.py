@@ -27,6 +27,7 @@ SELECTORS = ("problem", "study", "profile", "site", "trial")
 
 def split(arguments: list[str]) -> tuple[dict[str, str], dict[str, Any]]:
     """`key=value` words as selectors and as a tree of overrides."""
+    check_repeated(arguments)
     selectors: dict[str, str] = {}
     rest: list[str] = []
     for argument in arguments:
@@ -50,6 +51,15 @@ def split(arguments: list[str]) -> tuple[dict[str, str], dict[str, Any]]:
         raise UsageError(f"{wrong}: the value is not valid YAML ({reason})") from None
     except (OmegaConfBaseException, ValueError, TypeError, IndexError) as error:
         raise UsageError(f"{' '.join(rest)[:200]}: {str(error).splitlines()[0]}") from None
+
+
+def check_repeated(words: list[str]) -> None:
+    """Raise `UsageError` where a key is given twice with different values."""
+    given: dict[str, str] = {}
+    for word in words:
+        key = word.partition("=")[0]
+        if given.setdefault(key, word) != word:
+            raise UsageError(f"{given[key]} and {word}: {key} stands there twice; say which is meant")
 
 
 def is_override(word: str) -> bool:

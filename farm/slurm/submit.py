@@ -53,7 +53,7 @@ def batch_job(config: Config, arguments: Sequence[str], plan: Plan) -> BatchJob:
     seen += [str(Path(config.site).expanduser().absolute().parent)] if config.site.endswith((".yaml", ".yml")) else []
     return BatchJob(
         name=f"farm-{config.study}",
-        arguments=tuple(absolute_arguments(config, arguments)),
+        arguments=tuple(absolute_arguments(config, [w for w in arguments if not w.startswith("ray_address=")])),
         ledger=str(config.ledger),
         nodes=settings.nodes,
         extra=(*slurm.options, *(["--exclusive"] if any(t.bundle.exclusive for t in plan.trials) else [])),

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from farm import config as configuration
+from farm.cli import main
 from farm.errors import FarmError, UsageError
 
 BAD = [
@@ -229,3 +230,20 @@ def test_what_was_run_before_a_check_can_be_looked_at() -> None:
     assert configuration.load(words, looking=True).looking
     with pytest.raises(UsageError):
         configuration.load(words)
+
+
+def test_a_key_that_stands_there_twice_with_one_value_is_no_mistake() -> None:
+    config = configuration.load(["problem=4", "trial.epochs=3", "problem=4", "trial.epochs=3"])
+    assert config.parameters["epochs"] == 3
+
+
+@pytest.mark.parametrize(
+    "words", [["seeds=[0]", "seeds=[1]"], ["site=local", "site=greene"], ["results=a", "results=b"]]
+)
+@pytest.mark.parametrize("verb", ["plan", "submit", "status", "report", "doctor", "data"])
+def test_a_key_with_two_values_is_refused_by_every_verb(
+    verb: str, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = [] if verb == "data" else ["problem=4"]
+    assert main([verb, *study, *words]) == 2
+    assert f"{' and '.join(words)}: {words[0].partition('=')[0]} stands there twice" in capsys.readouterr().err
