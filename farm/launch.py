@@ -287,7 +287,16 @@ def connect(address: str | None, cpus: int | None, gpus: int | None, modules: Pa
         except ValueError as error:  # gpus=2 where CUDA_VISIBLE_DEVICES shows fewer
             raise ConnectionError(str(error)) from None
         except FileNotFoundError as error:
-            raise ConnectionError(f"{error.filename} cannot be made; $TMPDIR says where its files go") from None
+            raise ConnectionError(f"{error.filename} cannot be made; ${_place()} says where its files go") from None
+        except OSError as error:
+            if "AF_UNIX" not in str(error):
+                raise
+            raise ConnectionError(f"{error}; {_place()}=/tmp is short enough") from None
+
+
+def _place() -> str:
+    """The variable that says where a Ray of our own has its files."""
+    return "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
 
 
 @contextlib.contextmanager

@@ -88,6 +88,12 @@ def test_a_ray_without_a_place_for_its_files_is_one_line(farm: Callable[..., Fin
     assert (done.code, done.err) == (3, "farm: Ray: /proc/x cannot be made; $TMPDIR says where its files go\n")
 
 
+def test_a_temporary_directory_too_deep_for_sockets_is_told(farm: Callable[..., Finished], tmp_path: Path) -> None:
+    (deep := tmp_path / ("x" * 90)).mkdir()
+    done = farm(STUDY, "cpus=1", variables={"TMPDIR": str(deep)})
+    assert (done.code, "; TMPDIR=/tmp is short enough\n" in done.err, "Traceback" in done.err) == (3, True, False)
+
+
 def test_a_killed_driver_loses_and_repeats_nothing(tmp_path: Path, undisturbed: list[tuple[Any, ...]]) -> None:
     chance, kills = random.Random(int(os.environ.get("FARM_TEST_SEED", "4"))), 0
     for _ in range(4):
