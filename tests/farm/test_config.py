@@ -157,6 +157,7 @@ profiles: {beside: {resources: {exclusive: ''}}}
         (["resources.gpu=4", "sweep.gpus=[1]", "hardware=NVIDIA H200"], "device=cpu resources.gpu=0 runs without"),
         (["resources.gpu=0.5"], "as many as gpus says"),
         (["resources.gpu=repeats"], "as many as gpus says"),
+        (["resources.gpu=2", "sweep.gpus=[2]", "extra=[{mode: ddp}]"], "a timed trial of this study holds the GPUs"),
     ],
 )
 def test_a_timed_trial_gives_up_nothing_that_its_studys_file_reserves(words: list[str], says: str) -> None:
@@ -167,8 +168,29 @@ def test_a_timed_trial_gives_up_nothing_that_its_studys_file_reserves(words: lis
 @pytest.mark.parametrize(
     "words",
     [
-        ["problem=2", "timed=false", "resources.exclusive=''", "resources.gpu=1"],
-        ["problem=2", "resources.gpu=2", "sweep.gpus=[2]"],
+        ["resources.gpu=1"],
+        ["resources.gpu=2"],
+        ["resources.gpu=0.5", "sweep.gpus=[2]"],
+        ["resources.gpu=2", "sweep.gpus=[1]", "extra=[{gpus: 3}]"],
+        ["resources.gpu=2", "zip=[{gpus: [3], repeats: [1]}]"],
+    ],
+)
+def test_no_trial_runs_on_more_gpus_than_it_reserves(words: list[str]) -> None:
+    said = f"{words[0]}: a trial of this study holds the GPUs that it runs on, as many as gpus says"
+    with pytest.raises(UsageError, match=re.escape(said)):
+        configuration.load(["problem=2", "timed=false", *words])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["problem=2", "timed=false", "resources.exclusive=''", "resources.gpu=1", "sweep.gpus=[1]"],
+        ["problem=2", "timed=false", "resources.gpu=0.5", "sweep.gpus=[1]"],
+        ["problem=2", "timed=false", "resources.gpu=4", "extra=[{gpus: 3}]"],
+        ["problem=2", "timed=false", "resources.gpu=1", "device=cpu"],
+        ["problem=2", "timed=false", "resources.gpu=repeats"],
+        ["problem=2", "resources.gpu=2", "sweep.gpus=[2]", "extra=[{mode: ddp, gpus: 2}]"],
+        ["problem=2", "resources.gpu=2", "zip=[{gpus: [2], repeats: [1]}]"],
         ["problem=2", "device=cpu", "resources.gpu=0"],
         ["problem=2", "resources.cpu=4", "resources.exclusive=node", "resources.gpu=gpus"],
         ["problem=4", "resources.exclusive=''", "resources.gpu=2"],
