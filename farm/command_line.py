@@ -78,6 +78,9 @@ def _parses(argument: str) -> bool:
 
 def study_file(selectors: dict[str, str], others: list[str]) -> Path:
     """The file that `study=` or `problem=` names; `others` are the keys beside them, for the message."""
+    problem, study = selectors.get("problem"), selectors.get("study")
+    if problem is not None and study not in (None, f"problem{problem}"):
+        raise UsageError(f"problem={problem} and study={study}: each names a study; say which is meant")
     if "study" in selectors:
         chosen = selectors["study"]
         if chosen.endswith((".yaml", ".yml")):

@@ -125,9 +125,7 @@ def absolute_arguments(config: Config, arguments: Sequence[str]) -> list[str]:
         words.append(f"site={Path(config.site).expanduser().absolute()}")
     elif config.site != "local":
         words.append(f"site={config.site}")
-    if _own_study(config):
-        words = [w for w in words if not w.startswith("problem=")]
-    elif not any(w.startswith("problem=") for w in words):
+    if not _own_study(config) and not any(w.startswith("problem=") for w in words):
         words.insert(0, f"study={config.study_file.stem}")
     words += [f"data_root={path}" for path in _data_there(config)]
     return [*words, f"results={config.results}"]

@@ -17,6 +17,7 @@ from farm.errors import FarmError, UsageError
 BAD = [
     (["probelm=4"], "nearest is problem"),
     (["problem=9"], "the problems are"),
+    (["problem=4", "study=problem3"], "problem=4 and study=problem3: each names a study; say which is meant"),
     (["problem"], "not key=value"),
     (["problem=4", "trial.epochs=ten"], "trial.epochs"),
     (["problem=4", "trial.epochs=-1"], "from 1 to"),
@@ -255,8 +256,8 @@ def test_what_was_run_before_a_check_can_be_looked_at() -> None:
 
 
 def test_a_key_that_stands_there_twice_with_one_value_is_no_mistake() -> None:
-    config = configuration.load(["problem=4", "trial.epochs=3", "problem=4", "trial.epochs=3"])
-    assert config.parameters["epochs"] == 3
+    config = configuration.load(["problem=4", "trial.epochs=3", "problem=4", "trial.epochs=3", "study=problem4"])
+    assert (config.study, config.parameters["epochs"]) == ("problem4", 3)
 
 
 @pytest.mark.parametrize(
