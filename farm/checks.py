@@ -17,7 +17,7 @@ from farm.errors import UsageError
 from trials.spec import Scalar
 
 if TYPE_CHECKING:
-    from farm.settings import Settings
+    from farm.config import Config
 
 
 def nearest(name: str, names: Collection[str], prefix: str = "nearest is ") -> str:
@@ -73,28 +73,34 @@ def range_text(metadata: Any) -> str:
     return f"a number of at most {high}" if high is not None else "a finite number"
 
 
-def check_timed(settings: Settings, asked: Mapping[str, Any]) -> None:
-    """Hold a timed study to the `resources` that its own file asks for: its seconds are of trials that have them.
+def check_reserved(config: Config, asked: Mapping[str, Any]) -> None:
+    """Hold a study to the `resources` that its own file asks for.
 
-    Raises `UsageError` where a trial would no longer have its node alone, or where a number takes the place of the
-    parameter that says how many GPUs it runs on; 0 does not, which is a run on the CPU.
+    Raises `UsageError` where a timed trial would no longer have its node alone, or where a number takes the place of
+    the parameter that says how many GPUs a trial runs on: in a timed study any other number, since its seconds are of
+    trials that have what they asked for; else one that is too small. 0 does not, which is a run on the CPU.
     """
-    if not settings.timed:
-        return
-    if asked.get("exclusive") == "node" and settings.resources.exclusive != "node":
+    settings, gpu = config.settings, config.settings.resources.gpu
+    if settings.timed and asked.get("exclusive") == "node" and settings.resources.exclusive != "node":
         raise UsageError(
             "resources.exclusive='': a timed trial of this study has its node to itself, as its file says; "
             "use timed=false to run others beside it"
         )
-    name, gpu = asked.get("gpu"), settings.resources.gpu
-    if not isinstance(name, str) or name not in {f.name for f in dataclasses.fields(settings.trial)}:
+    name = asked.get("gpu")
+    if not isinstance(name, str) or name not in config.parameters or gpu in (name, 0):
         return
-    values = {*settings.sweep.get(name, [getattr(settings.trial, name)])}
-    further = any(name in part for part in (*settings.zip, *settings.extra))
-    if gpu not in (name, 0) and (values != {gpu} or further):
-        chosen_by = f"sweep.{name}=[…]" if name in settings.sweep else f"trial.{name}=…"
+    default, axes = config.parameters[name], config.sweep | {k: v for group in config.zip for k, v in group.items()}
+    values = {*axes.get(name, [default]), *(point.get(name, default) for point in config.extra)}
+    if settings.timed:
+        wrong = values != {gpu}
+    else:  # a part of a GPU is one GPU that is shared
+        enough = max(gpu, 1) if isinstance(gpu, (int, float)) and settings.device != "cpu" else math.inf
+        wrong = any(isinstance(value, (int, float)) and value > enough for value in values)
+    if wrong:
+        kind = "a timed trial" if settings.timed else "a trial"
+        chosen_by = f"sweep.{name}=[…]" if name in axes else f"trial.{name}=…"
         raise UsageError(
-            f"resources.gpu={gpu}: a timed trial of this study holds the GPUs that it runs on, as many as {name} says; "
+            f"resources.gpu={gpu}: {kind} of this study holds the GPUs that it runs on, as many as {name} says; "
             f"{chosen_by} chooses, and device=cpu resources.gpu=0 runs without"
         )
 

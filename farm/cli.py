@@ -15,7 +15,7 @@ from pathlib import Path
 from farm import config as configuration
 from farm import help as helping
 from farm.checks import counted, nearest, short_path
-from farm.command_line import SELECTORS, is_override
+from farm.command_line import SELECTORS, check_repeated, is_override
 from farm.config import Config
 from farm.errors import (
     COMPLETE,
@@ -361,6 +361,7 @@ def _reproduce(options: argparse.Namespace) -> int:
 def _data(options: argparse.Namespace) -> int:
     from trials import data
 
+    check_repeated(options.overrides)
     words = [w for w in options.overrides if "=" not in w]
     values = dict(w.split("=", 1) for w in options.overrides if "=" in w)
     root = configuration.data_directory(values.pop("data_root", None))

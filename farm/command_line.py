@@ -27,6 +27,7 @@ SELECTORS = ("problem", "study", "profile", "site", "trial")
 
 def split(arguments: list[str]) -> tuple[dict[str, str], dict[str, Any]]:
     """`key=value` words as selectors and as a tree of overrides."""
+    check_repeated(arguments)
     selectors: dict[str, str] = {}
     rest: list[str] = []
     for argument in arguments:
@@ -52,6 +53,15 @@ def split(arguments: list[str]) -> tuple[dict[str, str], dict[str, Any]]:
         raise UsageError(f"{' '.join(rest)[:200]}: {str(error).splitlines()[0]}") from None
 
 
+def check_repeated(words: list[str]) -> None:
+    """Raise `UsageError` where a key is given twice with different values."""
+    given: dict[str, str] = {}
+    for word in words:
+        key = word.partition("=")[0]
+        if given.setdefault(key, word) != word:
+            raise UsageError(f"{given[key]} and {word}: {key} stands there twice; say which is meant")
+
+
 def is_override(word: str) -> bool:
     """Whether a word is key=value, and not a trial's label such as "ddp gpus=2" or "gpus=2 workers=1"."""
     key, equals, value = word.partition("=")
@@ -68,6 +78,9 @@ def _parses(argument: str) -> bool:
 
 def study_file(selectors: dict[str, str], others: list[str]) -> Path:
     """The file that `study=` or `problem=` names; `others` are the keys beside them, for the message."""
+    problem, study = selectors.get("problem"), selectors.get("study")
+    if problem is not None and study not in (None, f"problem{problem}"):
+        raise UsageError(f"problem={problem} and study={study}: each names a study; say which is meant")
     if "study" in selectors:
         chosen = selectors["study"]
         if chosen.endswith((".yaml", ".yml")):

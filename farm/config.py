@@ -18,7 +18,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
 
-from farm.checks import axis_values, check_ranges, check_timed, nearest, short_path, typed
+from farm.checks import axis_values, check_ranges, check_reserved, nearest, short_path, typed
 from farm.command_line import CONF, SELECTORS, read, site_file, split, studies, study_file
 from farm.errors import UsageError
 from farm.settings import Resources, Settings
@@ -137,7 +137,7 @@ def load(arguments: list[str], looking: bool = False) -> Config:
     if looking:  # at what was run when there was no such check
         return dataclasses.replace(config, looking=True)
     files = [layer.get("resources") for _, layer in layers[:-1]]
-    check_timed(config.settings, {k: v for part in files if isinstance(part, dict) for k, v in part.items()})
+    check_reserved(config, {k: v for part in files if isinstance(part, dict) for k, v in part.items()})
     return config
 
 

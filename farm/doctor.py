@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import importlib
 import os
 import re
@@ -21,6 +22,7 @@ from farm import provenance
 from farm.config import Config, Place
 from farm.errors import FarmError, PreflightError
 from farm.ledger import durable
+from farm.private import private_directory
 from farm.site import absolute, expand, image_path, no_image
 from farm.slurm.script import render
 from farm.slurm.submit import allocation_plan, batch_job, doctor_script, placement_options, sbatch
@@ -73,6 +75,9 @@ def examine(place: Place, config: Config | None) -> Iterator[Finding]:
     yield _guarded("/dev/shm", lambda: shared_memory(shutil.disk_usage("/dev/shm").total))
     yield _guarded("socket path", lambda: socket_path(expand(place.settings.slurm.temporary)))
     yield _guarded("temporary", lambda: temporary(Path(absolute("slurm.temporary", place.settings.slurm.temporary))))
+    yield _guarded("sockets", sockets)
+    if place.site == "local":
+        yield from _own_temporary()
     yield ports()
     yield _guarded("token", token)
     yield _guarded("results", lambda: results(place.results))
@@ -152,26 +157,40 @@ def shared_memory(size: int) -> Finding:
     return Finding("/dev/shm", not remedy, text + remedy)
 
 
-def socket_path(directory: str) -> Finding:
-    """A socket's name holds 107 bytes, and Ray makes long ones below its directory."""
+def sockets() -> Finding:
+    """The fork server's sockets and a local Ray's token lie in a directory that only this user can enter."""
+    return Finding("sockets", True, f"{private_directory()} is yours alone")
+
+
+def _own_temporary() -> Iterator[Finding]:
+    """Where the variables of this shell put the files of a Ray of our own, and those of Ray Tune."""
+    named = [key for key in ("RAY_TMPDIR", "TMPDIR") if key in os.environ]
+    if named:  # Ray takes the first
+        yield _guarded("socket path", lambda: socket_path(os.environ[named[0]], "ray", named[0]))
+    for key in named:
+        yield _guarded("temporary", functools.partial(temporary, Path(os.environ[key]).absolute(), key))
+
+
+def socket_path(directory: str, name: str = f"r{2**32}", key: str = "slurm.temporary") -> Finding:
+    """A socket's name holds 107 bytes, and Ray makes long ones in `name` below the directory that `key` says."""
     from farm.slurm.node import LONGEST_SOCKET, SOCKET_PATH_BYTES
 
-    length = len(f"{directory}/r{2**32}{LONGEST_SOCKET}")
+    length = len(os.fsencode(f"{directory}/{name}{LONGEST_SOCKET}"))
     text = f"Ray's longest under {directory} has {length} of {SOCKET_PATH_BYTES} bytes"
-    return Finding("socket path", length <= SOCKET_PATH_BYTES, text + _unless(length <= SOCKET_PATH_BYTES, SHORTER))
+    enough = length <= SOCKET_PATH_BYTES
+    return Finding("socket path", enough, text + _unless(enough, f"; {key}=/tmp is short enough"))
 
 
-SHORTER = "; slurm.temporary=/tmp is short enough"
-
-
-def temporary(directory: Path) -> Finding:
-    """Ray's sockets, logs and spilled objects need a directory of this node's own."""
+def temporary(directory: Path, key: str = "slurm.temporary") -> Finding:
+    """Ray's sockets, logs and spilled objects need a directory of this node's own, which `key` says."""
     name = f"temporary {directory}"
+    if key != "slurm.temporary":  # a run makes it where it is not there; a job does not
+        directory = _existing(directory)
     if not (directory.is_dir() and os.access(directory, os.W_OK)):
-        return Finding(name, False, "cannot be written; slurm.temporary=/tmp, or another directory on the node's disk")
+        return Finding(name, False, f"cannot be written; {key}=/tmp, or another directory on the node's disk")
     kind, free = file_system(directory), shutil.disk_usage(directory).free
     if kind not in LOCAL_KINDS:
-        return Finding(name, False, f"is {kind}, which nodes share; slurm.temporary= a directory on the node's disk")
+        return Finding(name, False, f"is {kind}, which nodes share; {key}= a directory on the node's disk")
     enough = free >= LEAST_FREE_BYTES
     return Finding(
         name, enough, f"{kind}, {free / 2**30:.0f} GiB free{_unless(enough, '; 1 GiB is needed: free some')}"

@@ -43,8 +43,6 @@ from farm.view import View
 from trials.spec import Spec
 
 STEP_SECONDS = 1.0
-STOP_GRACE_SECONDS = 60.0
-"""How long a drain waits for its trials beyond the `drain_seconds` that they may take to finish an epoch."""
 CONNECT_SECONDS = 10.0
 PENDING_TRIALS = "100"
 LOOK_SECONDS = 5.0
@@ -216,14 +214,14 @@ def _last_error(trial: TuneTrial) -> str:
 
 
 class _DrainStopper(_Unsaved, Stopper):
-    """Stops the experiment when a drain was asked for and every trial that ran then has ended.
+    """Stops the experiment when a drain was asked for and every trial that ran then has ended, or for so long has not.
 
     With a Ray of our `own` it looks after its node too, and raises `RayDied`.
     """
 
-    def __init__(self, view: View, stopping: Callable[[], bool], own: bool, drain_seconds: float) -> None:
+    def __init__(self, view: View, stopping: Callable[[], bool], own: bool, patience: float) -> None:
         self._view, self._stopping, self._own = view, stopping, own
-        self._grace = drain_seconds + STOP_GRACE_SECONDS
+        self._patience = patience
         self._since: float | None = None
         self._looked = time.monotonic()
 
@@ -240,7 +238,7 @@ class _DrainStopper(_Unsaved, Stopper):
         if self._since is None:
             self._since = time.monotonic()
             self._view.freeze()
-        return not self._view.frozen_running or time.monotonic() - self._since > self._grace
+        return not self._view.frozen_running or time.monotonic() - self._since > self._patience
 
 
 def nodes() -> list[Node]:
@@ -289,7 +287,16 @@ def connect(address: str | None, cpus: int | None, gpus: int | None, modules: Pa
         except ValueError as error:  # gpus=2 where CUDA_VISIBLE_DEVICES shows fewer
             raise ConnectionError(str(error)) from None
         except FileNotFoundError as error:
-            raise ConnectionError(f"{error.filename} cannot be made; $TMPDIR says where its files go") from None
+            raise ConnectionError(f"{error.filename} cannot be made; ${_place()} says where its files go") from None
+        except OSError as error:
+            if "AF_UNIX" not in str(error):
+                raise
+            raise ConnectionError(f"{error}; {_place()}=/tmp is short enough") from None
+
+
+def _place() -> str:
+    """The variable that says where a Ray of our own has its files."""
+    return "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
 
 
 @contextlib.contextmanager
@@ -329,11 +336,13 @@ def run(
     view: View,
     signals: Signals,
     retries: int,
+    patience: float,
     kinds: Mapping[str, Node] | None = None,
     own: bool = False,
 ) -> None:
     """Run all jobs on the connected cluster; returns when each has ended, or after a drain.
 
+    A drain waits `patience` seconds for the trials that run; then they are ended.
     `kinds` are the workers that Ray's autoscaler can make, where it does: a trial then runs on the smallest kind that
     holds it, and on no other. Raises `RayDied` where the node of a Ray of our `own` has died.
     """
@@ -361,7 +370,7 @@ def run(
                 name="tune",
                 storage_path=str(scratch),
                 verbose=0,
-                stop=_DrainStopper(view, signals.stopping, own, max(job.request.drain_seconds for job in jobs)),
+                stop=_DrainStopper(view, signals.stopping, own, patience),
                 callbacks=[_Events(view)],
                 # The ledger counts (`TrialActor._goes_on`). Tune's own bound is for actors that end without a
                 # record, and one above, or `retries=0` would not let a preempted trial go on.

@@ -30,8 +30,8 @@ def last_grid(overrides: list[str]) -> tuple[Config, list[str]]:
     keys = [_key(o) for o in overrides]
     if any(key not in (*PLACE, MODEL) for key in keys):
         return config, overrides
-    earlier = [o for o in recorded_command(config.ledger) if _key(o) not in (*PLACE, *ONCE, *keys)]
-    words = [*overrides, *earlier]
+    earlier = {_key(o): o for o in recorded_command(config.ledger) if _key(o) not in (*PLACE, *ONCE, *keys)}
+    words = [*overrides, *earlier.values()]  # the last of a key, which an older farm took several times
     try:
         found = configuration.load(words, looking=True)
     except UsageError:  # a word of then that the study no longer knows

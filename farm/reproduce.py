@@ -115,6 +115,7 @@ def _needs(part: Part, missing: Sequence[Trial], reference: Path) -> str:
     site = "" if any(w.startswith("site=") for w in part.words) else " site=NAME"
     hint = f"python farm/run.py {words}" + (f", or farm submit {words}{site}" if gpus else "")
     if any(t.state == "failed" for t in missing):
+        words = shlex.join(w for w in part.words if not w.startswith("retry="))
         hint = f"python farm/run.py {words} retry=failed"
     return f"it takes {hardware} and {_time(part, missing, reference)}: {hint}"
 

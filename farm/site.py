@@ -5,6 +5,7 @@ Paths may hold $USER and other variables of the submitting user's environment. I
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ FARMS_OWN = {
 }
 """Options of sbatch that the batch scripts rely on, and why another's would break them."""
 SHORT = {"-o": "output", "-e": "error", "-a": "array", "-J": "job-name"}
+GRACE_SECONDS = 60.0
+"""How long a drain waits for its trials beyond the `drain_seconds` that they may take to finish an epoch."""
 
 
 @dataclass
@@ -142,13 +145,23 @@ def check_time(time: str, signal_seconds: int) -> None:
 def check_drain(drain_seconds: float, signal_seconds: int) -> None:
     """Raise `UsageError` unless a drain leaves half of its time before the job's end for all else.
 
-    A trial that hangs is waited for a minute longer (farm.launch.STOP_GRACE_SECONDS); then come export and report.
+    A trial that hangs is waited for a while longer (`drain_patience`); then come export and requeue.
     """
     if drain_seconds > signal_seconds / 2:
         raise UsageError(
             f"drain_seconds={drain_seconds:g}: more than half of slurm.signal_seconds={signal_seconds}, which a job "
             "has from its drain to its end"
         )
+
+
+def drain_patience(drain_seconds: float, signal_seconds: int) -> float:
+    """Seconds that a drain waits for its trials, of which one may hang: `drain_seconds` and a minute.
+
+    In a job it is at most half of what is then left, so that the run's end and the requeue come before Slurm's.
+    """
+    in_job = "SLURM_JOB_ID" in os.environ and drain_seconds <= signal_seconds / 2  # else it is none of the farm's own
+    left = signal_seconds - drain_seconds if in_job else math.inf
+    return drain_seconds + min(GRACE_SECONDS, left / 2)
 
 
 def image_path(slurm: Slurm) -> Path | None:

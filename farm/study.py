@@ -27,6 +27,7 @@ from farm.ledger.store import drain_file, quarantine, spec_of
 from farm.ledger.tidy import sweep_ledger
 from farm.plan import Node, Plan, Trial
 from farm.signals import Signals
+from farm.site import drain_patience
 from farm.slurm.cluster import FARM_UP, cluster_at, kinds_that_are_up
 from farm.view import View, counts
 from trials.spec import Spec
@@ -244,7 +245,8 @@ def _execute_with_ray(config: Config, plan: Plan, run_id: str, signals: Signals)
             waiting = plan.longest_first if elastic or plan.room(nodes) > 1 else plan.to_run
             jobs = [launch.Job(t.label, t.bundle, request(config, t, run_id)) for t in waiting]
             if jobs and not signals.stopping():
-                launch.run(jobs, run_id, view, signals, settings.retries, kinds, own=address is None)
+                patience = drain_patience(settings.drain_seconds, settings.slurm.signal_seconds)
+                launch.run(jobs, run_id, view, signals, settings.retries, patience, kinds, own=address is None)
     except ConnectionError as error:
         raise PreflightError(f"Ray: {error}") from None
     except launch.RayDied as error:

@@ -144,51 +144,59 @@ def _history(ledger: Path, identity: str) -> Iterator[str]:
 def answer(configs: Iterable[Config], wanted: str) -> list[str]:
     """The lines of the answer, by the first of several grids, of one study or more, whose plan has the trial.
 
-    Else by the ledgers, which hold trials of other grids too. Raises `UsageError` if none has it.
+    Else by the ledgers, which hold trials of other grids too, also where a grid was refused. Raises `UsageError` if
+    none has it, with what could not be looked at.
     """
-    errors: dict[str, UsageError] = {}
-    unplanned: dict[str, UsageError] = {}
-    looked: dict[Path, Plan] = {}
+    missing: dict[str, UsageError] = {}
+    refused: dict[str, UsageError] = {}
+    looked: dict[Path, Plan | None] = {}
     for config in configs:
         try:
             plan = study.make_plan(config, site_nodes(config))
         except UsageError as error:  # as where its results are of several GPU models; another grid may have the trial
-            unplanned[config.study] = error
+            refused[config.study] = error
+            looked[config.ledger] = None
             continue
         try:
             return list(explain(config, plan, find(plan, wanted)))
         except UsageError as error:
-            errors[config.study] = error
+            missing[config.study] = error
             looked.setdefault(config.ledger, plan)
     outside = [(ledger, path) for ledger, plan in looked.items() for path in _find_outside(ledger, plan, wanted)]
     if len(outside) == 1:
         (ledger, path) = outside[0]
-        return list(explain_outside(ledger, looked[ledger], path))
+        return list(explain_outside(ledger, looked[ledger] or refused[ledger.name], path))
     if outside:
         raise UsageError(f"{wanted}: {len(outside)} trials outside the grid begin so; write more of the id")
-    errors |= unplanned
+    errors = missing | refused
     if len(errors) == 1:
         raise errors.popitem()[1]
-    raise UsageError(f"{wanted}: no such trial in {', '.join(errors)}; farm why TRIAL problem=4 looks in that study")
+    unseen = "".join(f"; {name} was not looked at whole: {error}" for name, error in refused.items())
+    hint = unseen or "; farm why TRIAL problem=4 looks in that study"
+    raise UsageError(f"{wanted}: no such trial in {', '.join(errors)}{hint}")
 
 
-def _find_outside(ledger: Path, plan: Plan, wanted: str) -> list[Path]:
-    """Directories of trials that the plan does not hold, by their ids or the beginning of these."""
-    known = {t.id for t in plan.trials}
+def _find_outside(ledger: Path, plan: Plan | None, wanted: str) -> list[Path]:
+    """Directories of trials that the plan, if any, does not hold, by their ids or the beginning of these."""
+    known = {t.id for t in plan.trials} if plan else set()
     others = [p for p in trial_directories(ledger) if trial_id(p) not in known and trial_id(p).startswith(wanted)]
     return others if len(wanted) >= 3 else []
 
 
-def explain_outside(ledger: Path, plan: Plan, path: Path) -> Iterator[str]:
-    """The lines of the answer for a trial that the ledger has and the grid has not."""
+def explain_outside(ledger: Path, grid: Plan | UsageError, path: Path) -> Iterator[str]:
+    """The lines of the answer for a trial that the ledger has and the grid has not, or why there is no grid."""
     found = progress(path)
     state = f"{found.state} ({found.status})" if found.status else found.state
-    yield f"{path.name.rpartition('-')[0]} ({trial_id(path)}) of {plan.study} is {state}, and outside the grid"
+    outside = ", and outside the grid" if isinstance(grid, Plan) else ""
+    yield f"{path.name.rpartition('-')[0]} ({trial_id(path)}) of {ledger.name} is {state}{outside}"
     yield from _history(ledger, trial_id(path))
-    content = read_json(path / "spec.json") or {}
-    if not plan.trials or not isinstance(content.get("parameters"), dict):
+    if isinstance(grid, UsageError):
+        yield f"whether it is of the grid was not looked at: {grid}"
         return
-    there = [(t, inputs(t.spec.as_dict(), t.spec.module)) for t in plan.trials]
+    content = read_json(path / "spec.json") or {}
+    if not grid.trials or not isinstance(content.get("parameters"), dict):
+        return
+    there = [(t, inputs(t.spec.as_dict(), t.spec.module)) for t in grid.trials]
     apart = [(t, differences(inputs(content, t.spec.module), other)) for t, other in there]
     nearest_trial, differing = min(apart, key=lambda pair: len(pair[1]))
     yield f"nearest trial of the grid: {nearest_trial.label} ({nearest_trial.id}), from which it differs in"

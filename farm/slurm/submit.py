@@ -53,7 +53,7 @@ def batch_job(config: Config, arguments: Sequence[str], plan: Plan) -> BatchJob:
     seen += [str(Path(config.site).expanduser().absolute().parent)] if config.site.endswith((".yaml", ".yml")) else []
     return BatchJob(
         name=f"farm-{config.study}",
-        arguments=tuple(absolute_arguments(config, arguments)),
+        arguments=tuple(absolute_arguments(config, [w for w in arguments if not w.startswith("ray_address=")])),
         ledger=str(config.ledger),
         nodes=settings.nodes,
         extra=(*slurm.options, *(["--exclusive"] if any(t.bundle.exclusive for t in plan.trials) else [])),
@@ -125,9 +125,7 @@ def absolute_arguments(config: Config, arguments: Sequence[str]) -> list[str]:
         words.append(f"site={Path(config.site).expanduser().absolute()}")
     elif config.site != "local":
         words.append(f"site={config.site}")
-    if _own_study(config):
-        words = [w for w in words if not w.startswith("problem=")]
-    elif not any(w.startswith("problem=") for w in words):
+    if not _own_study(config) and not any(w.startswith("problem=") for w in words):
         words.insert(0, f"study={config.study_file.stem}")
     words += [f"data_root={path}" for path in _data_there(config)]
     return [*words, f"results={config.results}"]

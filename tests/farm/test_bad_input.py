@@ -30,6 +30,12 @@ SMOKE = ("problem=4", "profile=smoke")
         ((*SMOKE, "trial.epochs=ten"), 2, "trial.epochs"),
         ((*SMOKE, "trial.epochs=-1"), 2, "a number from 1 to 100000"),
         ((*SMOKE, "trial.epohcs=3"), 2, "nearest is trial.epochs"),
+        (
+            (*SMOKE, "trial.epochs=3", "trial.epochs=5"),
+            2,
+            "trial.epochs=3 and trial.epochs=5: trial.epochs stands there twice",
+        ),
+        ((*SMOKE, "problem=3"), 2, "problem=4 and problem=3"),
         ((*SMOKE, "sweep.M=[]"), 2, "sweep.M"),
         ((*SMOKE, "sweep.M=[0]"), 2, "a number from 1 to 1024"),
         ((*SMOKE, "sweep.M=[2"), 2, "not valid YAML"),

@@ -11,11 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from farm import config as configuration
+from farm.cli import main
 from farm.errors import FarmError, UsageError
 
 BAD = [
     (["probelm=4"], "nearest is problem"),
     (["problem=9"], "the problems are"),
+    (["problem=4", "study=problem3"], "problem=4 and study=problem3: each names a study; say which is meant"),
     (["problem"], "not key=value"),
     (["problem=4", "trial.epochs=ten"], "trial.epochs"),
     (["problem=4", "trial.epochs=-1"], "from 1 to"),
@@ -156,6 +158,7 @@ profiles: {beside: {resources: {exclusive: ''}}}
         (["resources.gpu=4", "sweep.gpus=[1]", "hardware=NVIDIA H200"], "device=cpu resources.gpu=0 runs without"),
         (["resources.gpu=0.5"], "as many as gpus says"),
         (["resources.gpu=repeats"], "as many as gpus says"),
+        (["resources.gpu=2", "sweep.gpus=[2]", "extra=[{mode: ddp}]"], "a timed trial of this study holds the GPUs"),
     ],
 )
 def test_a_timed_trial_gives_up_nothing_that_its_studys_file_reserves(words: list[str], says: str) -> None:
@@ -166,8 +169,29 @@ def test_a_timed_trial_gives_up_nothing_that_its_studys_file_reserves(words: lis
 @pytest.mark.parametrize(
     "words",
     [
-        ["problem=2", "timed=false", "resources.exclusive=''", "resources.gpu=1"],
-        ["problem=2", "resources.gpu=2", "sweep.gpus=[2]"],
+        ["resources.gpu=1"],
+        ["resources.gpu=2"],
+        ["resources.gpu=0.5", "sweep.gpus=[2]"],
+        ["resources.gpu=2", "sweep.gpus=[1]", "extra=[{gpus: 3}]"],
+        ["resources.gpu=2", "zip=[{gpus: [3], repeats: [1]}]"],
+    ],
+)
+def test_no_trial_runs_on_more_gpus_than_it_reserves(words: list[str]) -> None:
+    said = f"{words[0]}: a trial of this study holds the GPUs that it runs on, as many as gpus says"
+    with pytest.raises(UsageError, match=re.escape(said)):
+        configuration.load(["problem=2", "timed=false", *words])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["problem=2", "timed=false", "resources.exclusive=''", "resources.gpu=1", "sweep.gpus=[1]"],
+        ["problem=2", "timed=false", "resources.gpu=0.5", "sweep.gpus=[1]"],
+        ["problem=2", "timed=false", "resources.gpu=4", "extra=[{gpus: 3}]"],
+        ["problem=2", "timed=false", "resources.gpu=1", "device=cpu"],
+        ["problem=2", "timed=false", "resources.gpu=repeats"],
+        ["problem=2", "resources.gpu=2", "sweep.gpus=[2]", "extra=[{mode: ddp, gpus: 2}]"],
+        ["problem=2", "resources.gpu=2", "zip=[{gpus: [2], repeats: [1]}]"],
         ["problem=2", "device=cpu", "resources.gpu=0"],
         ["problem=2", "resources.cpu=4", "resources.exclusive=node", "resources.gpu=gpus"],
         ["problem=4", "resources.exclusive=''", "resources.gpu=2"],
@@ -229,3 +253,20 @@ def test_what_was_run_before_a_check_can_be_looked_at() -> None:
     assert configuration.load(words, looking=True).looking
     with pytest.raises(UsageError):
         configuration.load(words)
+
+
+def test_a_key_that_stands_there_twice_with_one_value_is_no_mistake() -> None:
+    config = configuration.load(["problem=4", "trial.epochs=3", "problem=4", "trial.epochs=3", "study=problem4"])
+    assert (config.study, config.parameters["epochs"]) == ("problem4", 3)
+
+
+@pytest.mark.parametrize(
+    "words", [["seeds=[0]", "seeds=[1]"], ["site=local", "site=greene"], ["results=a", "results=b"]]
+)
+@pytest.mark.parametrize("verb", ["plan", "submit", "status", "report", "doctor", "data"])
+def test_a_key_with_two_values_is_refused_by_every_verb(
+    verb: str, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = [] if verb == "data" else ["problem=4"]
+    assert main([verb, *study, *words]) == 2
+    assert f"{' and '.join(words)}: {words[0].partition('=')[0]} stands there twice" in capsys.readouterr().err

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import socket
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -66,6 +67,47 @@ def test_the_temporary_directory_may_name_the_user(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("USER", tmp_path.name)
     place = load_place([f"slurm.temporary={tmp_path.parent}/$USER", f"results={tmp_path}"])
     assert f"temporary {tmp_path}" in [f.name for f in doctor.examine(place, None)]
+
+
+@pytest.mark.parametrize(
+    ("variables", "lines"),
+    [
+        ({}, []),
+        ({"TMPDIR": "{}"}, [("temporary {}", True, " GiB free"), ("socket path", True, "under {} has")]),
+        ({"TMPDIR": "{}/not/there"}, [("temporary {}/not/there", True, " GiB free")]),
+        ({"TMPDIR": "{}/file"}, [("temporary {}/file", False, "cannot be written; TMPDIR=/tmp")]),
+        ({"TMPDIR": "/proc/x"}, [("temporary /proc/x", False, "; TMPDIR= a directory on the node's disk")]),
+        (
+            {"TMPDIR": "{}", "RAY_TMPDIR": "{}/file"},
+            [("temporary {}/file", False, "RAY_TMPDIR"), ("temporary {}", True, "")],
+        ),
+        ({"RAY_TMPDIR": "{}/" + "x" * 90}, [("socket path", False, "; RAY_TMPDIR=/tmp is short enough")]),
+    ],
+)
+def test_where_the_variables_put_a_runs_own_files_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], lines: list[tuple[str, bool, str]]
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="f", dir="/tmp") as short:
+        (Path(short) / "file").touch()
+        for key in ("TMPDIR", "RAY_TMPDIR"):
+            monkeypatch.delenv(key, raising=False)
+        for key, value in variables.items():
+            monkeypatch.setenv(key, value.format(short))
+        place = load_place([f"results={tmp_path}"])
+        found = [f for f in doctor.examine(place, None) if f.name.startswith(("temporary", "socket path"))]
+        for name, ok, said in lines:
+            assert any((f.name, f.ok) == (name.format(short), ok) and said.format(short) in f.text for f in found), (
+                found
+            )
+        assert [f.name for f in found][:2] == ["socket path", "temporary /tmp"]
+        assert len(found) == 2 + len(variables) + bool(variables)
+
+
+def test_another_users_directory_for_sockets_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("farm.private.PARENT", tmp_path)
+    (tmp_path / f"farm-{os.getuid()}").symlink_to(tmp_path)
+    (found,) = [f for f in doctor.examine(load_place([f"results={tmp_path}"]), None) if f.name == "sockets"]
+    assert (found.ok, "is no directory of yours" in found.text) == (False, True)
 
 
 def test_a_relative_temporary_directory_is_told(tmp_path: Path) -> None:

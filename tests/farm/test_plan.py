@@ -208,14 +208,14 @@ def test_larger_gangs_go_before_longer_trials() -> None:
         ((Node(8, 1),), (), 1),
         ((Node(1, 4),), (), 1),  # the CPUs hold no more
         ((Node(8, 4), Node(8, 1)), (), 5),
-        ((Node(8, 4), Node(8, 4)), ("resources.exclusive=node",), 2),
+        ((Node(8, 4), Node(8, 4)), ("resources.gpu=1", "resources.exclusive=node"), 2),
         ((Node(8, 1),), ("resources.gpu=0.5",), 2),
         ((Node(8, 0),), ("resources.gpu=0",), 8),
         ((), (), 0),
     ],
 )
 def test_how_many_fit_at_once(nodes: tuple[Node, ...], overrides: tuple[str, ...], room: int) -> None:
-    assert plan("resources.gpu=1", *overrides, nodes=nodes).room(nodes) == room
+    assert plan(*(overrides or ("resources.gpu=1",)), nodes=nodes).room(nodes) == room
 
 
 def test_a_fraction_of_several_gpus_is_refused() -> None:

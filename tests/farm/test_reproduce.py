@@ -105,6 +105,7 @@ def test_what_failed_again_is_told_as_failed(tmp_path: Path) -> None:
     code, parts = reproduce(words, lambda config: None, [f"study={COUNTING}"])
     lines = list(lacking(parts))
     assert (code, lines[0]) == (1, "counting: 2 of 2 trials are missing (2 failed)")
+    assert lines[-1].endswith(f"python farm/run.py study={COUNTING} {' '.join(words)}")
     assert "ValueError: a bug in the trial" in lines[1]
 
 

@@ -25,6 +25,7 @@ import pytest
 from commands import COUNTING, ROOT, Finished, command, environment, exported, run_farm, wait_for
 
 from farm.ledger import scan
+from farm.site import drain_patience
 
 pytestmark = pytest.mark.ray
 STUDY = f"study={COUNTING}"
@@ -85,6 +86,12 @@ def test_a_study_runs_once_and_then_not_again(farm: Callable[..., Finished], tmp
 def test_a_ray_without_a_place_for_its_files_is_one_line(farm: Callable[..., Finished]) -> None:
     done = farm(STUDY, "cpus=1", variables={"TMPDIR": "/proc/x"})
     assert (done.code, done.err) == (3, "farm: Ray: /proc/x cannot be made; $TMPDIR says where its files go\n")
+
+
+def test_a_temporary_directory_too_deep_for_sockets_is_told(farm: Callable[..., Finished], tmp_path: Path) -> None:
+    (deep := tmp_path / ("x" * 90)).mkdir()
+    done = farm(STUDY, "cpus=1", variables={"TMPDIR": str(deep)})
+    assert (done.code, "; TMPDIR=/tmp is short enough\n" in done.err, "Traceback" in done.err) == (3, True, False)
 
 
 def test_a_killed_driver_loses_and_repeats_nothing(tmp_path: Path, undisturbed: list[tuple[Any, ...]]) -> None:
@@ -175,20 +182,35 @@ def test_a_drain_in_the_last_epoch_of_the_last_trial_is_the_end_of_the_study(tmp
     assert [r["how"] for r in exported(tmp_path / "results", "counting", "attempts")] == ["completed"]
 
 
-@pytest.mark.parametrize("drain_seconds", [0.0, 165.0])
+@pytest.mark.parametrize(
+    ("in_job", "signal_seconds", "drain_seconds", "waits"),
+    [
+        (False, 60, 0.0, 60.0),
+        (False, 180, 165.0, 225.0),
+        (True, 60, 5.0, 32.5),
+        (True, 60, 30.0, 45.0),
+        (True, 300, 5.0, 65.0),
+        (True, 300, 150.0, 210.0),
+        (True, 180, 165.0, 225.0),  # in a job of one's own, whose end the farm does not know
+    ],
+)
 def test_a_drain_waits_for_its_trials_as_long_as_it_lets_them_go_on(
-    monkeypatch: pytest.MonkeyPatch, drain_seconds: float
+    monkeypatch: pytest.MonkeyPatch, in_job: bool, signal_seconds: int, drain_seconds: float, waits: float
 ) -> None:
-    """A trial of problem 2 took 104 s to end its repetition; one that never ends is not waited for."""
+    """A trial of problem 2 took 104 s to end its repetition; one that never ends is not waited for, nor Slurm's end."""
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    if in_job:
+        monkeypatch.setenv("SLURM_JOB_ID", "1")
     from farm import launch
     from farm.view import View
 
     now = 1000.0
     monkeypatch.setattr(launch.time, "monotonic", lambda: now)
     view = mock.create_autospec(View, instance=True, frozen_running=1)
-    stopper = launch._DrainStopper(view, lambda: True, own=False, drain_seconds=drain_seconds)
+    patience = drain_patience(drain_seconds, signal_seconds)
+    stopper = launch._DrainStopper(view, lambda: True, own=False, patience=patience)
     answers = []
-    for after in (0.0, drain_seconds + 59, drain_seconds + 61):
+    for after in (0.0, waits - 1, waits + 1):
         now = 1000.0 + after
         answers.append(stopper.stop_all())
     assert answers == [False, False, True]

@@ -39,6 +39,22 @@ def test_a_run_under_nohup_heeds_no_hangup(tmp_path: Path, number: signal.Signal
         assert run.wait(timeout=60) == (0 if number == signal.SIGHUP else 75)
 
 
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_during_a_drain_ends_it_at_once(tmp_path: Path, first: signal.Signals) -> None:
+    """Whoever asked for the drain: what was committed stays, and the export is as it was."""
+    ledger = tmp_path / "counting"
+    words = (f"study={COUNTING}", "executor=inline", "commit_seconds=0", "trial.seconds=3", "drain_seconds=60")
+    with subprocess.Popen(
+        [*command(*words), f"results={tmp_path}"], env=environment(), text=True, stderr=subprocess.PIPE
+    ) as run:
+        wait_for(lambda: committed(ledger))
+        run.send_signal(first)
+        wait_for(lambda: list(ledger.glob("drain-*")))
+        run.send_signal(signal.SIGINT)
+        said = run.communicate(timeout=60)[1]
+    assert (run.returncode, said, committed(ledger), (ledger / "export").exists()) == (130, "", 1, False)
+
+
 def test_a_run_that_waits_for_one_beside_a_head_hands_a_hangup_on() -> None:
     code = """
 import os, signal

@@ -176,12 +176,19 @@ def test_paths_of_a_study_of_ones_own_arrive_absolute(tmp_path: Path, monkeypatc
 
 
 def test_a_job_in_an_image_reads_the_data_that_the_login_node_has(tmp_path: Path) -> None:
-    words = ["problem=4", "site=greene", "results=/r", "slurm.image=/i.sif", "slurm.binds=[]"]
+    words = ["problem=4", "site=greene", "results=/r", "slurm.binds=[]"]
+    assert "data_root" not in " ".join(job_of([*words, "slurm.image=null"]).arguments)
+    words.append("slurm.image=/i.sif")
     assert job_of(words).arguments[-2] == f"data_root={ROOT / 'data'}"
     assert job_of(words).binds == ("/r", str(ROOT / "data"))
     assert job_of([*words, f"data_root={tmp_path}"]).binds == ("/r", str(tmp_path))
     assert job_of([*words, "profile=smoke"]).binds == ("/r",)
-    assert "data_root" not in " ".join(job_of([*words, "slurm.image=null"]).arguments)
+
+
+def test_the_allocations_own_ray_is_the_one_that_is_joined() -> None:
+    """The script adds `ray_address=`, and a key may not stand there twice."""
+    words = ["problem=4", "site=greene", "results=/r", "slurm.image=/i.sif", "slurm.binds=[]", "ray_address=auto"]
+    assert "ray_address" not in " ".join(job_of(words).arguments)
 
 
 def job_of(words: list[str]) -> BatchJob:

@@ -31,7 +31,8 @@ STUDY = [f"study={COUNTING}", "executor=inline", "trial.epochs=10"]
 
 
 def look(results: Path, *more: str, later: float = 0.0) -> looking.Status:
-    config = configuration.load([*STUDY, f"results={results}", *more])
+    given = {word.partition("=")[0]: word for word in (*STUDY, f"results={results}", *more)}
+    config = configuration.load([*given.values()])
     return looking.status(config, datetime.now(UTC) + timedelta(seconds=later))
 
 
@@ -239,3 +240,10 @@ def test_before_anything_has_finished_what_waits_is_foretold_by_what_runs(half_d
     path = next((half_done / "lock").glob("*.json"))
     path.write_text(json.dumps(json.loads(path.read_text()) | {"pid": 2**22 + 1}))
     assert look(half_done.parent, "resources.gpu=1", "gpus=1").gpu_hours_left is None
+
+
+def test_of_a_key_that_an_older_farm_took_twice_the_last_counts(tmp_path: Path) -> None:
+    place = [f"study={COUNTING}", f"results={tmp_path}"]
+    (tmp_path / "counting").mkdir()
+    (tmp_path / "counting" / "study.yaml").write_text("# farm run study=counting trial.epochs=3 trial.epochs=5\n")
+    assert last_grid(place)[0].parameters["epochs"] == 5

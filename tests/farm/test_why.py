@@ -9,9 +9,14 @@ import pytest
 from attempts import attempt, directory, request
 from commands import COUNTING
 
+from farm import config as configuration
+from farm import plan as planning
+from farm import provenance
 from farm.cli import main
 from farm.command_line import is_override
 from farm.ledger.scan import progress
+from farm.ledger.store import trial_path
+from trials.spec import Spec
 
 
 @pytest.fixture
@@ -110,6 +115,35 @@ def test_a_trial_outside_the_grid_is_found_in_the_ledger(results: Path, capsys: 
 def test_no_grid_and_no_ledger_has_it(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["why", "fffffffff", f"study={COUNTING}", f"results={results}"]) == 2
     assert "no such trial in counting" in capsys.readouterr().err
+
+
+def begun(results: Path, problem: int, hardware: str) -> list[Spec]:
+    """The grid of a problem on a GPU model, of which the ledger has the first trial."""
+    config = configuration.load([f"problem={problem}", f"results={results}"])
+    specs = [spec for spec, _ in planning.specs(config, "published", hardware)]
+    path = trial_path(config.ledger, specs[0])
+    path.mkdir(parents=True)
+    (path / "spec.json").write_text(json.dumps(specs[0].as_dict()))
+    return specs
+
+
+def test_what_could_not_be_looked_at_is_said_beside_what_could(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(provenance, "gpu_models", list)
+    _, (there, absent, *_), _ = (
+        begun(tmp_path, *of) for of in ((1, "NVIDIA A100"), (1, "NVIDIA H200"), (4, "NVIDIA H200"))
+    )
+    refusal = "hardware: the results of problem1 are of NVIDIA A100, NVIDIA H200; name the one that is looked at"
+    for words in ([], ["slurm.gpu_type=a100|h200"]):  # the latter refuses every grid of both studies
+        assert main(["why", there.id, f"results={tmp_path}", *words]) == 0
+        first, second = capsys.readouterr().out.splitlines()
+        assert first.endswith(f"({there.id}) of problem1 is new")
+        assert second.startswith("whether it is of the grid was not looked at: ")
+        assert words or refusal in second
+    assert main(["why", absent.id, f"results={tmp_path}"]) == 2
+    said = capsys.readouterr().err
+    assert f"{absent.id}: no such trial in problem1, problem4; problem1 was not looked at whole: {refusal}" in said
 
 
 @pytest.mark.parametrize(

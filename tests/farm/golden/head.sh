@@ -77,7 +77,8 @@ until [[ -n $signalled || -e $shared/stop ]]; do
         wait "$node"
         if [[ $signalled == USR1 ]]; then  # the walltime is near: studies drain first
             scancel --signal=USR1 "$SLURM_JOB_ID"
-            for _ in {1..60}; do others > /dev/null || break; sleep 1; done
+            until=$((SECONDS + 150))  # the rest is for what follows, up to the requeue
+            while ((SECONDS < until)) && others > /dev/null; do sleep 1; done
         fi
         [[ -n $signalled ]] && kill "$node" 2> /dev/null
     done
