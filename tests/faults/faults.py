@@ -248,7 +248,8 @@ def torn_table(round: Round) -> None:
     """an exported table, the lock, or a small JSON file is damaged"""
     kill_driver(round)
     ledger = round.results / "problem4"
-    damage(sorted([*ledger.glob("export/*"), *ledger.glob("trials/*/*.json")]), round.chance)
+    tables = [p for p in ledger.glob("export/**/*") if p.is_file()]
+    damage(sorted([*tables, *ledger.glob("trials/*/*.json")]), round.chance)
     damage(sorted(ledger.glob("lock/*.json")), round.chance)
 
 
