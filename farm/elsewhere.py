@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from farm.checks import counted
+from farm.command_line import check_repeated
 from farm.config import Config
 from farm.errors import PreflightError, UsageError
 from farm.ledger.durable import write_file
@@ -27,7 +28,8 @@ REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def split(words: Sequence[str]) -> tuple[list[str], Path | None]:
-    """The words without `out=DIRECTORY`, and that directory."""
+    """The words without `out=DIRECTORY`, and that directory. Raises `UsageError` for several, or none."""
+    check_repeated(list(words))
     given = [word.removeprefix("out=") for word in words if word.startswith("out=")]
     if "" in given:
         raise UsageError("out=: a directory is expected")

@@ -107,7 +107,9 @@ def test_a_directory_with_a_ledger_of_its_own_is_refused(
 def test_the_word_needs_a_directory_and_the_last_one_counts() -> None:
     with pytest.raises(UsageError, match="out=: a directory is expected"):
         elsewhere.split(["problem=4", "out="])
-    assert elsewhere.split(["out=/a", "problem=4", "out=/b"]) == (["problem=4"], Path("/b"))
+    with pytest.raises(UsageError, match="out=/a and out=/b: out stands there twice"):
+        elsewhere.split(["out=/a", "problem=4", "out=/b"])
+    assert elsewhere.split(["problem=4", "out=/b"]) == (["problem=4"], Path("/b"))
 
 
 def refuse(monkeypatch: pytest.MonkeyPatch, module: Any, name: str) -> None:
