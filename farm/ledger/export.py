@@ -31,7 +31,17 @@ from farm.ledger.durable import (
     write_file,
     write_json,
 )
-from farm.ledger.gather import DIGESTS, UNFINISHED, batches, fits, merged, read, rows_digest, with_defaults
+from farm.ledger.gather import (
+    DIGEST_COLUMNS,
+    DIGESTS,
+    UNFINISHED,
+    batches,
+    fits,
+    merged,
+    read,
+    results_digests,
+    with_defaults,
+)
 from farm.ledger.lock import is_driven
 from farm.ledger.scan import DONE, attempt_records, has_finished, trial_directories, trial_id
 from farm.ledger.store import parquet
@@ -211,8 +221,11 @@ class _Old:
 
 def _old_trials(trials: Path, found: dict[str, Path]) -> _Old:
     table = pq.read_table(trials)
-    known = dict(zip(*(table[name].to_pylist() for name in ("trial_id", "rows_sha256")), strict=True))
-    ids = {i for i, digest in known.items() if i in found and rows_digest(found[i]) == digest}
+    if not {*DIGEST_COLUMNS} <= {*table.column_names}:  # of a farm before 2026-11-29, which had not all of them
+        return _Old([], set(), True)
+    digests = zip(*(table[name].to_pylist() for name in DIGEST_COLUMNS), strict=True)
+    known = dict(zip(table["trial_id"].to_pylist(), digests, strict=True))
+    ids = {i for i, digest in known.items() if i in found and results_digests(found[i]) == digest}
     kept = table.filter(pc.is_in(table["trial_id"], pa.array(sorted(ids), pa.string())))
     return _Old([kept] if len(kept) else [], ids, len(ids) < len(known))
 

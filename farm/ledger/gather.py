@@ -20,6 +20,9 @@ from trials.spec import parameter_defaults
 BATCH = 500
 """Trials whose rows are held in memory at once."""
 ROWS, TRIAL = "rows.parquet", "trial.parquet"
+DIGEST_COLUMNS = {"rows_sha256": ROWS, "trial_sha256": TRIAL}
+"""Columns of trials.parquet that have the SHA-256 of a finished trial's files."""
+NO_DIGESTS = ("",) * len(DIGEST_COLUMNS)
 DIGESTS = "digests.json"
 """In the export: SHA-256 of each table as it was written. Parquet itself would read many a flipped bit as a number."""
 UNFINISHED = "unfinished"
@@ -36,13 +39,13 @@ class Batch:
 
 @dataclass(frozen=True)
 class Results:
-    """A trial's results as read: its rows, its one row, and the digest of the first.
+    """A trial's results as read: its rows, its one row, and the digests of both by `DIGEST_COLUMNS`.
 
-    Of a trial without an end the one row has the configuration alone, and the digest is empty.
+    Of a trial without an end the one row has the configuration alone, and the digests are empty.
     """
 
     path: Path
-    digest: str
+    digests: tuple[str, ...]
     rows: pa.Table
     trial: pa.Table
 
@@ -80,13 +83,14 @@ def with_defaults(table: pa.Table, module: str) -> pa.Table:
     return table
 
 
-def rows_digest(trial: Path) -> str:
-    """SHA-256 of a finished trial's own row file; "" where its manifest is damaged."""
-    return _digest(read_manifest(trial / DONE) or {})
+def results_digests(trial: Path) -> tuple[str, ...]:
+    """SHA-256 of a finished trial's files by `DIGEST_COLUMNS`, as its manifest has them; "" where that is damaged."""
+    return _digests(read_manifest(trial / DONE) or {})
 
 
-def _digest(manifest: dict[str, dict[str, dict[str, str]]]) -> str:
-    return str(manifest.get("files", {}).get(ROWS, {}).get("sha256", ""))
+def _digests(manifest: Mapping[str, Any]) -> tuple[str, ...]:
+    files = manifest.get("files", {})
+    return tuple(str(files.get(name, {}).get("sha256", "")) for name in DIGEST_COLUMNS.values())
 
 
 def read(trial: Path) -> Results | None:
@@ -96,7 +100,7 @@ def read(trial: Path) -> Results | None:
         rows, row = (read_table(trial / DONE, name, manifest) for name in (ROWS, TRIAL))
     except (Damaged, pa.ArrowException):
         return None
-    return Results(trial, _digest(manifest or {}), rows, row)
+    return Results(trial, _digests(manifest or {}), rows, row)
 
 
 def read_table(directory: Path, name: str, manifest: Mapping[str, Any] | None = None) -> pa.Table:
@@ -117,7 +121,8 @@ def _batch(found: Sequence[Results], module: str, misfits: set[str]) -> Batch:
     identity = own | {n: trials[n] for n in trials.column_names if n.startswith("config_")}
     for name, column in identity.items():
         rows = rows.append_column(name, column.take(owner))
-    added = {"rows_sha256": [one.digest for one in found], "rows": lengths}
+    columns = zip(*(one.digests for one in found), strict=True)
+    added: dict[str, Sequence[Any]] = {**dict(zip(DIGEST_COLUMNS, columns, strict=True)), "rows": lengths}
     for name, values in added.items():
         kind = schema.ARROW[schema.column(name).type]
         trials = trials.append_column(pa.field(name, kind), pa.array(values, kind))

@@ -66,9 +66,10 @@ TRIALS: tuple[Column, ...] = (
     Column("python_version", "str", measured=True),
     Column("image", "str", measured=True, help="container image, where one is in use"),
     Column("rows_sha256", "str", measured=True, help="digest of the trial's own row file"),
+    Column("trial_sha256", "str", measured=True, help="digest of the trial's own one row, as it is in its ledger"),
     Column("rows", "int", help="rows of the trial in all row tables"),
 )
-ADDED_BY_EXPORT = ("rows_sha256", "rows")
+ADDED_BY_EXPORT = ("rows_sha256", "trial_sha256", "rows")
 
 ATTEMPTS: tuple[Column, ...] = (
     Column("trial_id", "str"),

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from farm.ledger import schema
 from farm.ledger.durable import Damaged
-from farm.ledger.gather import ROWS, Results, read_table
+from farm.ledger.gather import NO_DIGESTS, ROWS, Results, read_table
 from farm.ledger.scan import attempt_directories, newest_first
 from farm.ledger.store import spec_of
 from trials.spec import Scalar, Spec
@@ -31,7 +31,7 @@ def read_newest(trial: Path, module: str) -> Results | None:
         except (Damaged, OSError, pa.ArrowException):
             continue
         spec = spec_of(trial)
-        return None if spec is None else Results(trial, "", rows, _configuration(spec, module))
+        return None if spec is None else Results(trial, NO_DIGESTS, rows, _configuration(spec, module))
     return None
 
 

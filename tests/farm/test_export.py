@@ -15,6 +15,7 @@ from typing import Any
 
 import counting
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from attempts import attempt, directory, request
@@ -67,6 +68,33 @@ def test_a_second_export_reads_only_what_is_new(tmp_path: Path) -> None:
     result = export(tmp_path, None, "counting")
     assert sorted(set(pq.read_table(result.tables["rows"])["config_factor"].to_pylist())) == [1, 2]
     assert result.damaged == []
+
+
+def test_a_trial_with_equal_rows_and_another_one_row_is_read_anew(tmp_path: Path) -> None:
+    """It was run again, or is of another ledger of the study."""
+    finish(tmp_path, factor=2)
+    done = finish(tmp_path, factor=1) / "done"
+    first = export(tmp_path, None, "counting").tables
+    rows = pq.read_table(first["rows"])
+    own = pq.read_table(done / "trial.parquet")
+    again = own.set_column(own.column_names.index("host"), "host", pa.array(["another"]))
+    files = {"trial.parquet": parquet(again), "rows.parquet": (done / "rows.parquet").read_bytes()}
+    shutil.rmtree(done)
+    write_directory(done, files, {"status": "completed"})
+    second = export(tmp_path, None, "counting").tables
+    assert "another" in pq.read_table(second["trials"])["host"].to_pylist()
+    assert pq.read_table(second["rows"]).num_rows == rows.num_rows
+
+
+def test_an_export_without_the_digests_of_trials_is_made_anew_once(tmp_path: Path) -> None:
+    trial = finish(tmp_path)
+    path = export(tmp_path, None, "counting").tables["trials"]
+    whole, digests = path.read_bytes(), path.with_name("digests.json")
+    path.write_bytes(parquet(pq.read_table(path).drop_columns(["trial_sha256"])))
+    digests.write_text(json.dumps(json.loads(digests.read_text()) | {path.name: durable.file_digest(path)}))
+    assert export(tmp_path, None, "counting").tables["trials"].read_bytes() == whole
+    (trial / "done" / "rows.parquet").write_bytes(b"unreadable, and not read")
+    assert export(tmp_path, None, "counting").damaged == []
 
 
 def test_an_export_from_nothing_names_damaged_results(tmp_path: Path) -> None:
