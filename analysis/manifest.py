@@ -13,7 +13,7 @@ from analysis.load import digests
 from analysis.words import counted
 from farm.ledger import gather
 from farm.ledger.durable import file_digest, read_json
-from farm.ledger.scan import has_finished, trial_directories, trial_id
+from farm.ledger.scan import TRIALS, has_finished, trial_directories, trial_id
 
 NAME = "manifest.json"
 PLAN = "plan.parquet"
@@ -47,7 +47,8 @@ def read(study_dir: Path) -> dict[str, Any]:
 def is_stale(study_dir: Path, ledger: Path | None = None) -> list[str]:
     """Why the report does not show what has finished, in sentences; empty where it does.
 
-    `ledger` has the trials, where they are not beside the report. A plan that holds fewer finished trials than the
+    `ledger` has the trials, where they are not beside the report, or the tables alone that a report was made from
+    copies of. A plan that holds fewer finished trials than the
     report shows makes it no older.
     """
     manifest, report = read(study_dir), report_directory(study_dir)
@@ -64,6 +65,10 @@ def is_stale(study_dir: Path, ledger: Path | None = None) -> list[str]:
             reasons.append(f"{counted(n, 'finished trial')} of the plan came after the report")
     except (OSError, ValueError):
         reasons.append(f"{export / PLAN} is gone or damaged; `farm report` has it made")
+    if ledger and ledger != study_dir and not (ledger / TRIALS).is_dir():
+        copies = digests(study_dir)
+        anew = [name for name, digest in digests(ledger).items() if copies.get(name) != digest]
+        reasons += [f"{ledger / 'export' / name} has changed since it was copied for the report" for name in anew]
     if n := len(_unexported(study_dir, ledger or study_dir)):
         reasons.append(f"{counted(n, 'finished trial')} came after the export; `farm report` has both made")
     return reasons + [

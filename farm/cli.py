@@ -328,8 +328,10 @@ def _export(options: argparse.Namespace) -> int:
     if not config.ledger.is_dir():
         raise PreflightError(f"{config.ledger}: there is no ledger yet; farm run makes one")
     elsewhere.check_trials(config)
-    with elsewhere.hinted(out):
-        result = elsewhere.export(config, elsewhere.place_of(config, out))
+    place = elsewhere.target(config, out)
+    elsewhere.make(config, out, place)
+    with elsewhere.hinted(config, place):
+        result = elsewhere.export(config, place)
     for path in result.tables.values():
         print(short_path(path))
     if (left := result.unfinished).trials:

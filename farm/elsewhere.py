@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +23,11 @@ from farm.ledger.scan import STUDY, TRIALS
 if TYPE_CHECKING:
     from farm.ledger.export import Export
 
-HINT = "out=DIRECTORY has it written elsewhere"
+HINT = "; out=DIRECTORY has it written elsewhere"
+MADE_FROM = ".made-from"
+"""In a study's directory that `out=` made: the path of the ledger that its tables and report are of."""
+WRITTEN = ("export", "report", ".export.lock")
+"""What an export and a report write in a ledger."""
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 """Errors of a directory that one may not write."""
 
@@ -34,17 +39,51 @@ def split(words: Sequence[str]) -> tuple[list[str], Path | None]:
     if "" in given:
         raise UsageError("out=: a directory is expected")
     rest = [word for word in words if not word.startswith("out=")]
-    return rest, Path(given[-1]).expanduser().absolute() if given else None
+    return rest, Path(given[0]).expanduser().absolute() if given else None
 
 
-def place_of(config: Config, out: Path | None) -> Path:
-    """Where a study's tables and report go: its ledger without `out`. Raises `PreflightError` for another ledger."""
-    place = out / config.study if out else config.ledger
-    if place.resolve() == config.ledger.resolve():
+def target(config: Config, out: Path | None) -> Path:
+    """Where a study's tables and report go: its ledger without `out`.
+
+    Raises `PreflightError` for a place in the ledger, another ledger, and tables or a report of another.
+    """
+    if out is None:
         return config.ledger
-    if (place / TRIALS).is_dir():
-        raise PreflightError(f"out={out}: {place} is a ledger of its own; name another directory")
+    with _said(out):
+        place, ledger = out / config.study, config.ledger.resolve()
+        if place.resolve() == ledger:
+            return config.ledger
+        if ledger in place.resolve().parents:
+            raise PreflightError(f"out={out}: {place} is in the ledger {config.ledger}; name another directory")
+        if (place / TRIALS).is_dir():
+            raise PreflightError(f"out={out}: {place} is a ledger of its own; name another directory")
+        if any((place / part).exists() for part in ("export", "report")) and _made_from(place) != os.fsencode(ledger):
+            raise PreflightError(
+                f"out={out}: {place} has tables or a report not made from {ledger}; name another directory"
+            )
     return place
+
+
+def make(config: Config, out: Path | None, place: Path) -> None:
+    """Make a place of its own; it says which ledger it is of. Raises `PreflightError` where it cannot be made."""
+    if out is None or place == config.ledger:
+        return
+    with _said(out):
+        place.mkdir(parents=True, exist_ok=True)
+        write_file(place / MADE_FROM, os.fsencode(config.ledger.resolve()) + b"\n")
+
+
+@contextlib.contextmanager
+def _said(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise PreflightError(f"out={out}: cannot be made: {error}") from None
+
+
+def _made_from(place: Path) -> bytes:
+    path = place / MADE_FROM
+    return path.read_bytes().removesuffix(b"\n") if path.is_file() else b""
 
 
 def export(config: Config, place: Path) -> Export:
@@ -77,19 +116,28 @@ def copy_export(config: Config, place: Path) -> None:
         _copy(sorted((config.ledger / "export").iterdir()), place / "export")
 
 
-def _copy(files: Sequence[Path], target: Path) -> None:
-    target.mkdir(parents=True, exist_ok=True)
+def _copy(files: Sequence[Path], directory: Path) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
     for file in files:
         if file.is_file():
-            write_file(target / file.name, file.read_bytes())
+            write_file(directory / file.name, file.read_bytes())
 
 
 @contextlib.contextmanager
-def hinted(out: Path | None) -> Iterator[None]:
-    """Have an `OSError` of a directory that one may not write end as a `PreflightError` that names `out=`."""
+def hinted(config: Config, place: Path) -> Iterator[None]:
+    """Have an `OSError` of a ledger that one may not write end as a `PreflightError` that names `out=`."""
     try:
         yield
     except OSError as error:
-        if out or error.errno not in REFUSED:
+        if not (told := hint(config, place, error)):
             raise
-        raise PreflightError(f"{error}; {HINT}") from None
+        raise PreflightError(f"{error}{told}") from None
+
+
+def hint(config: Config, place: Path, error: OSError) -> str:
+    """`HINT` where a ledger's own tables or report were refused; nothing for a file that cannot be read."""
+    if place != config.ledger or error.errno not in REFUSED or not isinstance(error.filename, str | bytes):
+        return ""
+    path = Path(os.fsdecode(error.filename)).absolute()
+    own = [place.absolute() / part for part in WRITTEN]
+    return HINT if any(part in (path, *path.parents) for part in own) else ""

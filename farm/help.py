@@ -55,7 +55,9 @@ def text(verb: str, overrides: list[str]) -> str:
     lines += _fields(configuration.Settings(), "")
     lines += _fields(configuration.Resources(), "resources.")
     lines += _fields(Slurm(), "slurm.")
-    if overrides := elsewhere.split(overrides)[0]:
+    if NOTES.get(verb) is OUT:
+        overrides = elsewhere.split(overrides)[0]
+    if overrides:
         config = configuration.load(overrides)
         lines += ["", f"Parameters of a trial of {config.study} (trial.KEY=VALUE, or sweep.KEY=[VALUES]):"]
         lines += _fields(config.settings.trial, "trial.")

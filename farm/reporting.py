@@ -57,12 +57,13 @@ def _report_one(overrides: list[str], check: bool, out: Path | None = None) -> i
     config = last_grid(overrides)[0]
     if not any((config.ledger / part).is_dir() for part in (TRIALS, "export")):
         raise PreflightError(f"{config.ledger}: nothing has finished there yet; farm run comes first")
-    place = elsewhere.place_of(config, out)
+    place = elsewhere.target(config, out)
     if check:
         from analysis.report import is_stale
 
         return _told(is_stale(place, config.ledger))
-    with elsewhere.hinted(out):
+    elsewhere.make(config, out, place)
+    with elsewhere.hinted(config, place):
         damaged = _export_first(config, place)
         paths = _write_report(config, place)
     for path in dataclasses.astuple(paths):
@@ -123,7 +124,8 @@ def _export_first(config: Config, place: Path) -> Sequence[Path]:
     except OSError as error:
         if place != config.ledger or error.errno not in elsewhere.REFUSED:
             raise
-        print(f"farm: {error}; the report shows what was last exported; {elsewhere.HINT}", file=sys.stderr)
+        told = elsewhere.hint(config, place, error)
+        print(f"farm: {error}; the report shows what was last exported{told}", file=sys.stderr)
         return ()
     tell_damaged(damaged)
     return damaged

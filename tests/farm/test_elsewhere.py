@@ -104,7 +104,7 @@ def test_a_directory_with_a_ledger_of_its_own_is_refused(
     assert main(["report", *words(results, f"out={results}")]) == 0  # its own is where it would go anyway
 
 
-def test_the_word_needs_a_directory_and_the_last_one_counts() -> None:
+def test_the_word_needs_one_directory() -> None:
     with pytest.raises(UsageError, match="out=: a directory is expected"):
         elsewhere.split(["problem=4", "out="])
     with pytest.raises(UsageError, match="out=/a and out=/b: out stands there twice"):
@@ -112,9 +112,9 @@ def test_the_word_needs_a_directory_and_the_last_one_counts() -> None:
     assert elsewhere.split(["problem=4", "out=/b"]) == (["problem=4"], Path("/b"))
 
 
-def refuse(monkeypatch: pytest.MonkeyPatch, module: Any, name: str) -> None:
+def refuse(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, file: Path) -> None:
     def refused(*_: object) -> None:
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS), "there")
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(file))
 
     monkeypatch.setattr(module, name, refused)
 
@@ -122,17 +122,95 @@ def refuse(monkeypatch: pytest.MonkeyPatch, module: Any, name: str) -> None:
 def test_results_that_cannot_be_written_name_the_word(
     results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    refuse(monkeypatch, study, "export")
+    lock = results / "counting" / ".export.lock"
+    refuse(monkeypatch, study, "export", lock)
     assert main(["export", *words(results)]) == 3
     assert (
         capsys.readouterr().err
-        == "farm: [Errno 30] Read-only file system: 'there'; out=DIRECTORY has it written elsewhere\n"
+        == f"farm: [Errno 30] Read-only file system: '{lock}'; out=DIRECTORY has it written elsewhere\n"
     )
-    refuse(monkeypatch, reports, "write_report")
+    refuse(monkeypatch, reports, "write_report", results / "counting" / "report" / "report.md")
     assert main(["report", *words(results)]) == 3
     assert capsys.readouterr().err.count("out=DIRECTORY has it written elsewhere\n") == 2
     assert main(["report", *words(results, f"out={results.parent / 'mine'}")]) == 3
     assert "out=DIRECTORY" not in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_read_does_not_name_the_word(
+    results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refuse(monkeypatch, study, "export", results / "counting" / "trials" / "one" / "done" / "manifest.json")
+    assert main(["export", *words(results)]) == 3
+    assert main(["report", *words(results)]) == 0
+    told = capsys.readouterr().err
+    assert "the report shows what was last exported\n" in told
+    assert "out=" not in told
+
+
+def test_a_directory_made_from_another_ledger_is_refused(
+    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, other = tmp_path / "mine", tmp_path / "other"
+    assert main(["report", *words(results, f"out={out}")]) == 0
+    assert main(["run", *words(other), "executor=inline"]) == 0
+    before = snapshot(out)
+    for verb in ("report", "export"):
+        assert main([verb, *words(other, f"out={out}")]) == 3
+        told = f"has tables or a report not made from {other / 'counting'}; name another directory"
+        assert told in capsys.readouterr().err
+    assert snapshot(out) == before
+
+
+@pytest.mark.parametrize("part", ["export", "report"])
+def test_an_export_or_a_report_that_the_word_did_not_make_is_refused(
+    part: str, results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "copied" / "counting" / part).mkdir(parents=True)
+    for verb in ("report", "export"):
+        assert main([verb, *words(results, f"out={tmp_path / 'copied'}")]) == 3
+        assert "name another directory" in capsys.readouterr().err
+    assert [p.name for p in (tmp_path / "copied").rglob("*")] == ["counting", part]
+
+
+@pytest.mark.parametrize("below", ["counting", "counting/trials"])
+def test_a_place_in_the_ledger_is_refused(below: str, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = snapshot(results)
+    for verb in ("report", "export"):
+        assert main([verb, *words(results, f"out={results / below}")]) == 3
+        assert "is in the ledger" in capsys.readouterr().err
+    assert snapshot(results) == before
+
+
+@pytest.mark.parametrize("kind", ["file", "link", "proc"])
+def test_a_place_that_cannot_be_made_is_said_in_one_line(
+    kind: str, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = {"file": tmp_path / "file", "link": tmp_path / "link", "proc": Path("/proc/x")}[kind]
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for verb in ("report", "export"):
+        assert main([verb, *words(results, f"out={out}")]) == 3
+        told = capsys.readouterr().err
+        assert told.startswith(f"farm: out={out}: cannot be made: ")
+        assert told.count("\n") == 1
+    monkeypatch.setattr(reporting, "studies_with_results", lambda overrides: [[f"study={COUNTING}", *overrides]])
+    assert main(["report", *words(results, f"out={out}")[1:]]) == 3
+
+
+def test_an_export_without_its_trials_that_changed_makes_the_copy_older(
+    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = words(results, f"out={tmp_path / 'mine'}")
+    attempt(request(results / "counting", factor=3))
+    shutil.copytree(results / "counting", tmp_path / "all" / "counting")
+    shutil.rmtree(results / "counting" / "trials")
+    assert main(["report", *mine]) == main(["report", *mine, "--check"]) == 0
+    assert main(["export", *words(tmp_path / "all")]) == 0
+    shutil.copytree(tmp_path / "all" / "counting" / "export", results / "counting" / "export", dirs_exist_ok=True)
+    capsys.readouterr()
+    assert main(["report", *mine, "--check"]) == 1
+    assert "trials.parquet has changed since it was copied for the report" in capsys.readouterr().err
+    assert main(["report", *mine]) == main(["report", *mine, "--check"]) == 0
 
 
 def test_a_file_system_that_is_read_only_is_reported(results: Path, tmp_path: Path) -> None:
@@ -158,3 +236,7 @@ def test_a_file_system_that_is_read_only_is_reported(results: Path, tmp_path: Pa
 def test_help_knows_the_word(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([verb, f"study={COUNTING}", "out=there", "--help"]) == 0
     assert "out=DIRECTORY: tables and report go there" in capsys.readouterr().out
+
+
+def test_help_of_another_verb_does_not() -> None:
+    assert main(["plan", f"study={COUNTING}", "out=there", "--help"]) == UsageError.exit_code
