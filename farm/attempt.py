@@ -215,9 +215,9 @@ class _Run:
                 raise Drained
 
     def _is_last(self) -> bool:
-        """Whether the trial has nothing left but its end: then a drain lets it come to that, and not the next attempt,
-        which may wait a day for its machine."""
-        return 0 < steps_of(self.spec.module, self.spec.parameters) <= self.epoch
+        """Whether nothing is left of the trial but its end. A drain lets it come to that: the next attempt may have to
+        wait a day for the machine."""
+        return steps_of(self.spec.module, self.spec.parameters) == self.epoch
 
     def _resumed_state(self) -> State:
         """The final state of a trial whose last epoch was committed by an attempt that died before `done`."""

@@ -77,11 +77,6 @@ class Profile:
     on_gpu: bool
 
     @property
-    def empty(self) -> bool:
-        """Whether it has nothing at all, which on a GPU that works means that the profiler does not."""
-        return not self.other and not self.communication
-
-    @property
     def communication(self) -> list[Interval]:
         """Intervals of all kinds together."""
         return [interval for found in self.collectives.values() for interval in found]

@@ -274,7 +274,7 @@ def profiled_columns(setup: Setup, found: Sequence[Profiled], examples: int) -> 
     """The columns of a row from what the profiler saw in each process, scaled to an epoch of `examples` images."""
     iterations = timing.expected_iterations(examples, setup.total_batch)
     profiles = [f.communication for f in found]
-    if setup.device == "cuda" and any(profile.empty for profile in profiles):
-        return {"iterations": iterations, "reason": "the profiler saw nothing that the GPUs did"}
+    if setup.device == "cuda" and not all(profile.communication for profile in profiles):
+        return {"iterations": iterations, "reason": "the profiler saw no communication between the GPUs"}
     seen = communication.columns(profiles, iterations / found[0].iterations)
     return {"iterations": iterations} | (seen or {"reason": "the ranks saw different numbers of collectives"})

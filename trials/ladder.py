@@ -1,7 +1,7 @@
 """Problem 2's way up the ladder of batch sizes: rung by rung, repetition by repetition, until memory is full.
 
-Then, on several GPUs, once more over what was measured, under the profiler. It comes last, and in
-processes that measure nothing more, because one in which it has run hands over kernels more slowly ever after.
+Then, on several GPUs, once more over what was measured, under the profiler. It comes last, and in processes that
+measure nothing more, because one in which it has run hands over kernels more slowly ever after.
 """
 
 from __future__ import annotations

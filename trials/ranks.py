@@ -140,12 +140,17 @@ class Ranks:
         self._processes: list[Any] = []
         for rank in range(count):
             mine, theirs = context.Pipe()
-            arguments = (theirs, rank, count, device, threads, os.getpid(), str(Path(self._scratch) / "store"), given)
+            store = str(Path(self._scratch) / "store")
+            # Spawned, it reads its arguments from a pipe, on which start() waits for ever where it dies before it does.
+            own = given if method == "fork" else Given
+            arguments = (theirs, rank, count, device, threads, os.getpid(), store, own)
             process = context.Process(target=_serve, args=arguments)  # not a daemon: it has loaders for children
             process.start()
             theirs.close()
             self._lines.append(mine)
             self._processes.append(process)
+        if method != "fork":
+            self._send(given)
 
     @property
     def ended(self) -> bool:
@@ -159,13 +164,16 @@ class Ranks:
         `check_stop` raises, which is called while waiting.
         """
         try:
-            for line in self._lines:
-                with contextlib.suppress(BrokenPipeError):  # a rank that failed to join has said why
-                    line.send((task, arguments))
+            self._send((task, arguments))
             return self._answers(check_stop)
         except BaseException:
             self.close()
             raise
+
+    def _send(self, message: object) -> None:
+        for line in self._lines:
+            with contextlib.suppress(BrokenPipeError):  # a rank that failed to join has said why
+                line.send(message)
 
     def _answers(self, check_stop: Callable[[], None]) -> list[Any]:
         found: dict[int, Any] = {}
@@ -232,6 +240,8 @@ def _serve(
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):  # the trial's own process decides
         signal.signal(number, signal.SIG_IGN)
     try:
+        if given is Given:
+            given = line.recv()
         _join(rank, count, device, threads, store)
         while True:
             task, arguments = line.recv()

@@ -98,6 +98,13 @@ def test_a_drain_in_the_last_epoch_lets_the_trial_come_to_its_end(tmp_path: Path
     assert scan.progress(directory(wanted)).state == "done"
 
 
+def test_a_trial_that_goes_on_after_its_last_epoch_is_drained_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    yields(monkeypatch, *(([{"epoch": n}], dict) for n in range(1, 9)))
+    assert attempt(request(tmp_path, epochs=3), stop_at=2) == End("drained", 4)
+
+
 def test_commits_are_no_closer_than_commit_seconds(tmp_path: Path) -> None:
     wanted = request(tmp_path, commit_seconds=3600, epochs=5, end="storage", end_epoch=5)
     assert attempt(wanted).how == "interrupted"

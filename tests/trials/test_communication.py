@@ -109,5 +109,5 @@ def test_a_profile_of_work_without_communication_has_none() -> None:
 def test_on_a_gpu_kernels_and_copies_are_seen() -> None:
     there = torch.ones(1000, device="cuda")
     found = communication.profiled(lambda: torch.ones(1000).to(there.device) + there, on_gpu=True)
-    assert (found.empty, found.communication) == (False, [])
+    assert found.communication == []
     assert length(found.other) > 0

@@ -196,7 +196,7 @@ def test_ddp_trains_in_processes_that_talk(context: Any) -> None:
 def test_a_profiler_that_saw_nothing_of_a_gpu_gives_a_reason_and_no_zeros() -> None:
     blind = Profiled(communication.profile_of([], on_gpu=True), 2)
     row = data_parallel.profiled_columns(replace(SETUP, device="cuda", gpus=2), [blind], 64)
-    assert row == {"iterations": 2, "reason": "the profiler saw nothing that the GPUs did"}
+    assert row == {"iterations": 2, "reason": "the profiler saw no communication between the GPUs"}
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")

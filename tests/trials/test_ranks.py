@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import multiprocessing
+import multiprocessing.spawn
 import os
 import time
 from collections.abc import Iterator
@@ -56,6 +57,13 @@ def test_what_ranks_were_given_stands_among_a_tasks_arguments(method: str) -> No
         assert ranks.run(divmod, 7, 3) == [(2, 1)] * 2
         assert ranks.run(isinstance, Given, list) == [True] * 2
         assert ranks.run(len, Given) == [3] * 2
+
+
+@pytest.mark.timeout(60)
+def test_a_spawned_rank_that_dies_before_it_reads_what_it_is_given_is_no_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(multiprocessing.spawn, "_python_exe", b"/bin/false")
+    with Ranks(1, "cpu", 1, "spawn", given=bytes(10**6)) as ranks, pytest.raises(RankFailed, match="exit code 1"):
+        ranks.run(len, Given)
 
 
 def test_what_forked_ranks_were_given_is_never_sent() -> None:
