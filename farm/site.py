@@ -167,7 +167,7 @@ def drain_patience(drain_seconds: float, signal_seconds: int) -> float:
 def head_patience(signal_seconds: int) -> int:
     """Seconds that the head of `farm up` waits for its studies to drain; the rest of the job's time is for the requeue.
 
-    It is longer than the `drain_patience` of every study, which is (d + s) / 2 at most, where `check_drain` has d <= s / 2.
+    It is longer than any `drain_patience`, which is (d + s) / 2 at most, and `check_drain` has d <= s / 2.
     """
     return max(signal_seconds - 30, math.ceil(0.75 * signal_seconds) + 5)
 
