@@ -85,24 +85,40 @@ def varying(plan: pd.DataFrame) -> list[str]:
 
 
 def apart(trials: pd.DataFrame, plan: pd.DataFrame) -> dict[str, list[str]]:
-    """What tells trials from the nearest one of a plan: names without prefix, and the trials' values as people write
-    them. The same point of the grid is nearer than any other, whatever it was made with, and another seed nearer than
-    other parameters. Of another dataset the fingerprint goes without saying."""
+    """What tells trials from the nearest one of a plan: names without prefix, and the trials' values."""
+    found: dict[str, set[str]] = {}
+    for differs in apart_each(trials, plan):
+        for name, value in differs.items():
+            found.setdefault(name, set()).add(value)
+    order = [str(c).removeprefix("config_") for c in plan]
+    return {name: sorted(found[name]) for name in order if name in found}
+
+
+def apart_each(trials: pd.DataFrame, plan: pd.DataFrame) -> list[dict[str, str]]:
+    """What tells each trial from the nearest one of a plan: names without prefix, and its values as people write them.
+
+    The same point of the grid is nearer than any other, whatever it was made with, and another seed nearer than
+    other parameters. Of another dataset the fingerprint goes without saying.
+    """
     columns = [str(c) for c in plan if str(c).startswith("config_") and c in trials and c != "config_module"]
     if plan.empty or trials.empty:
-        return {}
+        return []
     texts = pd.concat([plan[columns], trials[columns]]).map(_text)
     codes = texts.apply(lambda column: pd.factorize(column)[0]).to_numpy()
-    grid, found = codes[: len(plan)], {c: set[str]() for c in columns}
+    grid, found = codes[: len(plan)], []
     weight = dict.fromkeys(AROUND, 1) | {"seed": len(columns)}
     weights = [weight.get(c.removeprefix("config_"), 2 * len(columns)) for c in columns]
     for row, values in zip(codes[len(plan) :], texts[columns].iloc[len(plan) :].itertuples(index=False), strict=True):
         nearest = grid[((grid != row) @ weights).argmin()]
-        differs = [c for c, same in zip(columns, nearest == row, strict=True) if not same]
-        for column, value in zip(columns, values, strict=True):
-            if column in differs and not (column == "config_fingerprint" and "config_dataset" in differs):
-                found[column].add(value[:12] if column == "config_fingerprint" else value)
-    return {c.removeprefix("config_"): sorted(v) for c, v in found.items() if v}
+        differs = {
+            c.removeprefix("config_"): value[:12] if c == "config_fingerprint" else value
+            for c, value, same in zip(columns, values, nearest == row, strict=True)
+            if not same
+        }
+        if "dataset" in differs:
+            differs.pop("fingerprint", None)
+        found.append(differs)
+    return found
 
 
 def describe(values: Mapping[str, Any], parameters: Iterable[str]) -> str:

@@ -16,7 +16,7 @@ import jinja2
 from markupsafe import Markup
 
 from analysis import math_font, provenance, style, words
-from analysis.arms import apart
+from analysis.arms import AROUND, apart, apart_each
 from analysis.load import Data, study_word
 from analysis.markup import to_html
 from analysis.outcomes import fate
@@ -164,9 +164,10 @@ def _outside(data: Data) -> str:
     """Which finished trials the report leaves out, what tells them from those of the grid, and how to have them."""
     n, command = len(data.outside), f"farm report {study_word(data.directory)}"
     shown = ", ".join(f"`{name}`" for name in data.outside["name"][:10]) + (", …" if n > 10 else "")
-    differences = apart(data.outside, data.plan)
+    differences, each = apart(data.outside, data.plan), apart_each(data.outside, data.plan)
     told = [f"{k} ({', '.join(v[:5])}{', …' if len(v) > 5 else ''})" for k, v in differences.items()]
-    models = [m for m in differences.get("hardware", []) if m not in ("cpu", "none")]
+    alone = {d["hardware"] for d in each if {"hardware"} == d.keys() & set(AROUND)}  # hardware= changes nothing else
+    models = sorted(alone - {"cpu", "none"})
     which = words.counted(n, "finished trial")
     parts = [
         f"Outside this grid, and not shown: {which} ({shown}).",

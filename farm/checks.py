@@ -78,7 +78,8 @@ def check_reserved(config: Config, asked: Mapping[str, Any]) -> None:
 
     Raises `UsageError` where a timed trial would no longer have its node alone, or where a number takes the place of
     the parameter that says how many GPUs a trial runs on: in a timed study any other number, since its seconds are of
-    trials that have what they asked for; else one that is too small. 0 does not, which is a run on the CPU.
+    trials that have what they asked for; else one that is too small. 0 does not, which is a run on the CPU, unless
+    device=cuda.
     """
     settings, gpu = config.settings, config.settings.resources.gpu
     if settings.timed and asked.get("exclusive") == "node" and settings.resources.exclusive != "node":
@@ -87,14 +88,18 @@ def check_reserved(config: Config, asked: Mapping[str, Any]) -> None:
             "use timed=false to run others beside it"
         )
     name = asked.get("gpu")
-    if not isinstance(name, str) or name not in config.parameters or gpu in (name, 0):
+    if not isinstance(name, str) or name not in config.parameters or gpu == name:
+        return
+    if gpu == 0 and settings.device != "cuda":
         return
     default, axes = config.parameters[name], config.sweep | {k: v for group in config.zip for k, v in group.items()}
     values = {*axes.get(name, [default]), *(point.get(name, default) for point in config.extra)}
     if settings.timed:
         wrong = values != {gpu}
     else:  # a part of a GPU is one GPU that is shared
-        enough = max(gpu, 1) if isinstance(gpu, (int, float)) and settings.device != "cpu" else math.inf
+        enough = math.inf
+        if isinstance(gpu, (int, float)) and settings.device != "cpu":
+            enough = max(gpu, 1) if gpu else 0
         wrong = any(isinstance(value, (int, float)) and value > enough for value in values)
     if wrong:
         kind = "a timed trial" if settings.timed else "a trial"

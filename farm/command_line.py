@@ -5,8 +5,10 @@ Everything that is wrong with them ends in `UsageError` with the nearest right w
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +56,32 @@ def split(arguments: list[str]) -> tuple[dict[str, str], dict[str, Any]]:
 
 
 def check_repeated(words: list[str]) -> None:
-    """Raise `UsageError` where a key is given twice with different values."""
-    given: dict[str, str] = {}
+    """Raise `UsageError` where a key, also one inside a mapping, is given twice with different values."""
+    given: dict[str, tuple[str, str]] = {}
     for word in words:
-        key = word.partition("=")[0]
-        if given.setdefault(key, word) != word:
-            raise UsageError(f"{given[key]} and {word}: {key} stands there twice; say which is meant")
+        for key, value in _values(word).items():
+            first, before = given.setdefault(key, (word, value))
+            if before != value:
+                raise UsageError(f"{first} and {word}: {key} stands there twice; say which is meant")
+
+
+def _values(word: str) -> dict[str, str]:
+    """What a word gives to which keys, written as Python does; the text itself where it is text, or no YAML."""
+    key, _, value = word.partition("=")
+    if key not in (*SELECTORS, *TEXTS):
+        with contextlib.suppress(
+            YAMLError, GrammarParseError, OmegaConfBaseException, ValueError, TypeError, IndexError
+        ):
+            return dict(_leaves(OmegaConf.to_container(OmegaConf.from_dotlist([word])), ""))
+    return {key: value.strip(QUOTES) if key in TEXTS else value}
+
+
+def _leaves(tree: Any, key: str) -> Iterator[tuple[str, str]]:
+    if isinstance(tree, dict) and tree:
+        for name, value in tree.items():
+            yield from _leaves(value, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, repr(tree)
 
 
 def is_override(word: str) -> bool:

@@ -158,7 +158,10 @@ def shared_memory(size: int) -> Finding:
 
 
 def sockets() -> Finding:
-    """The fork server's sockets and a local Ray's token lie in a directory that only this user can enter."""
+    """The fork server's sockets and a local Ray's token lie in a directory that only this user can enter.
+
+    The check makes it (/tmp/farm-UID, say) where it is not there, as a run would.
+    """
     return Finding("sockets", True, f"{private_directory()} is yours alone")
 
 

@@ -164,6 +164,14 @@ def drain_patience(drain_seconds: float, signal_seconds: int) -> float:
     return drain_seconds + min(GRACE_SECONDS, left / 2)
 
 
+def head_patience(signal_seconds: int) -> int:
+    """Seconds that the head of `farm up` waits for its studies to drain; the rest of the job's time is for the requeue.
+
+    It is longer than any `drain_patience`, which is (d + s) / 2 at most, and `check_drain` has d <= s / 2.
+    """
+    return max(signal_seconds - 30, math.ceil(0.75 * signal_seconds) + 5)
+
+
 def image_path(slurm: Slurm) -> Path | None:
     """The .sif of the site, expanded."""
     return Path(expand(slurm.image)).absolute() if slurm.image else None

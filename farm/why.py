@@ -155,21 +155,21 @@ def answer(configs: Iterable[Config], wanted: str) -> list[str]:
             plan = study.make_plan(config, site_nodes(config))
         except UsageError as error:  # as where its results are of several GPU models; another grid may have the trial
             refused[config.study] = error
-            looked[config.ledger] = None
+            looked.setdefault(config.ledger, None)
             continue
         try:
             return list(explain(config, plan, find(plan, wanted)))
         except UsageError as error:
             missing[config.study] = error
-            looked.setdefault(config.ledger, plan)
+            looked[config.ledger] = looked.get(config.ledger) or plan
     outside = [(ledger, path) for ledger, plan in looked.items() for path in _find_outside(ledger, plan, wanted)]
     if len(outside) == 1:
         (ledger, path) = outside[0]
-        return list(explain_outside(ledger, looked[ledger] or refused[ledger.name], path))
+        return list(explain_outside(ledger, looked[ledger], refused.get(ledger.name), path))
     if outside:
         raise UsageError(f"{wanted}: {len(outside)} trials outside the grid begin so; write more of the id")
     errors = missing | refused
-    if len(errors) == 1:
+    if len(errors) == 1 and not (missing and refused):
         raise errors.popitem()[1]
     unseen = "".join(f"; {name} was not looked at whole: {error}" for name, error in refused.items())
     hint = unseen or "; farm why TRIAL problem=4 looks in that study"
@@ -183,18 +183,21 @@ def _find_outside(ledger: Path, plan: Plan | None, wanted: str) -> list[Path]:
     return others if len(wanted) >= 3 else []
 
 
-def explain_outside(ledger: Path, grid: Plan | UsageError, path: Path) -> Iterator[str]:
-    """The lines of the answer for a trial that the ledger has and the grid has not, or why there is no grid."""
+def explain_outside(ledger: Path, grid: Plan | None, refusal: UsageError | None, path: Path) -> Iterator[str]:
+    """The lines of the answer for a trial that the ledger has and the grid, if any, has not.
+
+    `refusal` says why there is no grid, or not every one.
+    """
     found = progress(path)
     state = f"{found.state} ({found.status})" if found.status else found.state
-    outside = ", and outside the grid" if isinstance(grid, Plan) else ""
+    outside = ", and outside the grid" if grid and not refusal else ""
     yield f"{path.name.rpartition('-')[0]} ({trial_id(path)}) of {ledger.name} is {state}{outside}"
     yield from _history(ledger, trial_id(path))
-    if isinstance(grid, UsageError):
-        yield f"whether it is of the grid was not looked at: {grid}"
-        return
+    if refusal:
+        where = "it is not of the grid that was planned, and another" if grid else "whether it is of the grid"
+        yield f"{where} was not looked at: {refusal}"
     content = read_json(path / "spec.json") or {}
-    if not grid.trials or not isinstance(content.get("parameters"), dict):
+    if not grid or not grid.trials or not isinstance(content.get("parameters"), dict):
         return
     there = [(t, inputs(t.spec.as_dict(), t.spec.module)) for t in grid.trials]
     apart = [(t, differences(inputs(content, t.spec.module), other)) for t, other in there]

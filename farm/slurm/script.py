@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from farm.errors import UsageError
+from farm.site import head_patience
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -100,6 +101,11 @@ class NodeJob(SlurmJob):
         flags = ["--open-mode=append", "--requeue" if self.role == "head" else "--no-requeue"]
         log = "head.log" if self.role == "head" else "%j.log"
         return self._options(1, f"{_percent(self.logs)}/{log}", *flags, *([f"--nice={self.nice}"] if self.nice else []))
+
+    @property
+    def patience_seconds(self) -> int:
+        """How long the head waits for its studies to drain."""
+        return head_patience(self.signal_seconds)
 
 
 def render(job: BatchJob | NodeJob) -> str:

@@ -48,12 +48,15 @@ def allocation_share(config: Config, plan: Plan) -> NodeType:
 def batch_job(config: Config, arguments: Sequence[str], plan: Plan) -> BatchJob:
     """The job that runs what the plan lacks. Raises `UsageError` where the site cannot hold it."""
     settings, slurm = config.settings, config.settings.slurm
+    own = [w for w in arguments if w.startswith("ray_address=")]
+    if own and settings.ray_address:
+        raise UsageError(f"{own[0]}: the job of farm submit starts a Ray of its own; farm run {own[0]} joins that one")
     seen = [str(config.results), *map(str, _data_there(config))]
     seen += [str(config.study_file.parent)] if _own_study(config) else []
     seen += [str(Path(config.site).expanduser().absolute().parent)] if config.site.endswith((".yaml", ".yml")) else []
     return BatchJob(
         name=f"farm-{config.study}",
-        arguments=tuple(absolute_arguments(config, [w for w in arguments if not w.startswith("ray_address=")])),
+        arguments=tuple(absolute_arguments(config, [w for w in arguments if w not in own])),
         ledger=str(config.ledger),
         nodes=settings.nodes,
         extra=(*slurm.options, *(["--exclusive"] if any(t.bundle.exclusive for t in plan.trials) else [])),

@@ -814,7 +814,9 @@ def test_a_profiler_that_was_not_used_is_said_to_have_seen_nothing(
         assert "| GPUs | Batch per GPU | By subtraction (s) |\n" in text
 
 
-def test_nothing_is_said_of_a_profiler_that_is_not_planned(tmp_path: Path) -> None:
+def test_of_a_profiler_that_is_not_planned_it_is_said_once(tmp_path: Path) -> None:
     study = Made()
     study.trial(2, state="new", profiled_iterations=0)
-    assert words(study, tmp_path).count("rofiler") == 1
+    text = words(study, tmp_path)
+    said = "The profiler was not used (`trial.profiled_iterations=0`), so there is nothing beside the subtraction."
+    assert (said in text, text.count("rofiler")) == (True, 1)

@@ -94,8 +94,8 @@ def outside(made_up, results: Path, **changes: object) -> str:
 
 
 def test_hardware_that_sets_trials_apart_is_named_with_its_command(made_up, tmp_path):
-    told = outside(made_up, tmp_path, seed=1, hardware="NVIDIA L4", revision=2)
-    assert "apart from the nearest of the grid: revision (2) and hardware (NVIDIA L4)." in told.replace("\\", "")
+    told = outside(made_up, tmp_path, seed=1, hardware="NVIDIA L4")
+    assert "apart from the nearest of the grid: hardware (NVIDIA L4)." in told.replace("\\", "")
     assert "`farm report study=problem4 'hardware=NVIDIA L4'` shows those of that GPU model instead." in told
 
 
@@ -107,6 +107,11 @@ def test_hardware_that_sets_trials_apart_is_named_with_its_command(made_up, tmp_
         ({"seed": 1, "dataset": "synthetic", "fingerprint": "e" * 64}, "of the grid: dataset (synthetic)."),
         ({"seed": 1, "fingerprint": "e" * 64}, "of the grid: fingerprint (eeeeeeeeeeee)."),
         ({"seed": 1, "hardware": "cpu"}, "of the grid: hardware (cpu)."),
+        ({"seed": 1, "hardware": "NVIDIA L4", "revision": 2}, "of the grid: revision (2) and hardware (NVIDIA L4)."),
+        (
+            {"seed": 1, "hardware": "NVIDIA L4", "dataset": "synthetic"},
+            "of the grid: dataset (synthetic) and hardware (NVIDIA L4).",
+        ),
     ],
 )
 def test_what_sets_trials_outside_apart_is_named(made_up, tmp_path, changes, told):

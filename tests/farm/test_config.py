@@ -174,6 +174,8 @@ def test_a_timed_trial_gives_up_nothing_that_its_studys_file_reserves(words: lis
         ["resources.gpu=0.5", "sweep.gpus=[2]"],
         ["resources.gpu=2", "sweep.gpus=[1]", "extra=[{gpus: 3}]"],
         ["resources.gpu=2", "zip=[{gpus: [3], repeats: [1]}]"],
+        ["resources.gpu=0", "device=cuda"],
+        ["resources.gpu=0", "device=cuda", "sweep.gpus=[1]"],
     ],
 )
 def test_no_trial_runs_on_more_gpus_than_it_reserves(words: list[str]) -> None:
@@ -256,8 +258,24 @@ def test_what_was_run_before_a_check_can_be_looked_at() -> None:
 
 
 def test_a_key_that_stands_there_twice_with_one_value_is_no_mistake() -> None:
-    config = configuration.load(["problem=4", "trial.epochs=3", "problem=4", "trial.epochs=3", "study=problem4"])
+    words = ["problem=4", "trial.epochs=3", "problem=4", "trial.epochs=3", "study=problem4", "seeds=[0]", "seeds=[0 ]"]
+    config = configuration.load([*words, "resources={cpu: 2}", "resources.gpu=1", "resources={gpu: 1}"])
     assert (config.study, config.parameters["epochs"]) == ("problem4", 3)
+    assert (config.settings.resources.cpu, config.settings.resources.gpu) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["resources.gpu=1", "resources={gpu: 2}"],
+        ["resources={cpu: 1, gpu: 2}", "resources={gpu: 1}"],
+        ["sweep.M=[1]", "sweep={M: [2]}"],
+        ["timed=true", "timed=1"],
+    ],
+)
+def test_a_key_inside_a_mapping_has_one_value_too(words: list[str]) -> None:
+    with pytest.raises(UsageError, match=re.escape(f"{words[0]} and {words[1]}: ") + ".* stands there twice"):
+        configuration.load(["problem=4", *words])
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,15 @@ def test_a_shared_temporary_directory_is_told(tmp_path: Path, monkeypatch: pytes
     assert not doctor.temporary(tmp_path / "missing").ok
 
 
+def test_a_shared_directory_that_a_variable_names_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv("TMPDIR", f"{tmp_path}/x")
+    monkeypatch.setattr(doctor, "file_system", lambda path: "lustre")
+    told = f"{tmp_path}/x is lustre, which nodes share; TMPDIR= a directory on the node's disk"
+    found = doctor.examine(load_place([f"results={tmp_path}"]), None)
+    assert told in [f"{f.name.removeprefix('temporary ')} {f.text}" for f in found if not f.ok]
+
+
 def test_the_temporary_directory_may_name_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("USER", tmp_path.name)
     place = load_place([f"slurm.temporary={tmp_path.parent}/$USER", f"results={tmp_path}"])
@@ -76,7 +85,6 @@ def test_the_temporary_directory_may_name_the_user(tmp_path: Path, monkeypatch: 
         ({"TMPDIR": "{}"}, [("temporary {}", True, " GiB free"), ("socket path", True, "under {} has")]),
         ({"TMPDIR": "{}/not/there"}, [("temporary {}/not/there", True, " GiB free")]),
         ({"TMPDIR": "{}/file"}, [("temporary {}/file", False, "cannot be written; TMPDIR=/tmp")]),
-        ({"TMPDIR": "/proc/x"}, [("temporary /proc/x", False, "; TMPDIR= a directory on the node's disk")]),
         (
             {"TMPDIR": "{}", "RAY_TMPDIR": "{}/file"},
             [("temporary {}/file", False, "RAY_TMPDIR"), ("temporary {}", True, "")],

@@ -7,6 +7,7 @@ import copy
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -24,7 +25,7 @@ from farm.config import load, load_place
 from farm.errors import PreflightError, UsageError
 from farm.plan import Bundle, Node
 from farm.reservation import OF_A_KIND, reservation
-from farm.site import NodeType, Slurm
+from farm.site import NodeType, Slurm, drain_patience
 from farm.slurm import provider, up
 from farm.slurm.cluster import TEMPLATE, Cluster, autoscaling, cluster_at, kinds_that_are_up, prepare
 from farm.slurm.jobs import Job, joined_file, new_name, news, parse
@@ -81,6 +82,15 @@ def test_the_scripts_are_the_golden_ones_and_bash_can_read_them(name: str) -> No
         golden.write_text(script)
     assert script == golden.read_text()
     assert subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True).stderr == ""
+
+
+@pytest.mark.parametrize("signal_seconds", [60, 61, 90, 119, 120, 180, 300, 3600])
+def test_the_head_waits_longer_than_any_study_that_drains(signal_seconds: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    script = render(dataclasses.replace(HEAD, signal_seconds=signal_seconds))
+    (waits,) = re.findall(r"until=\$\(\(SECONDS \+ (\d+)\)\)", script)
+    longest = max(drain_patience(signal_seconds / 2 * part / 100, signal_seconds) for part in range(101))
+    assert longest + 5 <= int(waits) <= signal_seconds - 10
 
 
 def test_workers_have_one_two_or_four_gpus_and_their_share_of_a_node() -> None:

@@ -185,10 +185,18 @@ def test_a_job_in_an_image_reads_the_data_that_the_login_node_has(tmp_path: Path
     assert job_of([*words, "profile=smoke"]).binds == ("/r",)
 
 
-def test_the_allocations_own_ray_is_the_one_that_is_joined() -> None:
-    """The script adds `ray_address=`, and a key may not stand there twice."""
-    words = ["problem=4", "site=greene", "results=/r", "slurm.image=/i.sif", "slurm.binds=[]", "ray_address=auto"]
-    assert "ray_address" not in " ".join(job_of(words).arguments)
+def test_a_ray_to_join_is_refused_as_the_job_starts_its_own() -> None:
+    words = ["problem=4", "site=greene", "results=/r", "slurm.image=/i.sif", "slurm.binds=[]"]
+    with pytest.raises(UsageError, match="ray_address=auto: the job of farm submit starts a Ray of its own"):
+        job_of([*words, "ray_address=auto"])
+    assert "ray_address" not in " ".join(job_of([*words, "ray_address=null"]).arguments)  # the script adds its own
+
+
+def test_a_files_ray_is_not_joined_by_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    study = tmp_path / "own.yaml"
+    study.write_text("module: counting\nray_address: 10.0.0.1:6379\n")
+    assert "ray_address" not in " ".join(job_of([f"study={study}", f"results={tmp_path}"]).arguments)
 
 
 def job_of(words: list[str]) -> BatchJob:

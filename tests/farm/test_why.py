@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from attempts import attempt, directory, request
@@ -12,8 +13,11 @@ from commands import COUNTING
 from farm import config as configuration
 from farm import plan as planning
 from farm import provenance
+from farm import study as planner
+from farm import why as why_module
 from farm.cli import main
 from farm.command_line import is_override
+from farm.errors import UsageError
 from farm.ledger.scan import progress
 from farm.ledger.store import trial_path
 from trials.spec import Spec
@@ -137,13 +141,42 @@ def test_what_could_not_be_looked_at_is_said_beside_what_could(
     refusal = "hardware: the results of problem1 are of NVIDIA A100, NVIDIA H200; name the one that is looked at"
     for words in ([], ["slurm.gpu_type=a100|h200"]):  # the latter refuses every grid of both studies
         assert main(["why", there.id, f"results={tmp_path}", *words]) == 0
-        first, second = capsys.readouterr().out.splitlines()
+        first, second, *rest = capsys.readouterr().out.splitlines()
         assert first.endswith(f"({there.id}) of problem1 is new")
-        assert second.startswith("whether it is of the grid was not looked at: ")
-        assert words or refusal in second
+        if words:
+            assert (second.partition(":")[0], rest) == ("whether it is of the grid was not looked at", [])
+        else:  # beside the grid that was run last, which has no GPU model
+            assert second.startswith(
+                f"it is not of the grid that was planned, and another was not looked at: {refusal}"
+            )
+            assert rest[0].startswith("nearest trial of the grid: adagrad")
     assert main(["why", absent.id, f"results={tmp_path}"]) == 2
     said = capsys.readouterr().err
     assert f"{absent.id}: no such trial in problem1, problem4; problem1 was not looked at whole: {refusal}" in said
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_grid_that_was_planned_is_kept_beside_one_of_the_same_study_that_was_refused(
+    results: Path, monkeypatch: pytest.MonkeyPatch, order: int
+) -> None:
+    configs = [configuration.load([f"study={COUNTING}", f"results={results}", f"trial.epochs={n}"]) for n in (3, 4)]
+    make_plan = planner.make_plan
+
+    def make(config: configuration.Config, *words: Any) -> planning.Plan:
+        if config is configs[1]:
+            raise UsageError("of several GPU models")
+        return make_plan(config, *words)
+
+    monkeypatch.setattr(planner, "make_plan", make)
+    attempt(request(results / "counting", factor=9, epochs=3))
+    outside = directory(request(results / "counting", factor=9, epochs=3)).name.rpartition("-")[2]
+    first, _, refused, nearest, *_ = why_module.answer(configs[::order], outside)
+    assert first.endswith(f"({outside}) of counting is done (completed)")
+    assert refused == "it is not of the grid that was planned, and another was not looked at: of several GPU models"
+    assert nearest.startswith("nearest trial of the grid: factor=")
+    said = "ffffff: no such trial in counting; counting was not looked at whole: of several GPU models"
+    with pytest.raises(UsageError, match=said):
+        why_module.answer(configs[::order], "ffffff")
 
 
 @pytest.mark.parametrize(
