@@ -66,7 +66,7 @@ def test_a_trial_has_its_gpus_on_one_node(lab: Lab) -> None:
     results = lab.results.with_name("gpus")
     axes = ("sweep.gpus=[1,2,4,8]", "sweep.factor=[1,2]", "trial.seconds=0.3")
     axes = (*axes, "resources.gpu=gpus", "resources.cpu=0.25")
-    job = lab.submit(STUDY, *axes, *TWO_NODES, "gpus_per_node=4", results=results)
+    job = lab.submit(STUDY, *axes, *TWO_NODES[:2], "gpus_per_node=4", results=results)
     lab.wait_until_over(job)
     assert "needs 0.25 CPUs and 8 GPUs on one node" in lab.log(job, results)
     plan = {r["trial_id"]: r for r in exported(results, "counting", "plan")}
