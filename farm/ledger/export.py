@@ -221,12 +221,13 @@ class _Old:
 
 def _old_trials(trials: Path, found: dict[str, Path]) -> _Old:
     table = pq.read_table(trials)
-    if not {*DIGEST_COLUMNS} <= {*table.column_names}:  # of a farm before 2026-11-29, which had not all of them
-        return _Old([], set(), True)
-    digests = zip(*(table[name].to_pylist() for name in DIGEST_COLUMNS), strict=True)
-    known = dict(zip(table["trial_id"].to_pylist(), digests, strict=True))
-    ids = {i for i, digest in known.items() if i in found and results_digests(found[i]) == digest}
+    there = [name for name in DIGEST_COLUMNS if name in table.column_names]  # before 2026-11-29 that of rows alone
+    known = {row["trial_id"]: row for row in table.select(["trial_id", *there]).to_pylist()}
+    now = {i: dict(zip(DIGEST_COLUMNS, results_digests(found[i]), strict=True)) for i in known if i in found}
+    ids = {i for i, digests in now.items() if all(digests[name] == known[i][name] for name in there)}
     kept = table.filter(pc.is_in(table["trial_id"], pa.array(sorted(ids), pa.string())))
+    for name in DIGEST_COLUMNS.keys() - {*there}:
+        kept = kept.append_column(name, pa.array([now[i][name] for i in kept["trial_id"].to_pylist()], pa.string()))
     return _Old([kept] if len(kept) else [], ids, len(ids) < len(known))
 
 

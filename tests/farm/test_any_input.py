@@ -169,7 +169,9 @@ def damage(path: Path, how: str, chance: random.Random) -> None:
         at = chance.randrange(len(content))
         path.write_bytes(content[:at] + bytes([content[at] ^ 1 << chance.randrange(8)]) + content[at + 1 :])
     elif how == "other":  # JSON of the right shape, with one value that is not
-        value = json.loads(content) if path.suffix == ".json" else None
+        value = None
+        with contextlib.suppress(ValueError):  # it was damaged before
+            value = json.loads(content) if path.suffix == ".json" else None
         if isinstance(value, dict) and value:
             value[chance.choice(sorted(value))] = chance.choice([None, -1, 1e300, "x", [], {}, True, 2**70])
             path.write_text(json.dumps(value))
