@@ -48,8 +48,7 @@ def is_stale(study_dir: Path, ledger: Path | None = None) -> list[str]:
     """Why the report does not show what has finished, in sentences; empty where it does.
 
     `ledger` has the trials, where they are not beside the report, or the tables alone that a report was made from
-    copies of. A plan that holds fewer finished trials than the
-    report shows makes it no older.
+    copies of. A plan that holds fewer finished trials than the report shows makes it no older.
     """
     manifest, report = read(study_dir), report_directory(study_dir)
     if not manifest:

@@ -138,11 +138,11 @@ class Ranks:
         self._backend = _backend(device)
         self._lines: list[Connection] = []
         self._processes: list[Any] = []
+        store = str(Path(self._scratch) / "store")
+        # Spawned, a rank reads its arguments from a pipe, on which start() waits for ever where it dies before it does.
+        own = given if method == "fork" else Given
         for rank in range(count):
             mine, theirs = context.Pipe()
-            store = str(Path(self._scratch) / "store")
-            # Spawned, it reads its arguments from a pipe, on which start() waits for ever where it dies before it does.
-            own = given if method == "fork" else Given
             arguments = (theirs, rank, count, device, threads, os.getpid(), store, own)
             process = context.Process(target=_serve, args=arguments)  # not a daemon: it has loaders for children
             process.start()
