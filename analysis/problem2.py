@@ -10,13 +10,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from analysis import problem2_tables as tabling
 from analysis.load import Data
 from analysis.options import Options
 from analysis.problem2_answers import answers
+from analysis.problem2_communication import bandwidth_table, ceiling_table, communication_table, compute_table
 from analysis.problem2_figure import figures, name
+from analysis.problem2_grid import MODES
 from analysis.problem2_setups import Group, groups
-from analysis.problem2_tables import MODES
+from analysis.problem2_times import one_gpu_table, speedup_table, strong_table, without_data_table
 from analysis.section import Section
 from analysis.style import Figure
 from analysis.table import Table
@@ -24,11 +25,11 @@ from analysis.table import Table
 TITLE = "Problem 2: data parallelism"
 MAIN_TABLE = re.compile(r"(ddp-)?table-[123](-\d+)?")
 WEAK = {
-    "table-1": tabling.speedup_table,
-    "table-1-without-data": tabling.without_data_table,
-    "table-2": tabling.compute_table,
-    "communication": tabling.communication_table,
-    "table-3": tabling.bandwidth_table,
+    "table-1": speedup_table,
+    "table-1-without-data": without_data_table,
+    "table-2": compute_table,
+    "communication": communication_table,
+    "table-3": bandwidth_table,
 }
 
 
@@ -40,11 +41,11 @@ def tables(data: Data, options: Options | None = None) -> dict[str, Table]:
         own: dict[str, Table] = {}
         for mode in MODES:
             if group.has(mode, "weak") or not any(group.has(m, "weak") for m in MODES):
-                own[name("one-gpu", mode, number)] = tabling.one_gpu_table(data, group, mode, options)
+                own[name("one-gpu", mode, number)] = one_gpu_table(data, group, mode, options)
                 own |= {name(t, mode, number): make(data, group, mode, options) for t, make in WEAK.items()}
             if group.has(mode, "strong"):
-                own[name("strong", mode, number)] = tabling.strong_table(data, group, mode, options)
-        own[name("ceiling", "dataparallel", number)] = tabling.ceiling_table(data, group, options)
+                own[name("strong", mode, number)] = strong_table(data, group, mode, options)
+        own[name("ceiling", "dataparallel", number)] = ceiling_table(data, group, options)
         made |= {n: _noted(t, group, len(found)) for n, t in own.items()}
     return made
 

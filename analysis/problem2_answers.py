@@ -14,6 +14,7 @@ import pandas as pd
 from analysis import stats
 from analysis.load import Data
 from analysis.options import Options
+from analysis.problem2_grid import MODES
 from analysis.problem2_numbers import (
     GIGA,
     all_reduce_ceiling,
@@ -26,7 +27,6 @@ from analysis.problem2_numbers import (
     why_not,
 )
 from analysis.problem2_setups import SHEET_GPUS, Cell, Group
-from analysis.problem2_tables import MODES
 from analysis.stats import Estimate
 from analysis.words import counted, listing
 

@@ -11,9 +11,9 @@ import pandas as pd
 from analysis import stats, style
 from analysis.load import Data
 from analysis.options import Options
+from analysis.problem2_grid import MODES
 from analysis.problem2_numbers import split
 from analysis.problem2_setups import Cell, Group, trials_of
-from analysis.problem2_tables import MODES
 from analysis.provenance import source
 from analysis.style import Figure
 

@@ -20,13 +20,16 @@ GIGA = 1e9
 class Split:
     """An epoch without its data wait, in seconds: compute T1/k, communication T_k − T1/k, and the profiler's.
 
-    `mark` says what is wrong.
+    `mark` says what is wrong. `lost` says that seeds of the set-up or of one GPU are not in it because they were out of
+    memory, `compute_lost` the same of the compute, which is one GPU's alone.
     """
 
     compute: Estimate = NOTHING
     communication: Estimate = NOTHING
     profiled: Estimate = NOTHING
     mark: str = ""
+    lost: bool = False
+    compute_lost: bool = False
 
     @property
     def doubt(self) -> str:
@@ -70,6 +73,8 @@ def split(group: Group, mode: str, gpus: int, batch: int, confidence: float) -> 
         compute=mean_time(one.training / gpus, confidence),
         communication=stats.difference(cell.training, one.training / gpus, confidence),
         profiled=known_mean(cell.profiled, "profiled_communication_seconds", confidence),
+        lost=bool(cell.lost or one.lost),
+        compute_lost=bool(one.lost),
     )
 
 
@@ -103,7 +108,8 @@ class Bandwidth:
     """Bytes a second over the time of communication, by the ring's formula and for a naive root; and the ceilings.
 
     `all_reduce` is the bus bandwidth measured for a message of the gradient's size, `copy` that of the slowest copy
-    between two of the GPUs (NaN where not measured).
+    between two of the GPUs (NaN where not measured). `mark` says why there is no bandwidth; `lost` is the
+    split's.
     """
 
     ring: Estimate
@@ -111,6 +117,7 @@ class Bandwidth:
     all_reduce: float
     copy: float
     mark: str = ""
+    lost: bool = False
 
     def share(self, name: str) -> float:
         """The ring's part of the all-reduce ceiling, or of the copy's, which goes one way, the root's each way."""
@@ -128,7 +135,7 @@ def bandwidth(group: Group, mode: str, gpus: int, batch: int, confidence: float)
     ring, root = (over(cell.iterations * f(gpus, size), parts.communication) for f in (ring_bytes, root_bytes))
     if ring.value > ceilings[0]:  # hidden behind compute, or noise, of which one repetition says nothing
         return Bandwidth(NOTHING, NOTHING, *ceilings, "more than the links carry")
-    return Bandwidth(ring, root, *ceilings)
+    return Bandwidth(ring, root, *ceilings, lost=parts.lost)
 
 
 def over(amount: float, seconds: Estimate) -> Estimate:
