@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from analysis import stats
@@ -26,9 +25,10 @@ from analysis.problem2_numbers import (
     split,
     why_not,
 )
+from analysis.problem2_protocol import images, repeated, settings, span
 from analysis.problem2_setups import SHEET_GPUS, Cell, Group
 from analysis.stats import Estimate
-from analysis.words import counted, listing
+from analysis.words import counted
 
 
 @dataclass(frozen=True)
@@ -128,12 +128,6 @@ class Answers:
         return self.on_gpu and self.timed
 
 
-SETUP = (
-    "dataset", "precision", "repeats", "workers", "pinned", "cudnn_benchmark", "width", "train_examples",
-    "learning_rate", "momentum", "weight_decay", "least_iterations",
-)  # fmt: skip
-
-
 def answers(data: Data, group: Group, options: Options) -> Answers:
     """Gather the numbers of a group."""
     rows = data.rows[data.rows["trial_id"].isin(group.trials)]
@@ -141,66 +135,26 @@ def answers(data: Data, group: Group, options: Options) -> Answers:
     size = float(sizes.iloc[0]) if len(sizes) else math.nan
     counts = sorted({*SHEET_GPUS, *(key.gpus for key in group.cells)})
     others = rows["cotenants"] if "cotenants" in rows else pd.Series(None, rows.index, dtype=float)
-    setup = _settings(rows if len(rows) else data.plan)
+    setup = settings(rows if len(rows) else data.plan)
     return Answers(
         label=group.label,
         on_gpu=group.machine.on_gpu,
         timed=group.timed,
         profiled=group.profiled,
         setup=setup,
-        images=_images(rows, setup["train_examples"]),
-        repeated=_repeated(rows),
+        images=images(rows, setup["train_examples"]),
+        repeated=repeated(rows),
         modes={m: _mode(group, m, options) for m in MODES if group.has(m, "weak") or group.has(m, "strong")},
         gradient_megabytes=size / 1e6,
         traffic={g: (ring_bytes(g, size) / 1e6, root_bytes(g, size) / 1e6) for g in counts if g > 1},
         iterations=_iterations(group),
         cotenants=int(others.max()) if others.notna().any() else None,
         cotenants_of_all=bool(others.notna().all()),
-        clocks=_range(rows, "clock_sm_mhz"),
+        clocks=span(rows, "clock_sm_mhz"),
         meets=len(rows) > 0 and bool(((rows["config_mode"] == "ddp") & (rows["config_revision"] >= 2)).any()),
-        launches=_range(rows, "launch_seconds"),
+        launches=span(rows, "launch_seconds"),
         refused=[f"{_words(c)}: {c.note}" for c in group.cells.values() if c.note.startswith("refused")],
     )
-
-
-def _settings(frame: pd.DataFrame) -> dict[str, list[str]]:
-    known = {name: set(frame[c].dropna()) if (c := f"config_{name}") in frame else set() for name in SETUP}
-    return {name: [_written(value) for value in sorted(values)] for name, values in known.items()}
-
-
-def _written(value: Any) -> str:
-    """A setting as people write it: 2, 0.1, 5e-4."""
-    if not isinstance(value, (int, float, np.number)) or isinstance(value, bool):
-        return str(value)
-    if float(value).is_integer():
-        return str(int(value))
-    mantissa, exponent = f"{value:e}".split("e")
-    plain, power = repr(float(value)), f"{float(mantissa):g}e{int(exponent)}"
-    return power if float(power) == value and len(power) < len(plain) else plain
-
-
-def _images(rows: pd.DataFrame, asked: Sequence[str]) -> str:
-    """What `train_examples` made of the training set; empty where it asked for all of it. There may be fewer."""
-    if list(asked) in ([], ["0"]):
-        return ""
-    sizes = sorted({int(n) for n in rows["examples"].dropna()} if "examples" in rows else ())
-    if not sizes:
-        return f"train_examples={listing(asked)}"
-    text = f"{listing([f'{n:,}' for n in sizes])} training images"
-    return f"the first {text}" if [str(n) for n in sizes] == [n for n in asked if n != "0"] else f"all {text}"
-
-
-def _repeated(rows: pd.DataFrame) -> tuple[int, int] | None:
-    if not {"samples", "examples"} <= set(rows):
-        return None
-    padded = rows[rows["samples"] > rows["examples"]]
-    return max(((int(s - n), int(n)) for s, n in zip(padded["samples"], padded["examples"], strict=True)), default=None)
-
-
-def _range(rows: pd.DataFrame, column: str) -> tuple[float, float]:
-    """Least and largest value of a column; NaN where no row has one."""
-    values = rows[column].dropna() if column in rows else rows.iloc[:0, 0]
-    return (float(values.min()), float(values.max())) if len(values) else (math.nan, math.nan)
 
 
 def _words(cell: Cell) -> str:
