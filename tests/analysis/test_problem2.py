@@ -432,6 +432,19 @@ def test_the_ladder_ended_at_the_training_set_or_at_the_last_batch(tmp_path: Pat
     assert ("it ended at 2,048, the largest batch that was to be tried" in text) != beyond
 
 
+def test_a_ladder_that_one_seed_ended_went_on_with_the_others(tmp_path: Path) -> None:
+    study = Made()
+    first, second = (study.trial(1, seed=seed) for seed in (0, 1))
+    for known in (first, second):
+        study.epochs(known, 512)
+    study.other(first, 2048, "oom", "CUDA out of memory.", 100 * 2.0**30)
+    study.other(first, 8192, "skipped", "a batch of 2048 was out of memory")
+    study.epochs(second, 2048)
+    study.epochs(second, 8192)
+    text = words(study, tmp_path)
+    assert "at a batch of 2,048: OOM (peak 100.0 GiB) in 1 of 2 seeds; with other seeds it went on to 8,192." in text
+
+
 def test_one_gpu_that_ran_in_part_is_not_without_results_yet(tmp_path: Path) -> None:
     study = Made()
     study.trial(1, state="partial", epoch=2)
