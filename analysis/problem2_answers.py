@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -36,16 +36,26 @@ class Pair:
     """Weak and strong scaling of one number of GPUs, at one number on the ladder.
 
     Their speedups need the epoch of one GPU and are None without it; `ratio`, of strong scaling's epoch to weak's, does
-    not, and is the speedups' ratio turned round.
+    not, and is the speedups' ratio turned round. `training` is that of the epochs without the wait for data.
     """
 
     gpus: int
     batch: int
     ratio: Estimate
+    training: Estimate
     boots: int
     """Machines, or starts of one, that the two are of; 0: not known."""
     weak: Estimate | None
     strong: Estimate | None
+
+    @property
+    def remark(self) -> str:
+        """What to say of the two speedups where strong scaling's is not the worse one, or may not be."""
+        if not self.ratio.has_interval:
+            return "" if self.ratio.value > 1 else "here strong is not worse"
+        if self.ratio.high < 1:
+            return "here strong is better"
+        return "" if self.ratio.low > 1 else "the difference may be chance"
 
 
 @dataclass(frozen=True)
@@ -115,7 +125,8 @@ class Answers:
     launches: tuple[float, float]
     """Least and most that handing over one kernel took the host, right after an epoch, in seconds."""
     refused: list[str]
-    notes: list[str] = field(default_factory=list)
+    single: bool
+    """Whether no set-up was measured more than once, so that nothing has an interval."""
 
     @property
     def iterated(self) -> list[int]:
@@ -154,6 +165,7 @@ def answers(data: Data, group: Group, options: Options) -> Answers:
         meets=len(rows) > 0 and bool(((rows["config_mode"] == "ddp") & (rows["config_revision"] >= 2)).any()),
         launches=span(rows, "launch_seconds"),
         refused=[f"{_words(c)}: {c.note}" for c in group.cells.values() if c.note.startswith("refused")],
+        single=max((len(c.rows) for c in group.cells.values()), default=0) == 1,
     )
 
 
@@ -231,9 +243,12 @@ def _pairs(group: Group, mode: str, several: Sequence[int], options: Options) ->
         for batch in sorted({*group.batches(mode, "weak"), *group.batches(mode, "strong")}):
             weak, strong = (group.cell(mode, s, gpus, batch) for s in ("weak", "strong"))
             if not why_not(group, weak, strong):
-                ratio = stats.ratio(strong.whole, weak.whole, options.confidence)
+                ratio, training = (
+                    stats.ratio(getattr(strong, part), getattr(weak, part), options.confidence)
+                    for part in ("whole", "training")
+                )
                 speedups = (_speedup(group, mode, s, gpus, batch, options) for s in ("weak", "strong"))
-                found.append(Pair(gpus, batch, ratio, len(weak.boots | strong.boots), *speedups))
+                found.append(Pair(gpus, batch, ratio, training, len(weak.boots | strong.boots), *speedups))
     return found
 
 

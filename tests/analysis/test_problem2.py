@@ -719,6 +719,16 @@ def test_noise_is_not_named_where_one_repetition_tells_none(tmp_path: Path) -> N
     assert "not to be told from zero" not in text
 
 
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_one_repetition_of_several_seeds_has_intervals(tmp_path: Path, seeds: int) -> None:
+    study = Made()
+    for seed in range(seeds):
+        study.epochs(study.trial(1, seed=seed, repeats=1), 32)
+    study.rows = [row for row in study.rows if row["repeat"] == 1]
+    text = words(study, tmp_path)
+    assert ("**One repetition: nothing here has an interval,**" in text) == (seeds == 1)
+
+
 @pytest.mark.parametrize(("samples", "said"), [(102, True), (100, False), (None, False)])
 def test_what_ddps_sampler_repeats_is_said(tmp_path: Path, samples: int | None, said: bool) -> None:
     study = Made()
@@ -745,9 +755,32 @@ def test_scalings_are_compared_without_a_run_on_one_gpu(tmp_path: Path) -> None:
     )
     text = " ".join(words(study, tmp_path).split())
     assert f"- DistributedDataParallel, 2 GPUs, 128: strong scaling's epoch takes {strong / weak:.2f} (" in text
+    training = (strong - WAIT * 391 / 1563) / (weak - WAIT * 196 / 1563)
+    assert f"; without waiting for data {training:.2f} (" in text
     assert "$T_1$ stands in both, so weak scaling's is that many times strong" in text
-    assert "as long as weak scaling's (on 2 machines, or after as many starts of one)" in text
+    assert ") times (on 2 machines, or after as many starts of one)" in text
     assert "not yet a measurement" not in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "remark"),
+    [
+        ((6.0, 6.1, 6.2), ""),
+        ((3.0, 3.1, 3.2), " (here strong is better)"),
+        ((2.0, 4.0, 8.0), " (the difference may be chance)"),
+    ],
+)
+def test_strong_is_called_better_only_where_chance_is_excluded(
+    tmp_path: Path, seconds: tuple[float, ...], remark: str
+) -> None:
+    study = Made()
+    study.epochs(study.trial(1), 128)
+    study.epochs(study.trial(2), 128, epoch_seconds=4.0)
+    study.epochs(study.trial(2, scaling="strong"), 128)
+    for row, epoch in zip(study.rows[-3:], seconds, strict=True):
+        row["epoch_seconds"] = epoch
+    text = " ".join(words(study, tmp_path).split())
+    assert f") times{remark}; without waiting for data strong scaling's epoch takes" in text
 
 
 def test_a_seed_out_of_memory_leaves_the_others_their_time_and_is_named(tmp_path: Path) -> None:
