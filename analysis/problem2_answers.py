@@ -72,18 +72,25 @@ class Talk:
     """Why there is no bandwidth; empty where there is one."""
 
 
+Speedup = tuple[int, int, Estimate]
+"""GPUs, batch on each, and the speedup of weak scaling."""
+
+
 @dataclass(frozen=True)
 class ModeAnswers:
     """Of one mode in one group. `full` are the rungs that did not fit on one GPU, with the peak: one a seed at most.
 
     `alone` are the rungs that were measured on one GPU, `tried` is the largest that it was given, `beyond` says that a
     larger one has more images than there are; `no_alone` is why nothing was measured on one. `smallest` is the smallest
-    batch with a speedup.
+    batch with a speedup. `best` and `worst` are of whole epochs, `best_training` and `worst_training` of epochs without
+    the wait for data.
     """
 
     name: str
-    best: tuple[int, int, Estimate] | None
-    worst: tuple[int, int, Estimate] | None
+    best: Speedup | None
+    worst: Speedup | None
+    best_training: Speedup | None
+    worst_training: Speedup | None
     pairs: list[Pair]
     talks: list[Talk]
     full: list[tuple[int, str]]
@@ -186,14 +193,19 @@ def _iterations(group: Group) -> dict[int, dict[int, int]]:
 def _mode(group: Group, mode: str, options: Options) -> ModeAnswers:
     several = [g for g in group.gpu_counts(mode, "weak") if g > 1]
     batches = group.batches(mode, "weak")
-    speedups = [(g, b, s) for g in several for b in batches if (s := _speedup(group, mode, "weak", g, b, options))]
+    speedups, training = (
+        [(g, b, s) for g in several for b in batches if (s := _speedup(group, mode, "weak", g, b, options, column))]
+        for column in ("whole", "training")
+    )
     waits = [c for k, c in group.cells.items() if k.mode == mode and c.usable]
     shares = [float((c.values("data_seconds") / c.whole).mean()) for c in waits]
     one = [c for k, c in group.cells.items() if k.mode == mode and k.gpus == 1]
     return ModeAnswers(
         name=MODES[mode],
-        best=max(speedups, key=lambda s: s[2].value, default=None),
-        worst=min(speedups, key=lambda s: s[2].value, default=None),
+        best=max(speedups, key=_value, default=None),
+        worst=min(speedups, key=_value, default=None),
+        best_training=max(training, key=_value, default=None),
+        worst_training=min(training, key=_value, default=None),
         pairs=_pairs(group, mode, several, options),
         talks=[t for g in several for b in batches if (t := _talk(group, mode, g, b, options))],
         full=sorted((c.key.batch, c.full) for c in one if c.full),
@@ -232,9 +244,15 @@ def _ceilings(group: Group, mode: str, gpus: int) -> tuple[float, float]:
     return all_reduce_ceiling(group, cells) / GIGA, copy_ceiling(group, cells) / GIGA
 
 
-def _speedup(group: Group, mode: str, scaling: str, gpus: int, batch: int, options: Options) -> Estimate | None:
+def _value(speedup_: Speedup) -> float:
+    return speedup_[2].value
+
+
+def _speedup(
+    group: Group, mode: str, scaling: str, gpus: int, batch: int, options: Options, column: str = "whole"
+) -> Estimate | None:
     cell, one = group.cell(mode, scaling, gpus, batch), group.cell(mode, scaling, 1, batch)
-    return None if why_not(group, cell, one) else speedup(cell, one, options.confidence)
+    return None if why_not(group, cell, one) else speedup(cell, one, options.confidence, column)
 
 
 def _pairs(group: Group, mode: str, several: Sequence[int], options: Options) -> list[Pair]:
