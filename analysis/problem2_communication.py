@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -15,6 +16,12 @@ from analysis.problem2_setups import Cell, Group, trials_of
 from analysis.provenance import source
 from analysis.stats import NOTHING
 from analysis.table import Table, estimate_columns, number_column, text_column
+
+RING = "Iterations · 2(N−1)/N · S over the communication time by subtraction, and over the ends of its interval"
+OVERLAPS = (
+    "DDP's all-reduce runs while backward does: the time by subtraction is what is not hidden of it, and what the host "
+    "needs, so this rate can be above or below that on the links, and an end of its interval above what they carry."
+)
 
 
 def _compute(group: Group, mode: str, gpus: int, batch: int, options: Options) -> Entry:
@@ -49,10 +56,7 @@ def compute_table(data: Data, group: Group, mode: str, options: Options) -> Tabl
 def bandwidth_table(data: Data, group: Group, mode: str, options: Options) -> Table:
     """The sheet's Table 3: bandwidth utilisation by the ring formula."""
     columns: list[Column] = [("ring", "Bandwidth utilization (GB/s)", _ring)]
-    notes = [
-        "Iterations · 2(N−1)/N · S over the communication time by subtraction, and over the ends of its interval; GB "
-        "are 10⁹ bytes."
-    ]
+    notes = [f"{RING}; GB are 10⁹ bytes.", *([OVERLAPS] if mode == "ddp" else [])]
     return grid(data, group, mode, "weak", "Table 3: communication bandwidth utilization", columns, options, 2, notes)
 
 
@@ -120,7 +124,7 @@ def ceiling_table(data: Data, group: Group, options: Options) -> Table:
         for gpus in [g for g in group.gpu_counts(mode, "weak") if g > 1 and group.has(mode, "weak")]:
             for batch in group.batches(mode, "weak"):
                 found = bandwidth(group, mode, gpus, batch, options.confidence)
-                records.append({"mode": MODES[mode], "gpus": gpus, "batch": batch} | _traffic(found))
+                records.append({"mode": MODES[mode], "gpus": gpus, "batch": batch} | _traffic(found, mode))
     frame = pd.DataFrame(records)
     shown = (
         text_column("Mode", "mode"),
@@ -135,13 +139,22 @@ def ceiling_table(data: Data, group: Group, options: Options) -> Table:
     )
     title = f"Traffic against what the links can do ({group.label})"
     cells = [c for m in MODES for c in cells_of(group, m, "weak", [g for g in group.gpu_counts(m, "weak") if g > 1])]
-    return Table(title, frame, shown, notes_of(frame, (), options, cells), source(data, trials_of(cells)))
+    notes = [
+        f"{RING}; for the naive root, which is DataParallel's, with 2(N−1) · S. Ceilings: what an all-reduce of the "
+        "gradient's size and the slowest copy between two GPUs reached before the training.",
+        *([OVERLAPS] if group.has("ddp", "weak") else []),
+    ]
+    return Table(title, frame, shown, notes_of(frame, notes, options, cells), source(data, trials_of(cells)))
 
 
-def _traffic(found: Bandwidth) -> dict[str, Any]:
+def _traffic(found: Bandwidth, mode: str) -> dict[str, Any]:
+    if mode == "ddp":
+        found = replace(found, root=NOTHING)  # no GPU is one
     mark = found.mark or marked("", found.lost)
     record: dict[str, Any] = {}
     for name in ("ring", "root"):
-        record |= estimate_columns(name, getattr(found, name).scaled(1 / GIGA)) | {f"{name}_mark": mark}
+        rate = getattr(found, name).scaled(1 / GIGA)
+        known = found.mark or math.isfinite(rate.value)
+        record |= estimate_columns(name, rate) | {f"{name}_mark": mark if known else ""}
     record |= {"all_reduce": found.all_reduce, "copy": found.copy}
     return record | {"ring_share": found.share("ring"), "root_share": found.share("root")}

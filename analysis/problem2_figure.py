@@ -116,7 +116,8 @@ def _caption(group: Group, frame: pd.DataFrame) -> str:
     text = "Number of GPUs × batch on each; means over the repetitions. "
     if not group.machine.on_gpu:
         return text + "Measured on a CPU, where a step's compute and communication are not told apart."
-    text += "Communication is what a step takes longer than a k-th of one GPU's epoch at the same batch"
+    text += "Communication is Table 2's: what copy and step take longer than a k-th of one GPU's at the same batch"
+    text += "; compute is the rest of the step"
     return text + ("; where that is not known, the step is one part." if frame["step"].notna().any() else ".")
 
 

@@ -104,7 +104,7 @@ def notes_of(frame: pd.DataFrame, more: Sequence[str], options: Options, cells: 
         notes.append("These rows were measured on a CPU: processes share its cores, so no speedup is reported.")
     if partly := list({c.key: c for c in cells if c.lost and c.measured}.values()):
         each = (f"{c.key.gpus}-GPU at {c.key.batch:,}: {c.lost}, n = {len(c.rows)}" for c in partly)
-        notes.append(f"{LOST} Of the seeds that fit alone, or derived from such a time. " + "; ".join(each) + ".")
+        notes.append(f"{LOST} Only of the seeds that fit, or derived from such a time. " + "; ".join(each) + ".")
     if any(m.startswith("OOM") for m in marks) or any("OOM" in c.lost for c in cells):
         notes.append("OOM: out of a GPU's memory; the peak is the most that torch had allocated there.")
     if any(m.endswith(UNTIMED) for m in marks):

@@ -311,6 +311,7 @@ def test_the_figure_says_where_the_time_goes(data: Data) -> None:
     assert sums.tolist() == pytest.approx(bars["epoch"].tolist())
     assert bars.loc[(1, 32), "communication"] == 0
     assert "2 × batch 32: waiting for data 1 s" in figure.alt
+    assert figure.caption.endswith("compute is the rest of the step.")
 
 
 def test_the_report_answers_with_the_measured_numbers(data: Data) -> None:
@@ -320,6 +321,34 @@ def test_the_report_answers_with_the_measured_numbers(data: Data) -> None:
     assert "| 32 | 1,563 | 782 |" in text
     assert "- DataParallel, 2 GPUs, 128: weak" in text
     assert "44.70 MB. For 2 GPUs each sends 44.70 MB an iteration. For 4 GPUs each sends 67.04 MB" in text
+
+
+@pytest.mark.parametrize("mode", ["dataparallel", "ddp"])
+def test_the_best_speedup_is_told_without_the_wait_for_data_too(tmp_path: Path, mode: str) -> None:
+    study = Made()
+    for gpus, seconds in ((1, 12.0), (2, 8.0)):
+        study.epochs(study.trial(gpus, mode=mode), 32, epoch_seconds=seconds, copy_seconds=0.0, step_seconds=4.4 / gpus)
+    for row in study.rows:
+        row["device_seconds"] = 0.0
+    text = " ".join(words(study, tmp_path).split())
+    assert "The speedup is 1.50 (1.50 to 1.50, n = 3) times on 2 GPUs at a batch of 32 per GPU." in text
+    assert "Without waiting for data the speedup is 2.00 (2.00 to 2.00, n = 3) times on 2 GPUs at" in text
+
+
+def test_only_dataparallel_has_a_root(tmp_path: Path) -> None:
+    study = Made()
+    for mode in ("dataparallel", "ddp"):
+        two = study.trial(2, mode=mode)
+        study.epochs(study.trial(1, mode=mode), 32)
+        study.epochs(two, 32)
+        study.link(two, "copy", 2**28, 200e9)
+    tables = problem2.tables(load(study.write(tmp_path)))
+    frame = tables["ceiling"].frame[tables["ceiling"].frame["gpus"] == 2].set_index("mode")
+    assert frame["ring"].notna().all()
+    assert frame["root"].notna().to_dict() == {"DataParallel": True, "DistributedDataParallel": False}
+    assert frame["root_share"].notna().to_dict() == {"DataParallel": True, "DistributedDataParallel": False}
+    overlaps = {name for name, table in tables.items() if any("all-reduce runs while" in note for note in table.notes)}
+    assert overlaps == {"ddp-table-3", "ceiling"}
 
 
 def test_steps_that_wait_for_the_host_are_called_so(tmp_path: Path) -> None:
@@ -595,7 +624,7 @@ def test_without_loader_processes_none_are_spoken_of(tmp_path: Path) -> None:
     assert "loader processes" not in text
     assert "| loader | no worker process (whoever trains also loads), ordinary memory" in text
     assert "the process that trains also loads, for any number of GPUs, and where that is the bottleneck" in text
-    assert "more GPUs also have more processes that load, so" in text
+    assert "more GPUs also have more processes that load, so a speedup that" in text
 
 
 @pytest.mark.parametrize(
