@@ -35,7 +35,7 @@ def grid(
     batches = group.batches(mode, scaling)
     shown, records = [text_column("GPUs", "setup")], []
     for batch in batches:
-        what = f"Batch {batch} per GPU" if scaling == "weak" else f"Batch {batch} in all"
+        what = f"Batch {batch:,} per GPU" if scaling == "weak" else f"Batch {batch:,} in all"
         shown += [entry_column(f"{what}: {heading}", f"{name}_{batch}") for name, heading, _ in columns]
     for gpus in group.gpu_counts(mode, scaling):
         if gpus >= least_gpus:

@@ -76,8 +76,8 @@ def test_speedup_is_the_ratio_of_whole_epochs(data: Data) -> None:
 def test_what_was_not_run_and_what_did_not_fit_say_so(data: Data) -> None:
     table = cells(data, "table-1")
     assert table["4-GPU"]["Batch 32 per GPU: Time (s)"] == "not run"
-    assert table["2-GPU"]["Batch 2048 per GPU: Time (s)"] == "OOM (peak 100.0 GiB)"
-    assert "Batch 8192 per GPU: Time (s)" not in table["1-GPU"]
+    assert table["2-GPU"]["Batch 2,048 per GPU: Time (s)"] == "OOM (peak 100.0 GiB)"
+    assert "Batch 8,192 per GPU: Time (s)" not in table["1-GPU"]
     ladder = cells(data, "one-gpu")
     assert ladder["8,192"]["Epoch without data I/O (s)"] == "skipped: a batch of 2048 was out of memory"
 
@@ -165,8 +165,8 @@ def test_fewer_than_ten_iterations_are_no_measurement(tmp_path: Path) -> None:
     study.epochs(study.trial(1), 8192, passes=1)
     study.epochs(study.trial(2), 8192)
     table = cells(load(study.write(tmp_path)), "table-1")
-    assert table["1-GPU"]["Batch 8192 per GPU: Time (s)"].endswith("§")
-    assert table["2-GPU"]["Batch 8192 per GPU: Speedup"] == "under 10 iterations"
+    assert table["1-GPU"]["Batch 8,192 per GPU: Time (s)"].endswith("§")
+    assert table["2-GPU"]["Batch 8,192 per GPU: Speedup"] == "under 10 iterations"
 
 
 def test_a_total_batch_sold_as_each_gpus_is_refused(tmp_path: Path) -> None:
@@ -832,11 +832,11 @@ def test_a_seed_out_of_memory_leaves_the_others_their_time_and_is_named(tmp_path
     frame = tables["table-1"].frame.set_index("gpus")
     assert (frame.loc[1, "seconds_32_n"], frame.loc[1, "seconds_2048_n"], frame.loc[2, "seconds_2048_n"]) == (6, 3, 6)
     table = cells(data, "table-1")
-    assert table["1-GPU"]["Batch 2048 per GPU: Time (s)"].endswith(") †")
-    assert table["2-GPU"]["Batch 2048 per GPU: Speedup"].endswith(") †")
-    assert table["1-GPU"]["Batch 8192 per GPU: Time (s)"] == "OOM (peak 120.0 GiB)"
+    assert table["1-GPU"]["Batch 2,048 per GPU: Time (s)"].endswith(") †")
+    assert table["2-GPU"]["Batch 2,048 per GPU: Speedup"].endswith(") †")
+    assert table["1-GPU"]["Batch 8,192 per GPU: Time (s)"] == "OOM (peak 120.0 GiB)"
     marked = {k for row in table.values() for k, v in row.items() if "†" in v}
-    assert marked == {"Batch 2048 per GPU: Time (s)", "Batch 2048 per GPU: Speedup"}
+    assert marked == {"Batch 2,048 per GPU: Time (s)", "Batch 2,048 per GPU: Speedup"}
     told = "1-GPU at 2,048: OOM (peak 100.0 GiB) in 1 of 2 seeds, n = 3."
     marks = ("table-1", "table-1-without-data", "table-2", "communication", "one-gpu", "table-3", "ceiling")
     assert [n for n in marks if not any(note.startswith("†") and told in note for note in tables[n].notes)] == []
