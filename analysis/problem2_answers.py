@@ -32,20 +32,31 @@ from analysis.words import counted, listing
 
 
 @dataclass(frozen=True)
-class Pair:
-    """Weak and strong scaling of one number of GPUs, at one number on the ladder.
+class Compared:
+    """Weak and strong scaling by one kind of time.
 
     Their speedups need the epoch of one GPU and are None without it; `ratio`, of strong scaling's epoch to weak's, does
     not, and is the speedups' ratio turned round.
     """
 
-    gpus: int
-    batch: int
     ratio: Estimate
-    boots: int
-    """Machines, or starts of one, that the two are of; 0: not known."""
     weak: Estimate | None
     strong: Estimate | None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Weak and strong scaling of one number of GPUs, at one number on the ladder.
+
+    `whole` is by epochs as they are, `training` by the same without waiting for data.
+    """
+
+    gpus: int
+    batch: int
+    whole: Compared
+    training: Compared
+    boots: int
+    """Machines, or starts of one, that the two are of; 0: not known."""
 
 
 @dataclass(frozen=True)
@@ -220,7 +231,9 @@ def _iterations(group: Group) -> dict[int, dict[int, int]]:
 def _mode(group: Group, mode: str, options: Options) -> ModeAnswers:
     several = [g for g in group.gpu_counts(mode, "weak") if g > 1]
     batches = group.batches(mode, "weak")
-    speedups = [(g, b, s) for g in several for b in batches if (s := _speedup(group, mode, "weak", g, b, options))]
+    speedups = [
+        (g, b, s) for g in several for b in batches if (s := _speedup(group, group.cell(mode, "weak", g, b), options))
+    ]
     waits = [c for k, c in group.cells.items() if k.mode == mode and c.usable]
     shares = [float((c.values("data_seconds") / c.whole).mean()) for c in waits]
     one = [c for k, c in group.cells.items() if k.mode == mode and k.gpus == 1]
@@ -266,9 +279,9 @@ def _ceilings(group: Group, mode: str, gpus: int) -> tuple[float, float]:
     return all_reduce_ceiling(group, cells) / GIGA, copy_ceiling(group, cells) / GIGA
 
 
-def _speedup(group: Group, mode: str, scaling: str, gpus: int, batch: int, options: Options) -> Estimate | None:
-    cell, one = group.cell(mode, scaling, gpus, batch), group.cell(mode, scaling, 1, batch)
-    return None if why_not(group, cell, one) else speedup(cell, one, options.confidence)
+def _speedup(group: Group, cell: Cell, options: Options, column: str = "whole") -> Estimate | None:
+    one = group.cell(cell.key.mode, cell.key.scaling, 1, cell.key.batch)
+    return None if why_not(group, cell, one) else speedup(cell, one, options.confidence, column)
 
 
 def _pairs(group: Group, mode: str, several: Sequence[int], options: Options) -> list[Pair]:
@@ -277,10 +290,14 @@ def _pairs(group: Group, mode: str, several: Sequence[int], options: Options) ->
         for batch in sorted({*group.batches(mode, "weak"), *group.batches(mode, "strong")}):
             weak, strong = (group.cell(mode, s, gpus, batch) for s in ("weak", "strong"))
             if not why_not(group, weak, strong):
-                ratio = stats.ratio(strong.whole, weak.whole, options.confidence)
-                speedups = (_speedup(group, mode, s, gpus, batch, options) for s in ("weak", "strong"))
-                found.append(Pair(gpus, batch, ratio, len(weak.boots | strong.boots), *speedups))
+                whole, training = (_compared(group, weak, strong, options, c) for c in ("whole", "training"))
+                found.append(Pair(gpus, batch, whole, training, len(weak.boots | strong.boots)))
     return found
+
+
+def _compared(group: Group, weak: Cell, strong: Cell, options: Options, column: str) -> Compared:
+    ratio = stats.ratio(getattr(strong, column), getattr(weak, column), options.confidence)
+    return Compared(ratio, *(_speedup(group, cell, options, column) for cell in (weak, strong)))
 
 
 def _talk(group: Group, mode: str, gpus: int, batch: int, options: Options) -> Talk | None:
