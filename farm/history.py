@@ -140,30 +140,34 @@ class _Relatives:
         self._columns = [c for c in names if c not in (*IGNORED, *FIXED)]
         self._values = [{c: done[c][row] for c in names} for row in rows]
         self._numbers: list[dict[str, int]] = [{} for _ in self._columns]  # numbers compare faster than values
+        points = [self._point(values) for values in self._values]
+        self._points = set(points)
         self._table = np.array(
             [
-                [numbers.setdefault(repr(values[c]), len(numbers)) for values in self._values]
-                for c, numbers in zip(self._columns, self._numbers, strict=True)
+                [numbers.setdefault(value, len(numbers)) for value in column]
+                for column, numbers in zip(zip(*points, strict=True), self._numbers, strict=True)
             ],
             dtype=np.int32,
         )
         epochs = [float(values.get("config_epochs") or 1) for values in self._values]
         self._rates = np.array([done["seconds"][row] for row in rows], dtype=float) / epochs
-        self._points = {tuple(repr(values[c]) for c in self._columns) for values in self._values}
         self._work = np.zeros(len(rows))  # 0: not yet asked
         self._found: dict[tuple[tuple[str, ...], float], float] = {}
         self._laws: dict[tuple[int, tuple[str, ...]], Callable[[float], float] | None] = {}
 
     def has(self, values: Mapping[str, Any]) -> bool:
         """Whether one of them has the same parameters."""
-        return tuple(repr(values.get(c)) for c in self._columns) in self._points
+        return self._point(values) in self._points
 
     def rate(self, values: Mapping[str, Any], work: float) -> float:
         """Seconds that an epoch of a trial with these config columns and this work takes."""
-        wanted = tuple(repr(values.get(c)) for c in self._columns)
+        wanted = self._point(values)
         if (wanted, work) not in self._found:
             self._found[wanted, work] = self._rate(wanted, work)
         return self._found[wanted, work]
+
+    def _point(self, values: Mapping[str, Any]) -> tuple[str, ...]:
+        return tuple(repr(values.get(c)) for c in self._columns)
 
     def _rate(self, wanted: tuple[str, ...], work: float) -> float:
         row = np.array([numbers.get(w, -1) for numbers, w in zip(self._numbers, wanted, strict=True)], dtype=np.int32)
