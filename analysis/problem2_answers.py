@@ -32,19 +32,14 @@ from analysis.words import counted
 
 
 @dataclass(frozen=True)
-class Pair:
-    """Weak and strong scaling of one number of GPUs, at one number on the ladder.
+class Compared:
+    """Weak and strong scaling by one kind of time.
 
     Their speedups need the epoch of one GPU and are None without it; `ratio`, of strong scaling's epoch to weak's, does
-    not, and is the speedups' ratio turned round. `training` is that of the epochs without the wait for data.
+    not, and is the speedups' ratio turned round.
     """
 
-    gpus: int
-    batch: int
     ratio: Estimate
-    training: Estimate
-    boots: int
-    """Machines, or starts of one, that the two are of; 0: not known."""
     weak: Estimate | None
     strong: Estimate | None
 
@@ -52,10 +47,25 @@ class Pair:
     def remark(self) -> str:
         """What to say of the two speedups where strong scaling's is not the worse one, or may not be."""
         if not self.ratio.has_interval:
-            return "" if self.ratio.value > 1 else "here strong is not worse"
+            return "" if self.ratio.value > 1 else "here not the worse one"
         if self.ratio.high < 1:
-            return "here strong is better"
-        return "" if self.ratio.low > 1 else "the difference may be chance"
+            return "here the better one"
+        return "" if self.ratio.low > 1 else "a difference that may be chance"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Weak and strong scaling of one number of GPUs, at one number on the ladder.
+
+    `whole` is by epochs as they are, `training` by the same without waiting for data.
+    """
+
+    gpus: int
+    batch: int
+    whole: Compared
+    training: Compared
+    boots: int
+    """Machines, or starts of one, that the two are of; 0: not known."""
 
 
 @dataclass(frozen=True)
@@ -194,7 +204,12 @@ def _mode(group: Group, mode: str, options: Options) -> ModeAnswers:
     several = [g for g in group.gpu_counts(mode, "weak") if g > 1]
     batches = group.batches(mode, "weak")
     speedups, training = (
-        [(g, b, s) for g in several for b in batches if (s := _speedup(group, mode, "weak", g, b, options, column))]
+        [
+            (g, b, s)
+            for g in several
+            for b in batches
+            if (s := _speedup(group, group.cell(mode, "weak", g, b), options, column))
+        ]
         for column in ("whole", "training")
     )
     waits = [c for k, c in group.cells.items() if k.mode == mode and c.usable]
@@ -248,10 +263,8 @@ def _value(speedup_: Speedup) -> float:
     return speedup_[2].value
 
 
-def _speedup(
-    group: Group, mode: str, scaling: str, gpus: int, batch: int, options: Options, column: str = "whole"
-) -> Estimate | None:
-    cell, one = group.cell(mode, scaling, gpus, batch), group.cell(mode, scaling, 1, batch)
+def _speedup(group: Group, cell: Cell, options: Options, column: str = "whole") -> Estimate | None:
+    one = group.cell(cell.key.mode, cell.key.scaling, 1, cell.key.batch)
     return None if why_not(group, cell, one) else speedup(cell, one, options.confidence, column)
 
 
@@ -261,13 +274,14 @@ def _pairs(group: Group, mode: str, several: Sequence[int], options: Options) ->
         for batch in sorted({*group.batches(mode, "weak"), *group.batches(mode, "strong")}):
             weak, strong = (group.cell(mode, s, gpus, batch) for s in ("weak", "strong"))
             if not why_not(group, weak, strong):
-                ratio, training = (
-                    stats.ratio(getattr(strong, part), getattr(weak, part), options.confidence)
-                    for part in ("whole", "training")
-                )
-                speedups = (_speedup(group, mode, s, gpus, batch, options) for s in ("weak", "strong"))
-                found.append(Pair(gpus, batch, ratio, training, len(weak.boots | strong.boots), *speedups))
+                whole, training = (_compared(group, weak, strong, options, c) for c in ("whole", "training"))
+                found.append(Pair(gpus, batch, whole, training, len(weak.boots | strong.boots)))
     return found
+
+
+def _compared(group: Group, weak: Cell, strong: Cell, options: Options, column: str) -> Compared:
+    ratio = stats.ratio(getattr(strong, column), getattr(weak, column), options.confidence)
+    return Compared(ratio, *(_speedup(group, cell, options, column) for cell in (weak, strong)))
 
 
 def _talk(group: Group, mode: str, gpus: int, batch: int, options: Options) -> Talk | None:

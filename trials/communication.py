@@ -140,7 +140,8 @@ def profiled(work: Callable[[], object], *, on_gpu: bool) -> Profile:
     os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # it would write lines of its own into the trial's log
     # A GPU's kernels and copies alone: the host's operations are three times as many, and cost seconds to read.
     activities = [ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]
-    with torch.profiler.profile(activities=activities) as profile:
+    # acc_events: torch 2.11 warns without it that events are cleared between cycles. There is one cycle here.
+    with torch.profiler.profile(activities=activities, acc_events=True) as profile:
         work()
         if on_gpu:
             torch.cuda.synchronize()

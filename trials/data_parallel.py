@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import gc
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -119,16 +119,17 @@ def measure(setup: Setup, images: Images, check_stop: Callable[[], None] = lambd
 
 
 def profile(setup: Setup, images: Images, check_stop: Callable[[], None] = lambda: None) -> Profiled:
-    """Warm a fresh network up for a few iterations and run some under the profiler, of at most an epoch."""
+    """Warm a fresh network up for a few iterations and run some under the profiler, of at most an epoch.
+
+    Both are over the same batches, read once: with thousands of images the loader takes longer than all the rest.
+    """
     release_memory()
     replica = Replica(setup, images)
-    left = PROFILE_WARM_UP
-    while left > 0:
-        left -= replica.run(left, check_stop)
-    iterations = min(setup.profiled_iterations, len(replica.loader))
+    batches = list(itertools.islice(replica.loader, setup.profiled_iterations))
+    replica.run(itertools.islice(itertools.cycle(batches), PROFILE_WARM_UP), check_stop)
     on_gpu = bool(replica.clock.devices)
-    seen = communication.profiled(lambda: replica.run(iterations, check_stop), on_gpu=on_gpu)
-    return Profiled(seen, iterations)
+    seen = communication.profiled(lambda: replica.run(batches, check_stop), on_gpu=on_gpu)
+    return Profiled(seen, len(batches))
 
 
 def release_memory() -> None:
@@ -215,19 +216,15 @@ class Replica:
             return process.peak_memory_bytes("cpu")
         return max(torch.cuda.max_memory_allocated(d) for d in self.clock.devices)
 
-    def run(self, iterations: int, check_stop: Callable[[], None]) -> int:
-        """Train for so many iterations, or a pass, without timing them; returns how many. Each begins where that of a
-        timed pass does."""
+    def run(self, batches: Iterable[Batch], check_stop: Callable[[], None]) -> None:
+        """Train on these batches without timing them. Each iteration begins where that of a timed pass does."""
         self.model.train()
-        done = 0
-        for batch in itertools.islice(self.loader, iterations):
+        for batch in batches:
             moved = self.move(batch)
             self.clock.now()  # the copy is over
             self.meet()
             self.step(moved)
             check_stop()
-            done += 1
-        return done
 
 
 def make_loader(setup: Setup, images: Images, rank: int) -> DataLoader[Batch]:

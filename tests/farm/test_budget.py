@@ -176,6 +176,13 @@ def test_trials_of_the_same_revision_tell_first_and_else_those_of_the_newest(tmp
     assert [estimated_seconds(ledger, [w], {})[w.id] for w in wanted] == [pytest.approx(s) for s in (200, 205, 400)]
 
 
+def test_the_same_parameters_of_another_revision_tell_more_than_other_parameters(tmp_path: Path) -> None:
+    old, older = (arm(2, momentum=0.8), 605.0, "completed"), (arm(1, momentum=0.8), 700.0, "completed")
+    ledger = ledger_of(tmp_path, [older, old, (arm(3), 395.0, "completed")])
+    wanted = [arm(3, momentum=0.8), arm(3, momentum=0.7), arm(1, momentum=0.8)]
+    assert [estimated_seconds(ledger, [w], {})[w.id] for w in wanted] == [605, pytest.approx(395), 700]
+
+
 def test_close_learning_rates_say_nothing_of_a_far_one(tmp_path: Path) -> None:
     done = [(arm(learning_rate=rate), seconds, "completed") for rate, seconds in ((0.1, 500.0), (0.11, 540.0))]
     wanted = arm(learning_rate=0.001)

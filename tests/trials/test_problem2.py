@@ -211,6 +211,18 @@ def test_on_two_gpus_the_profiler_sees_what_they_send(tiny: Dataset, context: An
     assert 0 < float(profiled[kind] or 0) <= float(profiled["profiled_communication_seconds"] or 0)
 
 
+def test_a_look_reads_each_of_its_batches_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Warm-up and profiled iterations share them: reading was most of what a look at large batches took."""
+    read, real = [], data_parallel.make_loader
+    monkeypatch.setattr(
+        data_parallel, "make_loader", lambda *a: (read.append(len(labels)) or (x, labels) for x, labels in real(*a))
+    )
+    found = data_parallel.profile(replace(SETUP, profiled_iterations=10), noise(40))
+    assert (read, found.iterations) == ([16, 16, 8], 3)
+    read.clear()
+    assert data_parallel.profile(replace(SETUP, profiled_iterations=2), noise(80)).iterations == len(read) == 2
+
+
 def what_is_done(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     """What is measured and profiled from now on, with its rung, in this order."""
     found: list[tuple[str, int]] = []
