@@ -112,7 +112,8 @@ class _Groups:
         """The relatives of a trial with these config columns, None without any; `on_gpu` None: on whichever device.
 
         Those of its own revision, and where there is none the newest's. But the same parameters in another revision say
-        more than other parameters in this one: of DDP's strong scaling, which takes 603 s, 605 and not 396.
+        more than other parameters in this one: DDP's strong scaling took 603 s, and an older revision's had taken 605
+        where weak scaling in its own gave 395.
         """
         key = on_gpu, *(values[c] for c in FIXED)
         if key not in self._made:

@@ -137,7 +137,7 @@ def profiled(work: Callable[[], object], *, on_gpu: bool) -> Profile:
     CUPTI stays attached, and what launches kernels is slower by a tenth to a fifth until the process ends
     (github.com/pytorch/pytorch/issues/144455).
     """
-    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # it would write lines of its own into the trial's log
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # it would write lines of its own into the trial's log
     # A GPU's kernels and copies alone: the host's operations are three times as many, and cost seconds to read.
     activities = [ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]
     # acc_events: torch 2.11 warns without it that events are cleared between cycles. There is one cycle here.

@@ -125,7 +125,10 @@ def profile(setup: Setup, images: Images, check_stop: Callable[[], None] = lambd
     """
     release_memory()
     replica = Replica(setup, images)
-    batches = list(itertools.islice(replica.loader, setup.profiled_iterations))
+    batches = []
+    for batch in itertools.islice(replica.loader, setup.profiled_iterations):
+        batches.append(batch)  # at most the whole set as floats, 614 MB
+        check_stop()
     replica.run(itertools.islice(itertools.cycle(batches), PROFILE_WARM_UP), check_stop)
     on_gpu = bool(replica.clock.devices)
     seen = communication.profiled(lambda: replica.run(batches, check_stop), on_gpu=on_gpu)

@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from farm.failures import kind_of
 from farm.ledger import schema
 from trials import communication, data_parallel, machine, models, plain_loop, problem2, process, timing
 from trials.data import Dataset
-from trials.data_parallel import Measured, Profiled, Setup
+from trials.data_parallel import Measured, Profiled, Replica, Setup
 from trials.ladder import Climb
 from trials.problem2 import Parameters, check, resolve
 from trials.ranks import MemoryTaken, RankOutOfMemory, Ranks, memory_taken
@@ -213,14 +213,34 @@ def test_on_two_gpus_the_profiler_sees_what_they_send(tiny: Dataset, context: An
 
 def test_a_look_reads_each_of_its_batches_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Warm-up and profiled iterations share them: reading was most of what a look at large batches took."""
-    read, real = [], data_parallel.make_loader
-    monkeypatch.setattr(
-        data_parallel, "make_loader", lambda *a: (read.append(len(labels)) or (x, labels) for x, labels in real(*a))
-    )
+    done: list[tuple[str, int]] = []
+    real, step, watched = data_parallel.make_loader, Replica.step, communication.profiled
+
+    def reading(*asked: Any) -> Iterator[Any]:
+        for images, labels in real(*asked):
+            done.append(("read", len(labels)))
+            yield images, labels
+
+    def stepping(replica: Replica, batch: Any) -> None:
+        done.append(("step", len(batch[1])))
+        step(replica, batch)
+
+    def watching(work: Callable[[], object], *, on_gpu: bool) -> communication.Profile:
+        done.append(("watched from here", 0))
+        return watched(work, on_gpu=on_gpu)
+
+    monkeypatch.setattr(data_parallel, "make_loader", reading)
+    monkeypatch.setattr(Replica, "step", stepping)
+    monkeypatch.setattr(communication, "profiled", watching)
+    begins = ("watched from here", 0)
     found = data_parallel.profile(replace(SETUP, profiled_iterations=10), noise(40))
-    assert (read, found.iterations) == ([16, 16, 8], 3)
-    read.clear()
-    assert data_parallel.profile(replace(SETUP, profiled_iterations=2), noise(80)).iterations == len(read) == 2
+    steps = [("step", 16), ("step", 16), ("step", 8)]
+    assert done == [*(("read", size) for _, size in steps), *steps, begins, *steps]
+    assert found.iterations == 3
+    done.clear()
+    found = data_parallel.profile(replace(SETUP, profiled_iterations=2), noise(80))
+    assert done == [("read", 16)] * 2 + [("step", 16)] * 3 + [begins] + [("step", 16)] * 2
+    assert found.iterations == 2
 
 
 def what_is_done(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
