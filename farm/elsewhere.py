@@ -96,16 +96,19 @@ def export(config: Config, place: Path) -> Export:
 
 
 def check_trials(config: Config) -> None:
-    """Raise `PreflightError` for tables without the trials that they were made from: an export would empty them."""
+    """Raise `PreflightError` for tables without the trials that they were made from: an export would empty them, also
+    the one that a run ends with."""
+    tables = config.ledger / "export" / "trials.parquet"
+    if (config.ledger / TRIALS).is_dir() or not tables.is_file():
+        return
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if (config.ledger / TRIALS).is_dir():
-        return
     with contextlib.suppress(OSError, pa.ArrowException):
-        if n := pq.read_metadata(config.ledger / "export" / "trials.parquet").num_rows:
+        if n := pq.read_metadata(tables).num_rows:
             raise PreflightError(
-                f"{config.ledger}: {counted(n, 'trial')} in export/, and no trials/; farm report shows them"
+                f"{config.ledger}: {counted(n, 'trial')} in export/, and no trials/; farm report shows them; "
+                "a run needs another results=, or export/ moved away"
             )
 
 

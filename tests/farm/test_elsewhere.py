@@ -83,6 +83,20 @@ def test_tables_without_their_trials_are_not_emptied(
     assert main(["export", *words(tmp_path / "empty")]) == main(["export", *words(tmp_path / "empty")]) == 0
 
 
+@pytest.mark.parametrize("verb", ["run", "plan", "submit", "prune"])
+def test_a_copied_export_is_not_run_into(verb: str, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ledger = results / "counting"
+    shutil.rmtree(ledger / "trials")
+    (ledger / ".tmp-left-1-ab").write_text("")  # prune exports when it has removed something
+    before = snapshot(results)
+    assert main([verb, *words(results), *{"run": ["executor=inline"], "prune": ["--yes"]}.get(verb, [])]) == 3
+    assert "a run needs another results=, or export/ moved away" in capsys.readouterr().err
+    assert snapshot(results) == before
+    assert main(["report", *words(results)]) == 0
+    (ledger / "export").rename(results.parent / "copied")
+    assert main(["run", *words(results), "executor=inline"]) == 0
+
+
 def test_all_studies_go_there_with_an_index(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reporting, "studies_with_results", lambda overrides: [[f"study={COUNTING}", *overrides]])
     before, place = snapshot(results), words(results, f"out={tmp_path / 'mine'}")[1:]
