@@ -19,13 +19,16 @@ from farm.config import Config
 from farm.errors import PreflightError, UsageError
 from farm.ledger.durable import write_file
 from farm.ledger.scan import STUDY, TRIALS
+from farm.recall import recorded_command
 
 if TYPE_CHECKING:
     from farm.ledger.export import Export
 
 HINT = "; out=DIRECTORY has it written elsewhere"
 MADE_FROM = ".made-from"
-"""In a study's directory that `out=` made: the path of the ledger that its tables and report are of."""
+"""In a study's directory that `out=` made: the path of the ledger that its tables and report are of. Beside an index
+that it made: that of the directory of results."""
+INDEX = ("index.html", "index.md")
 WRITTEN = ("export", "report", ".export.lock")
 """What an export and a report write in a ledger."""
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -45,7 +48,7 @@ def split(words: Sequence[str]) -> tuple[list[str], Path | None]:
 def target(config: Config, out: Path | None) -> Path:
     """Where a study's tables and report go: its ledger without `out`.
 
-    Raises `PreflightError` for a place in the ledger, another ledger, and tables or a report of another.
+    Raises `PreflightError` for a place in a ledger, another ledger, and tables or a report of another.
     """
     if out is None:
         return config.ledger
@@ -53,8 +56,9 @@ def target(config: Config, out: Path | None) -> Path:
         place, ledger = out / config.study, config.ledger.resolve()
         if place.resolve() == ledger:
             return config.ledger
-        if ledger in place.resolve().parents:
-            raise PreflightError(f"out={out}: {place} is in the ledger {config.ledger}; name another directory")
+        for above in place.resolve().parents:
+            if above == ledger or recorded_command(above):  # trials/ alone may be a directory of sources
+                raise PreflightError(f"out={out}: {place} is in the ledger {above}; name another directory")
         if (place / TRIALS).is_dir():
             raise PreflightError(f"out={out}: {place} is a ledger of its own; name another directory")
         if any((place / part).exists() for part in ("export", "report")) and _made_from(place) != os.fsencode(ledger):
@@ -71,6 +75,31 @@ def make(config: Config, out: Path | None, place: Path) -> None:
     with _said(out):
         place.mkdir(parents=True, exist_ok=True)
         write_file(place / MADE_FROM, os.fsencode(config.ledger.resolve()) + b"\n")
+
+
+def owns_index(results: Path, out: Path | None) -> bool:
+    """Whether the index of the reports may be written: in the results themselves, or where `out=` made it or none is.
+
+    Raises `PreflightError` where nobody can tell.
+    """
+    if out is None:
+        return True
+    with _said(out):
+        if out.resolve() == results.resolve() or (out / MADE_FROM).is_file():
+            return True
+        return not any(os.path.lexists(out / name) for name in INDEX)
+
+
+def check_index(results: Path, out: Path | None) -> None:
+    """Raise `PreflightError` where an index of somebody else's stands in the way."""
+    if not owns_index(results, out):
+        raise PreflightError(f"out={out}: its {' or '.join(INDEX)} is not of farm report; name another directory")
+
+
+def mark_index(results: Path, out: Path | None) -> None:
+    """Have the next report know the index that was just written."""
+    if out is not None and out.resolve() != results.resolve():
+        write_file(out / MADE_FROM, os.fsencode(results.resolve()) + b"\n")
 
 
 @contextlib.contextmanager
