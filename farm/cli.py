@@ -330,8 +330,7 @@ def _export(options: argparse.Namespace) -> int:
     if not config.ledger.is_dir():
         raise PreflightError(f"{config.ledger}: there is no ledger yet; farm run makes one")
     elsewhere.check_trials(config)
-    place = elsewhere.target(config, out)
-    elsewhere.make(config, out, place)
+    place = elsewhere.made_target(config, out)
     with elsewhere.hinted(config, place):
         result = elsewhere.export(config, place)
     for path in result.tables.values():

@@ -68,13 +68,17 @@ def target(config: Config, out: Path | None) -> Path:
     return place
 
 
-def make(config: Config, out: Path | None, place: Path) -> None:
-    """Make a place of its own; it says which ledger it is of. Raises `PreflightError` where it cannot be made."""
-    if out is None or place == config.ledger:
-        return
-    with _said(out):
-        place.mkdir(parents=True, exist_ok=True)
-        write_file(place / MADE_FROM, os.fsencode(config.ledger.resolve()) + b"\n")
+def made_target(config: Config, out: Path | None) -> Path:
+    """`target`, made where it is a place of its own; it says which ledger it is of.
+
+    Raises `PreflightError` also where it cannot be made.
+    """
+    place = target(config, out)
+    if out is not None and place != config.ledger:
+        with _said(out):
+            place.mkdir(parents=True, exist_ok=True)
+            _mark(place, config.ledger)
+    return place
 
 
 def owns_index(results: Path, out: Path | None) -> bool:
@@ -99,7 +103,7 @@ def check_index(results: Path, out: Path | None) -> None:
 def mark_index(results: Path, out: Path | None) -> None:
     """Have the next report know the index that was just written."""
     if out is not None and out.resolve() != results.resolve():
-        write_file(out / MADE_FROM, os.fsencode(results.resolve()) + b"\n")
+        _mark(out, results)
 
 
 @contextlib.contextmanager
@@ -108,6 +112,10 @@ def _said(out: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise PreflightError(f"out={out}: cannot be made: {error}") from None
+
+
+def _mark(place: Path, source: Path) -> None:
+    write_file(place / MADE_FROM, os.fsencode(source.resolve()) + b"\n")
 
 
 def _made_from(place: Path) -> bytes:
@@ -166,9 +174,14 @@ def hinted(config: Config, place: Path) -> Iterator[None]:
         raise PreflightError(f"{error}{told}") from None
 
 
+def is_refused(config: Config, place: Path, error: OSError) -> bool:
+    """Whether one may not write, or read, something of a ledger that was to have its own tables and report."""
+    return place == config.ledger and error.errno in REFUSED
+
+
 def hint(config: Config, place: Path, error: OSError) -> str:
     """`HINT` where a ledger's own tables or report were refused; nothing for a file that cannot be read."""
-    if place != config.ledger or error.errno not in REFUSED or not isinstance(error.filename, str | bytes):
+    if not is_refused(config, place, error) or not isinstance(error.filename, str | bytes):
         return ""
     path = Path(os.fsdecode(error.filename)).absolute()
     own = [place.absolute() / part for part in WRITTEN]

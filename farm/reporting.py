@@ -59,12 +59,11 @@ def _report_one(overrides: list[str], check: bool, out: Path | None = None) -> i
     config = last_grid(overrides)[0]
     if not any((config.ledger / part).is_dir() for part in (TRIALS, "export")):
         raise PreflightError(f"{config.ledger}: nothing has finished there yet; farm run comes first")
-    place = elsewhere.target(config, out)
     if check:
         from analysis.report import is_stale
 
-        return _told(is_stale(place, config.ledger))
-    elsewhere.make(config, out, place)
+        return _told(is_stale(elsewhere.target(config, out), config.ledger))
+    place = elsewhere.made_target(config, out)
     with elsewhere.hinted(config, place):
         damaged = _export_first(config, place)
         paths = _write_report(config, place)
@@ -124,7 +123,7 @@ def _export_first(config: Config, place: Path) -> Sequence[Path]:
     try:
         damaged = elsewhere.export(config, place).damaged
     except OSError as error:
-        if place != config.ledger or error.errno not in elsewhere.REFUSED:
+        if not elsewhere.is_refused(config, place, error):
             raise
         told = elsewhere.hint(config, place, error)
         print(f"farm: {error}; the report shows what was last exported{told}", file=sys.stderr)
