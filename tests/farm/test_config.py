@@ -158,6 +158,7 @@ profiles: {beside: {resources: {exclusive: ''}}}
         (["resources.gpu=4", "sweep.gpus=[1]", "hardware=NVIDIA H200"], "device=cpu resources.gpu=0 runs without"),
         (["resources.gpu=0.5"], "as many as gpus says"),
         (["resources.gpu=repeats"], "as many as gpus says"),
+        (["resources.gpu=[1]"], "as many as gpus says"),
         (["resources.gpu=2", "sweep.gpus=[2]", "extra=[{mode: ddp}]"], "a timed trial of this study holds the GPUs"),
     ],
 )
