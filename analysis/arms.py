@@ -84,10 +84,10 @@ def varying(plan: pd.DataFrame) -> list[str]:
     return [c.removeprefix("config_") for c in _config_columns(plan) if len({_text(v) for v in plan[c]}) > 1]
 
 
-def apart(trials: pd.DataFrame, plan: pd.DataFrame) -> dict[str, list[str]]:
-    """What tells trials from the nearest one of a plan: names without prefix, and the trials' values."""
+def apart(each: Sequence[Mapping[str, str]], plan: pd.DataFrame) -> dict[str, list[str]]:
+    """What `apart_each` tells of trials, put together: names in the plan's order, and all values of each."""
     found: dict[str, set[str]] = {}
-    for differs in apart_each(trials, plan):
+    for differs in each:
         for name, value in differs.items():
             found.setdefault(name, set()).add(value)
     order = [str(c).removeprefix("config_") for c in plan]

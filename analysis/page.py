@@ -164,8 +164,8 @@ def _outside(data: Data) -> str:
     """Which finished trials the report leaves out, what tells them from those of the grid, and how to have them."""
     n, command = len(data.outside), f"farm report {study_word(data.directory)}"
     shown = ", ".join(f"`{name}`" for name in data.outside["name"][:10]) + (", …" if n > 10 else "")
-    differences, each = apart(data.outside, data.plan), apart_each(data.outside, data.plan)
-    told = [f"{k} ({', '.join(v[:5])}{', …' if len(v) > 5 else ''})" for k, v in differences.items()]
+    each = apart_each(data.outside, data.plan)
+    told = [f"{k} ({', '.join(v[:5])}{', …' if len(v) > 5 else ''})" for k, v in apart(each, data.plan).items()]
     alone = {d["hardware"] for d in each if {"hardware"} == d.keys() & set(AROUND)}  # hardware= changes nothing else
     models = sorted(alone - {"cpu", "none"})
     which = words.counted(n, "finished trial")

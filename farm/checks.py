@@ -93,15 +93,12 @@ def check_reserved(config: Config, asked: Mapping[str, Any]) -> None:
     if gpu == 0 and settings.device != "cuda":
         return
     default, axes = config.parameters[name], config.sweep | {k: v for group in config.zip for k, v in group.items()}
-    values = {*axes.get(name, [default]), *(point.get(name, default) for point in config.extra)}
-    if settings.timed:
-        wrong = values != {gpu}
-    else:  # a part of a GPU is one GPU that is shared
-        enough = math.inf
-        if isinstance(gpu, (int, float)) and settings.device != "cpu":
-            enough = max(gpu, 1) if gpu else 0
-        wrong = any(isinstance(value, (int, float)) and value > enough for value in values)
-    if wrong:
+    values = [*axes.get(name, [default]), *(point.get(name, default) for point in config.extra)]
+    allowed = [gpu]  # resources.gpu= takes whatever YAML makes of it, also what no set can hold
+    if not settings.timed:  # a part of a GPU is one GPU that is shared
+        held = isinstance(gpu, (int, float)) and settings.device != "cpu"
+        allowed += [v for v in values if not held or not isinstance(v, (int, float)) or v <= math.ceil(gpu)]
+    if any(value not in allowed for value in values):
         kind = "a timed trial" if settings.timed else "a trial"
         chosen_by = f"sweep.{name}=[…]" if name in axes else f"trial.{name}=…"
         raise UsageError(

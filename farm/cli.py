@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from farm import config as configuration
+from farm import elsewhere
 from farm import help as helping
 from farm.checks import counted, nearest, short_path
 from farm.command_line import SELECTORS, check_repeated, is_override
@@ -173,6 +174,7 @@ def _show_plan(config: Config, as_json: bool) -> int:
         print(json.dumps(_plan_json(plan), indent=1))
     else:
         print_plan(plan)
+    elsewhere.check_trials(config)
     check_work(plan)
     budget.check(plan, config.settings.max_gpu_hours)
     return FAILED if plan.count("failed") or plan.count("unschedulable") else COMPLETE
@@ -284,6 +286,7 @@ def _submit(options: argparse.Namespace) -> int:
     from farm.slurm.script import render
     from farm.slurm.submit import allocation_plan, batch_job, submit
 
+    elsewhere.check_trials(config)
     plan = allocation_plan(config)
     check_work(plan)
     budget.check(plan, config.settings.max_gpu_hours)
@@ -319,7 +322,6 @@ def _down(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from farm import elsewhere
     from farm.recall import last_grid
     from farm.reporting import tell_damaged
 
@@ -328,8 +330,7 @@ def _export(options: argparse.Namespace) -> int:
     if not config.ledger.is_dir():
         raise PreflightError(f"{config.ledger}: there is no ledger yet; farm run makes one")
     elsewhere.check_trials(config)
-    place = elsewhere.target(config, out)
-    elsewhere.make(config, out, place)
+    place = elsewhere.made_target(config, out)
     with elsewhere.hinted(config, place):
         result = elsewhere.export(config, place)
     for path in result.tables.values():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,13 +57,21 @@ def split(arguments: list[str]) -> tuple[dict[str, str], dict[str, Any]]:
 
 
 def check_repeated(words: list[str]) -> None:
-    """Raise `UsageError` where a key, also one inside a mapping, is given twice with different values."""
+    """Raise `UsageError` where a key, also one inside a mapping, is given twice with different values.
+
+    A mapping is given twice, too, where null or a value stands in its place: merged, the last would win.
+    """
     given: dict[str, tuple[str, str]] = {}
     for word in words:
         for key, value in _values(word).items():
             first, before = given.setdefault(key, (word, value))
             if before != value:
                 raise UsageError(f"{first} and {word}: {key} stands there twice; say which is meant")
+    for key, (word, _) in given.items():
+        for above in itertools.accumulate(key.split(".")[:-1], "{}.{}".format):
+            first, whole = given.get(above, ("", "{}"))
+            if whole != "{}" and above not in SELECTORS:  # trial=ID beside trial.epochs=3 is no value of trial.epochs
+                raise UsageError(f"{first} and {word}: {above} stands there twice; say which is meant")
 
 
 def _values(word: str) -> dict[str, str]:

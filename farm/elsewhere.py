@@ -19,13 +19,16 @@ from farm.config import Config
 from farm.errors import PreflightError, UsageError
 from farm.ledger.durable import write_file
 from farm.ledger.scan import STUDY, TRIALS
+from farm.recall import recorded_command
 
 if TYPE_CHECKING:
     from farm.ledger.export import Export
 
 HINT = "; out=DIRECTORY has it written elsewhere"
 MADE_FROM = ".made-from"
-"""In a study's directory that `out=` made: the path of the ledger that its tables and report are of."""
+"""In a study's directory that `out=` made: the path of the ledger that its tables and report are of. Beside an index
+that it made: that of the directory of results."""
+INDEX = ("index.html", "index.md")
 WRITTEN = ("export", "report", ".export.lock")
 """What an export and a report write in a ledger."""
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -45,7 +48,7 @@ def split(words: Sequence[str]) -> tuple[list[str], Path | None]:
 def target(config: Config, out: Path | None) -> Path:
     """Where a study's tables and report go: its ledger without `out`.
 
-    Raises `PreflightError` for a place in the ledger, another ledger, and tables or a report of another.
+    Raises `PreflightError` for a place in a ledger, another ledger, and tables or a report of another.
     """
     if out is None:
         return config.ledger
@@ -53,8 +56,9 @@ def target(config: Config, out: Path | None) -> Path:
         place, ledger = out / config.study, config.ledger.resolve()
         if place.resolve() == ledger:
             return config.ledger
-        if ledger in place.resolve().parents:
-            raise PreflightError(f"out={out}: {place} is in the ledger {config.ledger}; name another directory")
+        for above in place.resolve().parents:
+            if above == ledger or recorded_command(above):  # trials/ alone may be a directory of sources
+                raise PreflightError(f"out={out}: {place} is in the ledger {above}; name another directory")
         if (place / TRIALS).is_dir():
             raise PreflightError(f"out={out}: {place} is a ledger of its own; name another directory")
         if any((place / part).exists() for part in ("export", "report")) and _made_from(place) != os.fsencode(ledger):
@@ -64,13 +68,42 @@ def target(config: Config, out: Path | None) -> Path:
     return place
 
 
-def make(config: Config, out: Path | None, place: Path) -> None:
-    """Make a place of its own; it says which ledger it is of. Raises `PreflightError` where it cannot be made."""
-    if out is None or place == config.ledger:
-        return
+def made_target(config: Config, out: Path | None) -> Path:
+    """`target`, made where it is a place of its own; it says which ledger it is of.
+
+    Raises `PreflightError` also where it cannot be made.
+    """
+    place = target(config, out)
+    if out is not None and place != config.ledger:
+        with _said(out):
+            place.mkdir(parents=True, exist_ok=True)
+            _mark(place, config.ledger)
+    return place
+
+
+def owns_index(results: Path, out: Path | None) -> bool:
+    """Whether the index of the reports may be written: in the results themselves, or where `out=` made it or none is.
+
+    Raises `PreflightError` where nobody can tell.
+    """
+    if out is None:
+        return True
     with _said(out):
-        place.mkdir(parents=True, exist_ok=True)
-        write_file(place / MADE_FROM, os.fsencode(config.ledger.resolve()) + b"\n")
+        if out.resolve() == results.resolve() or (out / MADE_FROM).is_file():
+            return True
+        return not any(os.path.lexists(out / name) for name in INDEX)
+
+
+def check_index(results: Path, out: Path | None) -> None:
+    """Raise `PreflightError` where an index of somebody else's stands in the way."""
+    if not owns_index(results, out):
+        raise PreflightError(f"out={out}: its {' or '.join(INDEX)} is not of farm report; name another directory")
+
+
+def mark_index(results: Path, out: Path | None) -> None:
+    """Have the next report know the index that was just written."""
+    if out is not None and out.resolve() != results.resolve():
+        _mark(out, results)
 
 
 @contextlib.contextmanager
@@ -79,6 +112,10 @@ def _said(out: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise PreflightError(f"out={out}: cannot be made: {error}") from None
+
+
+def _mark(place: Path, source: Path) -> None:
+    write_file(place / MADE_FROM, os.fsencode(source.resolve()) + b"\n")
 
 
 def _made_from(place: Path) -> bytes:
@@ -96,16 +133,19 @@ def export(config: Config, place: Path) -> Export:
 
 
 def check_trials(config: Config) -> None:
-    """Raise `PreflightError` for tables without the trials that they were made from: an export would empty them."""
+    """Raise `PreflightError` for tables without the trials that they were made from: an export would empty them, also
+    the one that a run ends with."""
+    tables = config.ledger / "export" / "trials.parquet"
+    if (config.ledger / TRIALS).is_dir() or not tables.is_file():
+        return
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if (config.ledger / TRIALS).is_dir():
-        return
     with contextlib.suppress(OSError, pa.ArrowException):
-        if n := pq.read_metadata(config.ledger / "export" / "trials.parquet").num_rows:
+        if n := pq.read_metadata(tables).num_rows:
             raise PreflightError(
-                f"{config.ledger}: {counted(n, 'trial')} in export/, and no trials/; farm report shows them"
+                f"{config.ledger}: {counted(n, 'trial')} in export/, and no trials/; farm report shows them; "
+                "a run needs another results=, or export/ moved away"
             )
 
 
@@ -134,9 +174,14 @@ def hinted(config: Config, place: Path) -> Iterator[None]:
         raise PreflightError(f"{error}{told}") from None
 
 
+def is_refused(config: Config, place: Path, error: OSError) -> bool:
+    """Whether one may not write, or read, something of a ledger that was to have its own tables and report."""
+    return place == config.ledger and error.errno in REFUSED
+
+
 def hint(config: Config, place: Path, error: OSError) -> str:
     """`HINT` where a ledger's own tables or report were refused; nothing for a file that cannot be read."""
-    if place != config.ledger or error.errno not in REFUSED or not isinstance(error.filename, str | bytes):
+    if not is_refused(config, place, error) or not isinstance(error.filename, str | bytes):
         return ""
     path = Path(os.fsdecode(error.filename)).absolute()
     own = [place.absolute() / part for part in WRITTEN]

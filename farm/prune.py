@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from farm import elsewhere
 from farm.config import Config
 from farm.errors import COMPLETE, PreflightError
 from farm.ledger.durable import TEMPORARY
@@ -57,6 +58,7 @@ def run(config: Config, yes: bool) -> int:
     root, module = config.ledger, config.settings.module
     if not root.is_dir():
         raise PreflightError(f"{root}: there is no ledger")
+    elsewhere.check_trials(config)
     with LedgerLock(root, say=lambda text: print(text, file=sys.stderr)) as lock:
         found = list(leftovers(root, module))
         print("\n".join(_lines(config.study, found)), flush=True)

@@ -29,13 +29,15 @@ def report(overrides: list[str], check: bool) -> int:
     """
     overrides, out = elsewhere.split(overrides)
     if any(o.startswith(("problem=", "study=")) for o in overrides):
-        code = _report_one(overrides, check, out)
-        results = out or configuration.load(overrides).results
-        return code if check or not (results / "index.html").exists() else max(code, _write_index(results))
+        code, results = _report_one(overrides, check, out), configuration.load(overrides, looking=True).results
+        made = ((out or results) / "index.html").exists() and elsewhere.owns_index(results, out)
+        return max(code, _write_index(results, out)) if made and not check else code
     studies = studies_with_results(overrides)
     configs = [configuration.load(words) for words in studies]  # a misspelt word ends it before anything is written
+    results = configs[0].results
+    elsewhere.check_index(results, out)
     codes = [_or_said(_report_one, words, check, out) for words in studies]
-    codes.append(_or_said(_check_index if check else _write_index, out or configs[0].results))
+    codes.append(_or_said(_check_index, out or results) if check else _or_said(_write_index, results, out))
     return max(codes)
 
 
@@ -57,12 +59,11 @@ def _report_one(overrides: list[str], check: bool, out: Path | None = None) -> i
     config = last_grid(overrides)[0]
     if not any((config.ledger / part).is_dir() for part in (TRIALS, "export")):
         raise PreflightError(f"{config.ledger}: nothing has finished there yet; farm run comes first")
-    place = elsewhere.target(config, out)
     if check:
         from analysis.report import is_stale
 
-        return _told(is_stale(place, config.ledger))
-    elsewhere.make(config, out, place)
+        return _told(is_stale(elsewhere.target(config, out), config.ledger))
+    place = elsewhere.made_target(config, out)
     with elsewhere.hinted(config, place):
         damaged = _export_first(config, place)
         paths = _write_report(config, place)
@@ -122,7 +123,7 @@ def _export_first(config: Config, place: Path) -> Sequence[Path]:
     try:
         damaged = elsewhere.export(config, place).damaged
     except OSError as error:
-        if place != config.ledger or error.errno not in elsewhere.REFUSED:
+        if not elsewhere.is_refused(config, place, error):
             raise
         told = elsewhere.hint(config, place, error)
         print(f"farm: {error}; the report shows what was last exported{told}", file=sys.stderr)
@@ -137,13 +138,14 @@ def tell_damaged(trials: Sequence[Path]) -> None:
         print(f"farm: {trial.name}: its results are damaged; farm run redoes it", file=sys.stderr)
 
 
-def _write_index(results: Path) -> int:
+def _write_index(results: Path, out: Path | None = None) -> int:
     from analysis.report import AnalysisError, write_index
 
     try:
-        print(short_path(write_index(results).html))
+        print(short_path(write_index(out or results).html))
     except AnalysisError as error:
         raise PreflightError(str(error)) from None
+    elsewhere.mark_index(results, out)
     return COMPLETE
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from farm import budget, provenance
+from farm import budget, elsewhere, provenance
 from farm import plan as planning
 from farm.attempt import Request
 from farm.checks import counted
@@ -132,6 +132,7 @@ def run(config: Config, arguments: list[str], signals: Signals | None = None) ->
         with signals.handled():
             return run(config, arguments, signals)
     run_id = f"{os.getpid()}-{secrets.token_hex(3)}"
+    elsewhere.check_trials(config)
     _check_results(config)
     with LedgerLock(config.ledger, on_lost=lambda: os.kill(os.getpid(), signal.SIGTERM), say=_say) as lock:
         sweep_ledger(config.ledger)

@@ -61,12 +61,13 @@ def test_an_arm_knows_whether_its_times_are_results(recorded, timed):
 def test_the_same_point_of_an_older_revision_is_set_apart_by_that_alone():
     grid = pd.DataFrame({"config_mode": ["a", "a", "b"], "config_gpus": [1, 2, 2], "config_revision": [1, 2, 3]})
     older = pd.DataFrame({"config_mode": ["b"], "config_gpus": [2], "config_revision": [2]})
-    assert apart(older, grid) == {"revision": ["2"]}
+    assert apart(apart_each(older, grid), grid) == {"revision": ["2"]}
 
 
 def test_of_each_trial_it_is_told_what_sets_it_apart():
     grid = plan(M=[1, 2], dataset=["cifar10"] * 2, fingerprint=["a" * 64] * 2, hardware=["H200"] * 2)
     rest = plan(M=[1, 2], dataset=["cifar10", "drawn"], fingerprint=["a" * 64, "b" * 64], hardware=["L4"] * 2)
-    assert apart_each(rest, grid) == [{"hardware": "L4"}, {"dataset": "drawn", "hardware": "L4"}]
-    assert apart(rest, grid) == {"dataset": ["drawn"], "hardware": ["L4"]}
+    each = apart_each(rest, grid)
+    assert each == [{"hardware": "L4"}, {"dataset": "drawn", "hardware": "L4"}]
+    assert apart(each, grid) == {"dataset": ["drawn"], "hardware": ["L4"]}
     assert apart_each(rest, grid[:0]) == []

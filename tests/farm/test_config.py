@@ -158,6 +158,7 @@ profiles: {beside: {resources: {exclusive: ''}}}
         (["resources.gpu=4", "sweep.gpus=[1]", "hardware=NVIDIA H200"], "device=cpu resources.gpu=0 runs without"),
         (["resources.gpu=0.5"], "as many as gpus says"),
         (["resources.gpu=repeats"], "as many as gpus says"),
+        (["resources.gpu=[1]"], "as many as gpus says"),
         (["resources.gpu=2", "sweep.gpus=[2]", "extra=[{mode: ddp}]"], "a timed trial of this study holds the GPUs"),
     ],
 )
@@ -276,6 +277,28 @@ def test_a_key_that_stands_there_twice_with_one_value_is_no_mistake() -> None:
 def test_a_key_inside_a_mapping_has_one_value_too(words: list[str]) -> None:
     with pytest.raises(UsageError, match=re.escape(f"{words[0]} and {words[1]}: ") + ".* stands there twice"):
         configuration.load(["problem=4", *words])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["resources=null", "resources.gpu=1"],
+        ["resources=5", "resources={gpu: 1}"],
+        ["sweep=null", "sweep.M=[1]"],
+        ["slurm=null", "slurm.gpu_models={v100: V}"],
+        ["seeds=[0]", "seeds.0=1"],
+    ],
+)
+@pytest.mark.parametrize("order", [1, -1])
+def test_null_or_a_value_in_place_of_a_mapping_is_another_value(words: list[str], order: int) -> None:
+    said = f"{' and '.join(words)}: {words[0].partition('=')[0]} stands there twice"
+    with pytest.raises(UsageError, match=re.escape(said)):
+        configuration.load(["problem=4", *words[::order]])
+
+
+def test_a_trial_that_is_named_and_an_empty_mapping_are_no_values_of_what_is_inside() -> None:
+    config = configuration.load(["problem=4", "trial.epochs=3", "trial=abc", "resources={}", "resources.gpu=1"])
+    assert (config.chosen, config.parameters["epochs"], config.settings.resources.gpu) == (("abc",), 3, 1)
 
 
 @pytest.mark.parametrize(

@@ -83,12 +83,53 @@ def test_tables_without_their_trials_are_not_emptied(
     assert main(["export", *words(tmp_path / "empty")]) == main(["export", *words(tmp_path / "empty")]) == 0
 
 
+@pytest.mark.parametrize("verb", ["run", "plan", "submit", "prune"])
+def test_a_copied_export_is_not_run_into(verb: str, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ledger = results / "counting"
+    shutil.rmtree(ledger / "trials")
+    (ledger / ".tmp-left-1-ab").write_text("")  # prune exports when it has removed something
+    before = snapshot(results)
+    assert main([verb, *words(results), *{"run": ["executor=inline"], "prune": ["--yes"]}.get(verb, [])]) == 3
+    assert "a run needs another results=, or export/ moved away" in capsys.readouterr().err
+    assert snapshot(results) == before
+    assert main(["report", *words(results)]) == 0
+    (ledger / "export").rename(results.parent / "copied")
+    assert main(["run", *words(results), "executor=inline"]) == 0
+
+
 def test_all_studies_go_there_with_an_index(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reporting, "studies_with_results", lambda overrides: [[f"study={COUNTING}", *overrides]])
     before, place = snapshot(results), words(results, f"out={tmp_path / 'mine'}")[1:]
     assert main(["report", *place]) == main(["report", *place, "--check"]) == 0
     assert snapshot(results) == before
     assert (tmp_path / "mine" / "index.html").is_file()
+
+
+@pytest.mark.parametrize("name", ["index.html", "index.md"])
+def test_an_index_that_the_word_did_not_make_stays(
+    name: str, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(reporting, "studies_with_results", lambda overrides: [[f"study={COUNTING}", *overrides]])
+    out, both = tmp_path / "mine", words(results, f"out={tmp_path / 'mine'}")
+    out.mkdir()
+    (out / name).write_text("of somebody else")
+    assert main(["report", *both[1:]]) == main(["report", *both[1:], "--check"]) == 3
+    assert f"out={out}: its index.html or index.md is not of farm report" in capsys.readouterr().err
+    assert [path.name for path in out.iterdir()] == [name]
+    assert main(["report", *both]) == 0  # the study's alone, which needs no index
+    assert (out / name).read_text() == "of somebody else"
+
+
+def test_an_index_that_the_word_made_goes_with_the_reports(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reporting, "studies_with_results", lambda overrides: [[f"study={COUNTING}", *overrides]])
+    both = words(results, f"out={tmp_path / 'mine'}")
+    assert main(["report", *both[1:]]) == 0
+    for more, told in ((both, "3 done"), (both[1:], "4 done")):
+        attempt(request(results / "counting", factor=int(told[0])))
+        assert main(["report", *more]) == 0
+        assert told in (tmp_path / "mine" / "index.html").read_text()
 
 
 def test_a_directory_with_a_ledger_of_its_own_is_refused(
@@ -179,6 +220,25 @@ def test_a_place_in_the_ledger_is_refused(below: str, results: Path, capsys: pyt
         assert main([verb, *words(results, f"out={results / below}")]) == 3
         assert "is in the ledger" in capsys.readouterr().err
     assert snapshot(results) == before
+
+
+@pytest.mark.parametrize("below", ["counting", "counting/trials/mine"])
+def test_a_place_in_another_ledger_is_refused(
+    below: str, results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other"
+    assert main(["run", *words(other), "executor=inline"]) == 0
+    before = snapshot(other)
+    for verb in ("report", "export"):
+        assert main([verb, *words(results, f"out={other / below}")]) == 3
+        assert f"is in the ledger {other / 'counting'}; name another directory" in capsys.readouterr().err
+    assert snapshot(other) == before
+
+
+def test_a_place_beside_sources_of_trials_is_none_in_a_ledger(results: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine" / "trials").mkdir(parents=True)
+    (tmp_path / "mine" / "study.yaml").write_text("study: mine\nmodule: trials.mine\n")
+    assert main(["export", *words(results, f"out={tmp_path / 'mine' / 'reports'}")]) == 0
 
 
 @pytest.mark.parametrize("kind", ["file", "link", "proc"])
