@@ -97,7 +97,7 @@ def test_a_whole_ladder_fits_on_paper(chromium: Browser, ladder: Path) -> None:
     chromium.call("Emulation.setEmulatedMedia", media="print")
     assert chromium.evaluate(WIDE) == []
     assert chromium.evaluate(f"{visible}.length)") == [7, 7, 4]
-    assert chromium.evaluate(f"{visible}[1].innerText)") == [f"Batch {b} in all: Time (s)" for b in (32, 512, 8192)]
+    assert chromium.evaluate(f"{visible}[1].innerText)") == [f"Batch {b:,} in all: Time (s)" for b in (32, 512, 8192)]
 
 
 def test_a_columns_heading_stands_over_its_numbers(chromium: Browser, ladder: Path) -> None:
