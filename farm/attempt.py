@@ -32,6 +32,8 @@ UNKNOWN_SOURCES = "unknown"
 """In place of the digest of a commit that has none, by a farm of before 2026-11-29."""
 STOP_SECONDS = 0.1
 """A wait looks that often whether it is to end."""
+HELD = 50
+"""So many times as long as the dump of its state an epoch has to take for the state to be held until the next."""
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,10 @@ class _Run:
     def _epochs(self, writer: WriteBehind) -> tuple[Outcome, Callable[[], State] | None]:
         trial = self.module.run(self.spec, self)
         state = None if self.state is None else self._resumed_state
-        last_commit, tried = time.monotonic(), False
+        last_commit, dump_seconds, tried = time.monotonic(), 0.0, False
+        held: tuple[int, bytes, list[Row], str] | None = (
+            None  # a commit that is only written if the next epoch has no end
+        )
         while True:
             self._epoch_began = time.monotonic()
             try:
@@ -199,15 +204,26 @@ class _Run:
                 if not isinstance(end.value, Outcome):
                     raise TypeError(f"{self.spec.module}: run has to end with `return Outcome(...)`") from None
                 return end.value, state
-            self._epoch_seconds = time.monotonic() - self._epoch_began
-            due = time.monotonic() - last_commit >= self.request.commit_seconds
-            if state is not None and (due or self._stop.is_set()):
-                content = _dump_state(state())
+            except Exception:
+                if held is not None:
+                    writer.submit(*held)
+                    writer.wait()
+                raise
+            ended = time.monotonic()
+            self._epoch_seconds = ended - self._epoch_began
+            due = ended - last_commit >= self.request.commit_seconds or self._stop.is_set()
+            # A drain would abandon the next epoch; where a state costs more than a fiftieth of an epoch, this one too.
+            hold = self._epoch_seconds > max(self.request.drain_seconds, HELD * dump_seconds)
+            if state is not None and (due or hold):
+                commit = self.epoch, _dump_state(state()), list(self.rows), self._sources()
+                dump_seconds = time.monotonic() - ended
                 if not tried:  # now, and not by the attempt that will need it
-                    self._try(content)
+                    self._try(commit[1])
                     tried = True
-                writer.submit(self.epoch, content, list(self.rows), self._sources())
-                last_commit = time.monotonic()
+                held = None if due else commit
+                if due:
+                    writer.submit(*commit)
+                    last_commit = time.monotonic()
             if not self._stop.is_set():
                 self.report({"epoch": self.epoch} | (rows[-1] if rows else {}))
             elif not self._is_last():

@@ -19,12 +19,12 @@ def value_of(source):
 
 
 def rows_of(value):
-    """A pandas or polars frame, or a DuckDB relation, as a set of tuples."""
+    """A pandas or polars frame, or a DuckDB relation, as a set of tuples: the arm, and its error rounded."""
     if isinstance(value, pd.DataFrame):
         found = value.itertuples(index=False)
     else:
         found = value.rows() if hasattr(value, "rows") else value.fetchall()
-    return {(augmentation, int(copies), round(float(error), 9)) for augmentation, copies, error in found}
+    return {(*arm, round(float(error), 9)) for *arm, error in found}
 
 
 @pytest.fixture
@@ -39,7 +39,8 @@ def means(here):
     path = "results/problem4/export/epochs.parquet"
     epochs = pd.read_parquet(path)
     pd.concat([epochs, epochs.assign(trial_id="of another grid", validation_error=1.0)]).to_parquet(path)
-    return epochs.query("epoch == 100").groupby(["config_augmentation", "config_M"])["validation_error"].mean()
+    arm = ["config_augmentation", "config_M", "config_schedule"]
+    return epochs.query("epoch == 100").groupby(arm)["validation_error"].mean()
 
 
 @pytest.mark.parametrize("library", ["pandas", "polars", "duckdb"])

@@ -17,6 +17,7 @@ import pytest
 import torch
 from attempts import attempt, directory, request
 
+from farm import attempt as attempting
 from farm.attempt import End, Request, StopFlag
 from farm.ledger import durable, scan
 from farm.ledger import tidy as ledger_tidy
@@ -69,6 +70,39 @@ def test_an_attempt_goes_on_from_the_commit_of_the_one_before(tmp_path: Path) ->
 def test_a_drain_abandons_an_epoch_that_is_far_from_its_end(tmp_path: Path) -> None:
     wanted = dataclasses.replace(request(tmp_path, epochs=3, seconds=1.5), drain_seconds=0.2)
     assert attempt(wanted, stop_at=1) == End("drained", 1)
+
+
+def test_a_drain_loses_no_epoch_that_was_finished(tmp_path: Path) -> None:
+    """Also where commit_seconds has not passed since the last commit."""
+    wanted = dataclasses.replace(request(tmp_path, 3600, epochs=4, seconds=0.6), drain_seconds=0.1)
+    assert attempt(wanted, stop_at=2) == End("drained", 2)
+    assert attempt(wanted).how == "completed"
+    assert [r["attempt"] for r in rows(wanted)] == [1, 1, 2, 2]
+
+
+def test_a_failure_loses_no_epoch_that_was_finished(tmp_path: Path) -> None:
+    wanted = request(tmp_path, 3600, epochs=4, seconds=0.6, end="storage", end_epoch=3, once=True)
+    wanted = dataclasses.replace(wanted, drain_seconds=0.1)
+    assert attempt(wanted).how == "interrupted"
+    assert attempt(wanted).how == "completed"
+    assert [r["attempt"] for r in rows(wanted)] == [1, 1, 2, 2]
+
+
+def test_a_state_that_takes_long_to_dump_is_not_dumped_each_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dumped: list[int] = []
+    real = attempting._dump_state
+
+    def slow(state: Any) -> bytes:
+        dumped.append(state["epoch"])
+        time.sleep(0.05)
+        return real(state)
+
+    monkeypatch.setattr(attempting, "_dump_state", slow)
+    wanted = dataclasses.replace(request(tmp_path, 3600, epochs=4, seconds=0.6), drain_seconds=0.1)
+    assert attempt(wanted, stop_at=3) == End("drained", 1)
+    assert dumped == [1]
 
 
 def test_a_drain_finishes_an_epoch_that_is_near_its_end(tmp_path: Path) -> None:
