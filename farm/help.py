@@ -8,7 +8,6 @@ from typing import Any
 from farm import config as configuration
 from farm import elsewhere
 from farm.checks import range_text
-from farm.site import Slurm
 
 EXAMPLES = """Examples:
   python farm/run.py problem=4 profile=smoke
@@ -47,20 +46,21 @@ FLAGS = {
 
 
 def text(verb: str, overrides: list[str]) -> str:
-    """Help for a verb; with a study named, its parameters too."""
+    """Help for a verb; with a study named, its parameters too, and all values as that study and the words have them."""
+    if NOTES.get(verb) is OUT:
+        overrides = elsewhere.split(overrides)[0]
+    config = configuration.load(overrides) if overrides else None
+    settings = config.settings if config is not None else configuration.Settings()
     command = {"run": "python farm/run.py", "why": "farm why TRIAL"}.get(verb, f"farm {verb}")
     lines = [USAGE.format(command=command, flags=FLAGS.get(verb, "")).rstrip(), "", "Selectors:"]
     lines += [_line(name, "", "", meaning) for name, meaning in SELECTORS.items()]
     lines += ["", f"Studies: {', '.join(configuration.studies())}", "", "Keys:"]
-    lines += _fields(configuration.Settings(), "")
-    lines += _fields(configuration.Resources(), "resources.")
-    lines += _fields(Slurm(), "slurm.")
-    if NOTES.get(verb) is OUT:
-        overrides = elsewhere.split(overrides)[0]
-    if overrides:
-        config = configuration.load(overrides)
+    lines += _fields(settings, "")
+    lines += _fields(settings.resources, "resources.")
+    lines += _fields(settings.slurm, "slurm.")
+    if config is not None:
         lines += ["", f"Parameters of a trial of {config.study} (trial.KEY=VALUE, or sweep.KEY=[VALUES]):"]
-        lines += _fields(config.settings.trial, "trial.")
+        lines += _fields(settings.trial, "trial.")
     else:
         lines += ["", "With a study named (problem=4 --help), the parameters of its trials are listed too."]
     if verb in NOTES:

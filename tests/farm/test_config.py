@@ -215,6 +215,13 @@ def test_a_study_of_ones_own_is_held_to_its_file_and_the_profile_of_that(tmp_pat
         configuration.load([f"study={path}", "resources.gpu=1"])
 
 
+def test_help_of_a_study_has_its_own_values(farm) -> None:
+    found = farm("problem=2", "seeds=[4]", "--help").out
+    for value in ("timed=True", "seeds=[4]", "resources.exclusive=node"):
+        assert f"\n  {value} " in found
+    assert "'scaling': ['weak', 'strong']" in found
+
+
 def test_help_shows_units_ranges_and_defaults(farm) -> None:
     done = farm("problem=4", "--help")
     assert done.code == 0
