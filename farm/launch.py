@@ -233,6 +233,7 @@ class _DrainStopper(_Unsaved, Stopper):
             self._looked = time.monotonic()
             if not nodes():
                 raise RayDied("the Ray of this run has died; what was committed stays, and the same command goes on")
+        self._view.tick()
         if not self._stopping():
             return False
         if self._since is None:

@@ -21,6 +21,8 @@ from farm.time_left import TimeLeft
 from trials.spec import STATUSES
 
 PLAIN_SECONDS = 10.0
+QUIET_SECONDS = 60.0
+"""After so long without a plain line one says that the run is at work."""
 ROWS = 20
 METRICS = ("validation_error", "test_error", "train_loss")
 
@@ -63,7 +65,7 @@ class View:
         self._numbers = Counter(line.state for line in self._lines.values())
         self._gpus = gpus
         self._time_left = TimeLeft(plan)
-        self._printed = 0.0
+        self._printed, self._said = 0.0, time.monotonic()
         self._frozen: set[str] | None = None
         self._console = QuietConsole()
         live = sys.stdout.isatty() if mode == "auto" else mode == "live"
@@ -80,6 +82,7 @@ class View:
 
     def say(self, text: str) -> None:
         """A line of its own."""
+        self._said = time.monotonic()
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def started(self, label: str) -> None:
@@ -95,6 +98,11 @@ class View:
         self._time_left.progress(label, line.epoch)
         if self._live is None and time.monotonic() - self._printed > PLAIN_SECONDS:
             self._printed = time.monotonic()
+            self.say(self._summary())
+
+    def tick(self) -> None:
+        """Called now and then: epochs may take an hour, and a run that says nothing looks as if it hung."""
+        if self._live is None and self._running and time.monotonic() - self._said > QUIET_SECONDS:
             self.say(self._summary())
 
     def ended(self, label: str, how: str) -> None:
@@ -123,6 +131,8 @@ class View:
     def freeze(self) -> None:
         """Remember which trials run now: a drain waits for these and starts no others."""
         self._frozen = set(self._running)
+        if self._frozen:
+            self.say("stopping: an epoch that is nearly over is finished, any other given up; Ctrl-C ends at once")
 
     @property
     def frozen_running(self) -> bool:

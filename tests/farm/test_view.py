@@ -55,3 +55,27 @@ def test_the_summary_follows_each_trial(how: str) -> None:
     assert view.frozen_running
     view.ended(second, "completed")
     assert not view.frozen_running
+
+
+def test_a_run_that_says_nothing_for_long_says_that_it_is_at_work(
+    plan: Plan, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view = View(plan, "plain")
+    monkeypatch.setattr("farm.view.QUIET_SECONDS", 0)
+    view.tick()
+    assert capsys.readouterr().out == "", "nothing runs"
+    view.started(NAMES[0])
+    view.tick()
+    assert capsys.readouterr().out == "0/2 done, 1 running\n"
+    monkeypatch.setattr("farm.view.QUIET_SECONDS", 60)
+    view.tick()
+    assert capsys.readouterr().out == "", "it has just spoken"
+
+
+def test_a_drain_says_what_becomes_of_the_epochs(plan: Plan, capsys: pytest.CaptureFixture[str]) -> None:
+    view = View(plan, "plain")
+    view.freeze()
+    assert capsys.readouterr().out == "", "nothing runs"
+    view.started(NAMES[0])
+    view.freeze()
+    assert "Ctrl-C ends at once" in capsys.readouterr().out
