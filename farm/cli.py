@@ -228,19 +228,23 @@ def _main_results(config: Config, plan: Plan) -> list[Path]:
 
 def _status(options: argparse.Namespace) -> int:
     from farm import status_view
-    from farm.recall import last_grid
-    from farm.status import status
+    from farm.recall import following
+    from farm.status import Status, status
 
     if options.watch and options.json:
         raise UsageError("--watch and --json: one of the two; --json shows it once")
     if all(word.startswith(("results=", "site=")) for word in options.overrides) and not options.watch:
         return _status_of_all(options)
-    config, words = last_grid(options.overrides)
-    command = shlex.join(["farm", "run", *words])
+    grid = following(options.overrides)
+
+    def look() -> tuple[Status, str]:
+        config, words = grid()
+        return status(config), shlex.join(["farm", "run", *words])
+
     if options.watch:
-        current = status_view.watch(lambda: status(config), command)
+        current = status_view.watch(look)
     else:
-        current = status(config)
+        current, command = look()
         if options.json:
             print(json.dumps(current.as_dict() | {"command": command}, indent=1))
         else:
