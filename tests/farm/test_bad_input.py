@@ -16,6 +16,7 @@ from farm import config as configuration
 from farm import study
 from farm.attempt import Request, StopFlag, run_attempt
 from farm.cli import main
+from farm.slurm.submit import allocation_plan
 from trials.spec import Scalar, Spec
 
 SMOKE = ("problem=4", "profile=smoke")
@@ -69,6 +70,29 @@ def test_inline_without_a_gpu_is_told_before_anything_starts(farm: Callable[...,
     done = farm(*words)
     assert (done.code, "needs 1 GPU; there are 0; device=cpu resources.gpu=0 runs without" in done.out) == (1, True)
     assert farm(*words[:3], "device=cpu", "gpus=0").code == 0
+
+
+@pytest.mark.parametrize("more", [("executor=inline",), ()])
+def test_cuda_without_a_gpu_is_told_before_anything_starts(
+    farm: Callable[..., Finished], more: tuple[str, ...]
+) -> None:
+    hidden = {"CUDA_VISIBLE_DEVICES": ""}
+    words = (f"study={COUNTING}", "device=cuda", *more)
+    for verb in ("plan", "run"):
+        done = farm(*words, verb=verb, variables=hidden)
+        says = "device=cuda, and this machine has no GPU; device=cpu runs without"
+        assert (done.code, says in done.out, "attempt" in done.out) == (1, True, False), done.out
+    assert farm(*words, "gpus=1", verb="plan", variables=hidden).code == 0
+
+
+def test_only_this_machine_can_be_without_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    words = [f"study={COUNTING}", f"results={tmp_path}", "device=cuda"]
+    assert [n.cuda for n in study.local_nodes(configuration.load(words))] == [False]
+    assert [n.cuda for n in study.local_nodes(configuration.load([*words, "gpus=2"]))] == [True]
+    assert study.local_nodes(configuration.load([*words, "ray_address=10.0.0.1:6379"])) == []
+    assert {t.state for t in allocation_plan(configuration.load(words)).trials} == {"new"}
 
 
 def test_inline_holds_nothing_against_gpus_that_are_named_and_not_numbered(

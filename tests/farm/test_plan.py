@@ -138,6 +138,14 @@ def test_what_no_node_holds_is_unschedulable() -> None:
     assert "8 GPUs on one node; the largest node has 8 CPUs and 4 GPUs" in made.trials[0].reason
 
 
+def test_a_trial_that_began_on_a_gpu_waits_for_one() -> None:
+    first, second = (s.id for s, _ in grid())
+    ledger = {first: Progress("partial", 3), second: Progress("done", 5)}
+    began, done = plan("device=cuda", ledger=ledger, nodes=(Node(2, 0, cuda=False),)).trials
+    assert (began.state, done.state) == ("unschedulable", "done")
+    assert began.reason == "device=cuda, and this machine has no GPU; it goes on after epoch 3 where there is one"
+
+
 def test_two_half_empty_nodes_do_not_hold_one_gang() -> None:
     made = plan("resources.gpu=3", nodes=(Node(8, 2), Node(8, 2)))
     assert {t.state for t in made.trials} == {"unschedulable"}
