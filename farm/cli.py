@@ -124,6 +124,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.cfg:
         print(config.yaml(), end="")
         return COMPLETE
+    _say_what_is_not_read(config, options.overrides)
     if options.dry_run or options.json:
         return _show_plan(config, options.json)
     with contextlib.redirect_stdout(Output(sys.stdout)):
@@ -135,6 +136,14 @@ def _run(options: argparse.Namespace) -> int:
         signals = Signals()
         with signals.handled():
             return _run_here(config, options.overrides, signals)
+
+
+def _say_what_is_not_read(config: Config, overrides: list[str]) -> None:
+    """A profile, or a study of one's own, may draw its data; only a report's pictures are then of that directory."""
+    data = config.settings.data
+    if data != "cifar10" and config.settings.data_root and any(o.startswith("data_root=") for o in overrides):
+        remedy = "; data=cifar10 trains on it" if data == "synthetic" else ""
+        print(f"farm: data_root= is not read by these trials: data={data}{remedy}", file=sys.stderr)
 
 
 def _run_here(config: Config, overrides: list[str], signals: Signals) -> int:
@@ -161,6 +170,7 @@ def _plan(options: argparse.Namespace) -> int:
     if options.cfg:
         print(config.yaml(), end="")
         return COMPLETE
+    _say_what_is_not_read(config, options.overrides)
     return _show_plan(config, options.json)
 
 

@@ -65,6 +65,31 @@ def test_what_is_refused_is_not_the_last_command(farm: Callable[..., Finished], 
     assert (refused.code, (tmp_path / "results" / "counting" / "study.yaml").read_text()) == (3, kept)
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (
+            (*SMOKE, "data_root=/nowhere"),
+            "farm: data_root= is not read by these trials: data=synthetic; data=cifar10 trains on it\n",
+        ),
+        ((f"study={COUNTING}", "data_root=/nowhere"), "farm: data_root= is not read by these trials: data=none\n"),
+        ((*SMOKE, "data_root="), ""),
+        ((*SMOKE, "data=cifar10", "data_root=/nowhere"), ""),
+        (SMOKE, ""),
+    ],
+)
+def test_a_directory_of_data_that_is_not_read_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], says: str
+) -> None:
+    assert main(["plan", *words, f"results={tmp_path}"]) == 0
+    assert capsys.readouterr().err == says
+
+
+def test_a_run_says_it_too_and_runs(farm: Callable[..., Finished]) -> None:
+    done = farm(f"study={COUNTING}", "executor=inline", "data_root=/nowhere")
+    assert (done.code, done.err) == (0, "farm: data_root= is not read by these trials: data=none\n")
+
+
 def test_inline_without_a_gpu_is_told_before_anything_starts(farm: Callable[..., Finished]) -> None:
     words = (f"study={COUNTING}", "executor=inline", "resources.gpu=1", "device=auto", "gpus=0")
     done = farm(*words)
