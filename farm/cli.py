@@ -48,7 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: Sequence[str] | None) -> int:
-    parser = _parser()
+    parser, verbs = _parser()
+    word = next(iter(sys.argv[1:] if arguments is None else arguments), "-")
+    if not word.startswith("-") and word not in verbs:
+        parser.error(f"{word}: no such verb{nearest(word, verbs, prefix='; nearest is ')}; see farm --help")
     options, rest = parser.parse_known_args(arguments)
     if unknown := [word for word in rest if word.startswith("-")]:
         flags = [f"--{name.replace('_', '-')}" for name, value in vars(options).items() if isinstance(value, bool)]
@@ -81,7 +84,8 @@ def _main(arguments: Sequence[str] | None) -> int:
         return INTERRUPTED
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
+    """The command's parser, and its verbs."""
     parser = argparse.ArgumentParser(prog="farm", description=__doc__, epilog="farm VERB --help shows more")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
@@ -116,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     add("data", _data, "`farm data fetch` downloads CIFAR-10; `farm data` says what is there")
     add("doctor", _doctor, "check this machine: versions, GPUs, Ray, data, results directory")
     add("image", _image, "a site's image: its digest, and how to get or build it")
-    return parser
+    return parser, list(verbs.choices)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -387,12 +391,30 @@ def _data(options: argparse.Namespace) -> int:
         raise UsageError("farm data [fetch] [data_root=DIRECTORY] [results=DIRECTORY]")
     try:
         if words:
-            data.fetch(root)
+            _fetch(root)
         found = data.load("cifar10", root, results / ".cache")
     except (data.DataError, OSError) as error:
         raise PreflightError(str(error)) from None
     print(f"cifar10: {len(found.train_labels)} training and {len(found.test_labels)} test images, as published")
     return COMPLETE
+
+
+def _fetch(root: Path) -> None:
+    """Download CIFAR-10. Raises `PreflightError` where the network, or what comes out of it, is at fault."""
+    from http.client import HTTPException
+    from urllib.error import URLError
+
+    from torchvision.datasets import CIFAR10
+
+    from trials import data
+
+    try:
+        data.fetch(root)
+    except (URLError, HTTPException, ConnectionError, TimeoutError, RuntimeError) as error:  # the last: a wrong MD5
+        reason = error.reason if isinstance(error, URLError) else error
+        raise PreflightError(
+            f"{CIFAR10.url} cannot be downloaded ({reason}); farm run … data_root=DIRECTORY takes data that are there"
+        ) from None
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from farm.checks import counted
+from farm.checks import counted, on_the_cpu
 from farm.config import Config
 from farm.errors import UsageError
 from farm.ledger.scan import Progress
@@ -283,7 +283,7 @@ def _state(progress: Progress, bundle: Bundle, nodes: Sequence[Node], settings: 
     if progress.state == "done":
         return "done", ""
     if nodes and not any(n.cpu >= bundle.cpu and n.gpu >= bundle.gpu for n in nodes):
-        return "unschedulable", _too_large(bundle, nodes, progress.epoch)
+        return "unschedulable", _too_large(bundle, nodes, progress.epoch, settings)
     if nodes and settings.device == "cuda" and not any(n.cuda for n in nodes):
         begun = f"it goes on after epoch {progress.epoch} where there is one"
         hint = begun if progress.epoch else "device=cpu runs without"
@@ -306,10 +306,10 @@ def _held(node: Node, bundle: Bundle) -> int:
     return min(held, 1) if bundle.exclusive else held
 
 
-def _too_large(bundle: Bundle, nodes: Sequence[Node], epoch: int) -> str:
+def _too_large(bundle: Bundle, nodes: Sequence[Node], epoch: int, settings: Settings) -> str:
     need = counted(bundle.cpu, "CPU") + (f" and {counted(bundle.gpu, 'GPU')}" if bundle.gpu else "")
     best = max(nodes, key=lambda n: (n.gpu, n.cpu))
-    hint = "; device=cpu resources.gpu=0 runs without a GPU" if bundle.gpu and not best.gpu else ""
+    hint = f"; {on_the_cpu(settings)} runs without a GPU" if bundle.gpu and not best.gpu else ""
     if math.isinf(best.cpu):  # executor=inline, which counts no CPUs
         return f"needs {counted(bundle.gpu, 'GPU')}; there are {best.gpu:g}{hint}"
     if epoch:  # a result of another device would not go on from it

@@ -156,6 +156,8 @@ profiles: {beside: {resources: {exclusive: ''}}}
         (["profile=smoke", "resources.exclusive=''"], "use timed=false"),
         (["resources.gpu=1", "sweep.gpus=[2]"], "as many as gpus says; sweep.gpus=[…] chooses"),
         (["resources.gpu=4", "sweep.gpus=[1]", "hardware=NVIDIA H200"], "device=cpu resources.gpu=0 runs without"),
+        (["resources.gpu=4", "sweep.gpus=[1]", "device=cpu"], "chooses, and resources.gpu=0 runs without"),
+        (["resources.gpu=0", "sweep.gpus=[1]", "device=cuda"], "chooses, and device=cpu runs without"),
         (["resources.gpu=0.5"], "as many as gpus says"),
         (["resources.gpu=repeats"], "as many as gpus says"),
         (["resources.gpu=[1]"], "as many as gpus says"),

@@ -36,7 +36,7 @@ def factors(*overrides: str) -> list[tuple[object, object]]:
 
 def test_a_begun_trial_that_no_node_holds_names_its_epoch_and_no_other_device() -> None:
     identity = grid("resources.gpu=2")[0][0].id
-    begun, new = plan("resources.gpu=2", ledger={identity: Progress("partial", epoch=15)}).trials
+    begun, new = plan("resources.gpu=2", "device=auto", ledger={identity: Progress("partial", epoch=15)}).trials
     assert begun.state == new.state == "unschedulable"
     assert "it goes on after epoch 15" in begun.reason
     assert "device=cpu" not in begun.reason
