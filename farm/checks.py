@@ -18,6 +18,7 @@ from trials.spec import Scalar
 
 if TYPE_CHECKING:
     from farm.config import Config
+    from farm.settings import Settings
 
 
 def nearest(name: str, names: Collection[str], prefix: str = "nearest is ") -> str:
@@ -36,6 +37,12 @@ def counted(number: float, noun: str) -> str:
     """ "1 trial", "3 trials", "0.5 GPUs"."""
     text = str(number) if isinstance(number, int) else f"{number:g}"
     return f"{text} {noun}{'' if number == 1 else 's'}"
+
+
+def on_the_cpu(settings: Settings) -> str:
+    """The words that a command lacks for a run on the CPU: "device=cpu resources.gpu=0", or one of the two."""
+    device = ["device=cpu"] if settings.device != "cpu" else []
+    return " ".join([*device, *(["resources.gpu=0"] if settings.resources.gpu != 0 else [])])
 
 
 def short_path(path: Path) -> str:
@@ -103,7 +110,7 @@ def check_reserved(config: Config, asked: Mapping[str, Any]) -> None:
         chosen_by = f"sweep.{name}=[…]" if name in axes else f"trial.{name}=…"
         raise UsageError(
             f"resources.gpu={gpu}: {kind} of this study holds the GPUs that it runs on, as many as {name} says; "
-            f"{chosen_by} chooses, and device=cpu resources.gpu=0 runs without"
+            f"{chosen_by} chooses, and {on_the_cpu(settings)} runs without"
         )
 
 

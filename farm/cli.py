@@ -48,7 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: Sequence[str] | None) -> int:
-    parser = _parser()
+    parser, verbs = _parser()
+    word = next(iter(sys.argv[1:] if arguments is None else arguments), "-")
+    if not word.startswith("-") and word not in verbs:
+        parser.error(f"{word}: no such verb{nearest(word, verbs, prefix='; nearest is ')}; see farm --help")
     options, rest = parser.parse_known_args(arguments)
     if unknown := [word for word in rest if word.startswith("-")]:
         flags = [f"--{name.replace('_', '-')}" for name, value in vars(options).items() if isinstance(value, bool)]
@@ -81,7 +84,8 @@ def _main(arguments: Sequence[str] | None) -> int:
         return INTERRUPTED
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
+    """The command's parser, and its verbs."""
     parser = argparse.ArgumentParser(prog="farm", description=__doc__, epilog="farm VERB --help shows more")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
@@ -116,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     add("data", _data, "`farm data fetch` downloads CIFAR-10; `farm data` says what is there")
     add("doctor", _doctor, "check this machine: versions, GPUs, Ray, data, results directory")
     add("image", _image, "a site's image: its digest, and how to get or build it")
-    return parser
+    return parser, list(verbs.choices)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -124,6 +128,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.cfg:
         print(config.yaml(), end="")
         return COMPLETE
+    _say_what_is_not_read(config, options.overrides)
     if options.dry_run or options.json:
         return _show_plan(config, options.json)
     with contextlib.redirect_stdout(Output(sys.stdout)):
@@ -135,6 +140,14 @@ def _run(options: argparse.Namespace) -> int:
         signals = Signals()
         with signals.handled():
             return _run_here(config, options.overrides, signals)
+
+
+def _say_what_is_not_read(config: Config, overrides: list[str]) -> None:
+    """A profile, or a study of one's own, may draw its data; only a report's pictures are then of that directory."""
+    data = config.settings.data
+    if data != "cifar10" and config.settings.data_root and any(o.startswith("data_root=") for o in overrides):
+        remedy = "; data=cifar10 trains on it" if data == "synthetic" else ""
+        print(f"farm: data_root= is not read by these trials: data={data}{remedy}", file=sys.stderr)
 
 
 def _run_here(config: Config, overrides: list[str], signals: Signals) -> int:
@@ -161,6 +174,7 @@ def _plan(options: argparse.Namespace) -> int:
     if options.cfg:
         print(config.yaml(), end="")
         return COMPLETE
+    _say_what_is_not_read(config, options.overrides)
     return _show_plan(config, options.json)
 
 
@@ -228,19 +242,23 @@ def _main_results(config: Config, plan: Plan) -> list[Path]:
 
 def _status(options: argparse.Namespace) -> int:
     from farm import status_view
-    from farm.recall import last_grid
-    from farm.status import status
+    from farm.recall import following
+    from farm.status import Status, status
 
     if options.watch and options.json:
         raise UsageError("--watch and --json: one of the two; --json shows it once")
     if all(word.startswith(("results=", "site=")) for word in options.overrides) and not options.watch:
         return _status_of_all(options)
-    config, words = last_grid(options.overrides)
-    command = shlex.join(["farm", "run", *words])
+    grid = following(options.overrides)
+
+    def look() -> tuple[Status, str]:
+        config, words = grid()
+        return status(config), shlex.join(["farm", "run", *words])
+
     if options.watch:
-        current = status_view.watch(lambda: status(config), command)
+        current = status_view.watch(look)
     else:
-        current = status(config)
+        current, command = look()
         if options.json:
             print(json.dumps(current.as_dict() | {"command": command}, indent=1))
         else:
@@ -373,12 +391,30 @@ def _data(options: argparse.Namespace) -> int:
         raise UsageError("farm data [fetch] [data_root=DIRECTORY] [results=DIRECTORY]")
     try:
         if words:
-            data.fetch(root)
+            _fetch(root)
         found = data.load("cifar10", root, results / ".cache")
     except (data.DataError, OSError) as error:
         raise PreflightError(str(error)) from None
     print(f"cifar10: {len(found.train_labels)} training and {len(found.test_labels)} test images, as published")
     return COMPLETE
+
+
+def _fetch(root: Path) -> None:
+    """Download CIFAR-10. Raises `PreflightError` where the network, or what comes out of it, is at fault."""
+    from http.client import HTTPException
+    from urllib.error import URLError
+
+    from torchvision.datasets import CIFAR10
+
+    from trials import data
+
+    try:
+        data.fetch(root)
+    except (URLError, HTTPException, ConnectionError, TimeoutError, RuntimeError) as error:  # the last: a wrong MD5
+        reason = error.reason if isinstance(error, URLError) else error
+        raise PreflightError(
+            f"{CIFAR10.url} cannot be downloaded ({reason}); farm run … data_root=DIRECTORY takes data that are there"
+        ) from None
 
 
 def _doctor(options: argparse.Namespace) -> int:

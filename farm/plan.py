@@ -12,10 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from farm.checks import counted
+from farm.checks import counted, on_the_cpu
 from farm.config import Config
 from farm.errors import UsageError
 from farm.ledger.scan import Progress
+from farm.settings import Settings
 from trials.spec import Scalar, Spec, parameter_defaults, problem_with, resolved, revision_of, steps_of, work_of
 
 State = Literal["done", "partial", "new", "failed", "unschedulable"]
@@ -29,6 +30,8 @@ class Node:
 
     cpu: float
     gpu: float
+    cuda: bool = True
+    """False: a trial that is told device=cuda finds no GPU there, whatever it reserves."""
 
 
 @dataclass(frozen=True)
@@ -201,7 +204,7 @@ def make(
         if identity not in wanted:
             continue
         progress = ledger.get(identity, Progress("new"))
-        state, reason = _state(progress, bundle, nodes, config.settings.retry)
+        state, reason = _state(progress, bundle, nodes, config.settings)
         stale = bool(source_digest) and progress.source_digest not in ("", source_digest)
         trials.append(
             Trial(
@@ -276,12 +279,16 @@ def _varying(grid: Sequence[Spec]) -> list[str]:
     return names + (["seed"] if len({s.seed for s in grid}) > 1 or not names else [])
 
 
-def _state(progress: Progress, bundle: Bundle, nodes: Sequence[Node], retry: str) -> tuple[State, str]:
+def _state(progress: Progress, bundle: Bundle, nodes: Sequence[Node], settings: Settings) -> tuple[State, str]:
     if progress.state == "done":
         return "done", ""
     if nodes and not any(n.cpu >= bundle.cpu and n.gpu >= bundle.gpu for n in nodes):
-        return "unschedulable", _too_large(bundle, nodes, progress.epoch)
-    if progress.state == "failed" and retry == "failed":
+        return "unschedulable", _too_large(bundle, nodes, progress.epoch, settings)
+    if nodes and settings.device == "cuda" and not any(n.cuda for n in nodes):
+        begun = f"it goes on after epoch {progress.epoch} where there is one"
+        hint = begun if progress.epoch else "device=cpu runs without"
+        return "unschedulable", f"device=cuda, and this machine has no GPU; {hint}"
+    if progress.state == "failed" and settings.retry == "failed":
         return ("partial" if progress.epoch else "new"), ""
     return progress.state, progress.error
 
@@ -299,10 +306,10 @@ def _held(node: Node, bundle: Bundle) -> int:
     return min(held, 1) if bundle.exclusive else held
 
 
-def _too_large(bundle: Bundle, nodes: Sequence[Node], epoch: int) -> str:
+def _too_large(bundle: Bundle, nodes: Sequence[Node], epoch: int, settings: Settings) -> str:
     need = counted(bundle.cpu, "CPU") + (f" and {counted(bundle.gpu, 'GPU')}" if bundle.gpu else "")
     best = max(nodes, key=lambda n: (n.gpu, n.cpu))
-    hint = "; device=cpu resources.gpu=0 runs without a GPU" if bundle.gpu and not best.gpu else ""
+    hint = f"; {on_the_cpu(settings)} runs without a GPU" if bundle.gpu and not best.gpu else ""
     if math.isinf(best.cpu):  # executor=inline, which counts no CPUs
         return f"needs {counted(bundle.gpu, 'GPU')}; there are {best.gpu:g}{hint}"
     if epoch:  # a result of another device would not go on from it

@@ -19,6 +19,9 @@ from farm.config import ROOT
 
 IMAGE_VARIABLES = ("FARM_IMAGE", "APPTAINER_CONTAINER", "SINGULARITY_CONTAINER")
 
+GPU_FILES = ("/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/dxg")
+"""Of the drivers of Nvidia, Jetson and WSL: one is there where CUDA has a GPU. An image may lack nvidia-smi."""
+
 
 @functools.cache
 def farm_commit() -> str:
@@ -171,6 +174,12 @@ def gpu_models() -> tuple[str, ...]:
         return tuple(names)
     numbers = [v.strip() for v in visible.split(",")]
     return tuple(names[int(v)] for v in numbers if v.isdigit() and int(v) < len(names))
+
+
+def without_gpu() -> bool:
+    """Whether CUDA surely finds no GPU on this machine: it has none, or CUDA_VISIBLE_DEVICES hides all of them."""
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0].strip()
+    return first in ("", "-1") or not (gpu_models() or any(map(os.path.exists, GPU_FILES)))
 
 
 def _git(*arguments: str) -> str | None:

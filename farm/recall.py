@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 from farm import config as configuration
@@ -37,6 +38,20 @@ def last_grid(overrides: list[str]) -> tuple[Config, list[str]]:
     except UsageError:  # a word of then that the study no longer knows
         words, found = overrides, config
     return dataclasses.replace(found, with_finished=True), words
+
+
+def following(overrides: list[str]) -> Callable[[], tuple[Config, list[str]]]:
+    """`last_grid` for one who watches: what it returns looks anew whenever another command has been recorded."""
+    found = last_grid(overrides)
+    recorded: list[str] | None = None  # not read before `found`: a run may record itself between the two
+
+    def look() -> tuple[Config, list[str]]:
+        nonlocal found, recorded
+        if (now := recorded_command(found[0].ledger)) != recorded:
+            found, recorded = last_grid(overrides), now
+        return found
+
+    return look
 
 
 def place_words(overrides: list[str]) -> list[str]:

@@ -80,7 +80,9 @@ def expand(text: str) -> str:
     """The text with $VARIABLES and ~ of this process replaced; raises `UsageError` where one is not set."""
     expanded = os.path.expanduser(os.path.expandvars(text))
     if "$" in expanded:
-        raise UsageError(f"{text}: a variable in it is not set here")
+        names = list(dict.fromkeys(re.findall(r"\$(?:\w+|\{[^}]*\})", expanded)))
+        unset = f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} not set here"
+        raise UsageError(f"{text}: {unset if names else 'a $ in it names no variable'}")
     return expanded
 
 

@@ -17,6 +17,8 @@ from farm.status import ORDER, Status, TrialStatus
 from farm.view import QuietConsole, duration
 
 WATCH_SECONDS = 2.0
+START_SECONDS = 10.0
+"""How long a watch that was started together with its run waits for that to begin."""
 ROWS = 40
 
 
@@ -25,26 +27,40 @@ def show(status: Status, command: str) -> None:
     QuietConsole(soft_wrap=True, highlight=False).print(_whole(status, command))
 
 
-def watch(look: Callable[[], Status], command: str, seconds: float = WATCH_SECONDS) -> Status:
-    """Show it anew until the driver has gone: in place on a terminal, else a line whenever it has changed."""
-    current = look()
+def watch(
+    look: Callable[[], tuple[Status, str]], seconds: float = WATCH_SECONDS, patience: float = START_SECONDS
+) -> Status:
+    """Show it anew until the driver has gone: in place on a terminal, else a line whenever it has changed.
+
+    `look` gives the study and its command. Where no driver is at work yet, one is waited for, `patience` seconds long.
+    """
+    looks = _looks(look, seconds, patience)
+    current, command = next(looks)
+    if current.driver is None:
+        print(f"no run is at work; one that begins within {duration(patience)} is shown", file=sys.stderr, flush=True)
     if not sys.stdout.isatty():
-        last = ""
-        while True:
+        print(last := _headline(current), flush=True)
+        for current, _ in looks:
             if (line := _headline(current)) != last:
                 print(line, flush=True)
-            if current.driver is None:
-                return current
             last = line
-            time.sleep(seconds)
-            current = look()
+        return current
     console = QuietConsole(highlight=False)
     with Live(_whole(current, command, in_place=True), auto_refresh=False, console=console) as live:
-        while current.driver is not None:
-            time.sleep(seconds)
-            current = look()
+        for current, command in looks:
             live.update(_whole(current, command, in_place=True), refresh=True)
     return current
+
+
+def _looks(look: Callable[[], tuple[Status, str]], seconds: float, patience: float) -> Iterator[tuple[Status, str]]:
+    """Look after look, the last one when the driver that was seen has gone, or none has come."""
+    latest, seen = time.monotonic() + patience, False
+    while True:
+        yield (found := look())
+        seen = seen or found[0].driver is not None
+        if found[0].driver is None and (seen or time.monotonic() >= latest):
+            return
+        time.sleep(seconds)
 
 
 def _whole(status: Status, command: str, in_place: bool = False) -> Group:

@@ -91,7 +91,8 @@ def finished_outside(
 def local_nodes(config: Config) -> list[Node]:
     """This machine as one node; nothing when the run joins a cluster, whose nodes only Ray knows.
 
-    `executor=inline` counts no CPUs, and no GPUs where it is to run on the CPU.
+    `executor=inline` counts no CPUs, and no GPUs where it is to run on the CPU. Where `gpus=` says how many there are,
+    they need not be real.
     """
     settings = config.settings
     inline = settings.executor == "inline"
@@ -103,7 +104,8 @@ def local_nodes(config: Config) -> list[Node]:
     if inline and settings.gpus is None and any(v.strip().startswith(("GPU-", "MIG-")) for v in visible):
         return []  # what these names stand for nothing here can tell
     gpus = settings.gpus if settings.gpus is not None else len(provenance.gpu_models())
-    return [Node(math.inf if inline else settings.cpus or len(os.sched_getaffinity(0)), gpus)]
+    cuda = settings.device != "cuda" or settings.gpus is not None or not provenance.without_gpu()
+    return [Node(math.inf if inline else settings.cpus or len(os.sched_getaffinity(0)), gpus, cuda)]
 
 
 def cluster_address(config: Config) -> str | None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from http.client import IncompleteRead, RemoteDisconnected
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 import pytest
 import two_tables
@@ -16,6 +18,7 @@ from farm import config as configuration
 from farm import study
 from farm.attempt import Request, StopFlag, run_attempt
 from farm.cli import main
+from farm.slurm.submit import allocation_plan
 from trials.spec import Scalar, Spec
 
 SMOKE = ("problem=4", "profile=smoke")
@@ -64,11 +67,109 @@ def test_what_is_refused_is_not_the_last_command(farm: Callable[..., Finished], 
     assert (refused.code, (tmp_path / "results" / "counting" / "study.yaml").read_text()) == (3, kept)
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (
+            (*SMOKE, "data_root=/nowhere"),
+            "farm: data_root= is not read by these trials: data=synthetic; data=cifar10 trains on it\n",
+        ),
+        ((f"study={COUNTING}", "data_root=/nowhere"), "farm: data_root= is not read by these trials: data=none\n"),
+        ((*SMOKE, "data_root="), ""),
+        ((*SMOKE, "data=cifar10", "data_root=/nowhere"), ""),
+        (SMOKE, ""),
+    ],
+)
+def test_a_directory_of_data_that_is_not_read_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], says: str
+) -> None:
+    assert main(["plan", *words, f"results={tmp_path}"]) == 0
+    assert capsys.readouterr().err == says
+
+
+def test_a_run_says_it_too_and_runs(farm: Callable[..., Finished]) -> None:
+    done = farm(f"study={COUNTING}", "executor=inline", "data_root=/nowhere")
+    assert (done.code, done.err) == (0, "farm: data_root= is not read by these trials: data=none\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("resources.gpu=2", "gpus=0"), "0 GPUs; resources.gpu=0 runs without"),  # the study has device=cpu
+        (("resources.gpu=2", "gpus=0", "device=auto"), "0 GPUs; device=cpu resources.gpu=0 runs without"),
+    ],
+)
+def test_only_what_is_not_so_yet_is_advised(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], says: str
+) -> None:
+    assert main(["plan", f"study={COUNTING}", f"results={tmp_path}", *words]) == 1
+    assert says in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("verb", "says"),
+    [
+        ("sumbit", "sumbit: no such verb; nearest is submit; see farm --help"),
+        ("stat", "stat: no such verb; nearest is status; see farm --help"),
+        ("problem=4", "problem=4: no such verb; see farm --help"),
+    ],
+)
+def test_a_wrong_verb_is_named_with_the_right_one(capsys: pytest.CaptureFixture[str], verb: str, says: str) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([verb, "problem=4"])
+    assert capsys.readouterr().err.splitlines()[-1] == f"farm: error: {says}"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        URLError(OSError(-2, "Name or service not known")),
+        RemoteDisconnected("closed"),
+        IncompleteRead(b""),
+        RuntimeError("File not found or corrupted."),
+    ],
+)
+def test_data_that_cannot_be_downloaded_are_asked_of_their_owner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("torchvision.datasets.CIFAR10.__init__", fails)
+    assert main(["data", "fetch", f"data_root={tmp_path}"]) == 3
+    told = capsys.readouterr().err
+    assert told.startswith("farm: https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz cannot be downloaded (")
+    assert told.endswith("; farm run … data_root=DIRECTORY takes data that are there\n")
+
+
 def test_inline_without_a_gpu_is_told_before_anything_starts(farm: Callable[..., Finished]) -> None:
     words = (f"study={COUNTING}", "executor=inline", "resources.gpu=1", "device=auto", "gpus=0")
     done = farm(*words)
     assert (done.code, "needs 1 GPU; there are 0; device=cpu resources.gpu=0 runs without" in done.out) == (1, True)
     assert farm(*words[:3], "device=cpu", "gpus=0").code == 0
+
+
+@pytest.mark.parametrize("more", [("executor=inline",), ()])
+def test_cuda_without_a_gpu_is_told_before_anything_starts(
+    farm: Callable[..., Finished], more: tuple[str, ...]
+) -> None:
+    hidden = {"CUDA_VISIBLE_DEVICES": ""}
+    words = (f"study={COUNTING}", "device=cuda", *more)
+    for verb in ("plan", "run"):
+        done = farm(*words, verb=verb, variables=hidden)
+        says = "device=cuda, and this machine has no GPU; device=cpu runs without"
+        assert (done.code, says in done.out, "attempt" in done.out) == (1, True, False), done.out
+    assert farm(*words, "gpus=1", verb="plan", variables=hidden).code == 0
+
+
+def test_only_this_machine_can_be_without_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    words = [f"study={COUNTING}", f"results={tmp_path}", "device=cuda"]
+    assert [n.cuda for n in study.local_nodes(configuration.load(words))] == [False]
+    assert [n.cuda for n in study.local_nodes(configuration.load([*words, "gpus=2"]))] == [True]
+    assert study.local_nodes(configuration.load([*words, "ray_address=10.0.0.1:6379"])) == []
+    assert {t.state for t in allocation_plan(configuration.load(words)).trials} == {"new"}
 
 
 def test_inline_holds_nothing_against_gpus_that_are_named_and_not_numbered(

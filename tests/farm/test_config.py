@@ -156,6 +156,8 @@ profiles: {beside: {resources: {exclusive: ''}}}
         (["profile=smoke", "resources.exclusive=''"], "use timed=false"),
         (["resources.gpu=1", "sweep.gpus=[2]"], "as many as gpus says; sweep.gpus=[…] chooses"),
         (["resources.gpu=4", "sweep.gpus=[1]", "hardware=NVIDIA H200"], "device=cpu resources.gpu=0 runs without"),
+        (["resources.gpu=4", "sweep.gpus=[1]", "device=cpu"], "chooses, and resources.gpu=0 runs without"),
+        (["resources.gpu=0", "sweep.gpus=[1]", "device=cuda"], "chooses, and device=cpu runs without"),
         (["resources.gpu=0.5"], "as many as gpus says"),
         (["resources.gpu=repeats"], "as many as gpus says"),
         (["resources.gpu=[1]"], "as many as gpus says"),
@@ -318,3 +320,21 @@ def test_a_key_with_two_values_is_refused_by_every_verb(
     study = [] if verb == "data" else ["problem=4"]
     assert main([verb, *study, *words]) == 2
     assert f"{' and '.join(words)}: {words[0].partition('=')[0]} stands there twice" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [
+        ("/scratch/$FARM_NOBODY/results", "/scratch/$FARM_NOBODY/results: $FARM_NOBODY is not set here"),
+        ("/$HOME/${FARM_NOBODY}/$FARM_NOWHERE", ": ${FARM_NOBODY} and $FARM_NOWHERE are not set here"),
+        ("/scratch/$/results", ": a $ in it names no variable"),
+    ],
+)
+def test_a_variable_of_a_site_that_is_not_set_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, says: str
+) -> None:
+    monkeypatch.delenv("FARM_RESULTS", raising=False)
+    site = tmp_path / "mine.yaml"
+    site.write_text(f"results: {place}\n")
+    with pytest.raises(UsageError, match=f"{re.escape(says)}$"):
+        configuration.load(["problem=4", f"site={site}"])

@@ -36,7 +36,7 @@ def factors(*overrides: str) -> list[tuple[object, object]]:
 
 def test_a_begun_trial_that_no_node_holds_names_its_epoch_and_no_other_device() -> None:
     identity = grid("resources.gpu=2")[0][0].id
-    begun, new = plan("resources.gpu=2", ledger={identity: Progress("partial", epoch=15)}).trials
+    begun, new = plan("resources.gpu=2", "device=auto", ledger={identity: Progress("partial", epoch=15)}).trials
     assert begun.state == new.state == "unschedulable"
     assert "it goes on after epoch 15" in begun.reason
     assert "device=cpu" not in begun.reason
@@ -136,6 +136,14 @@ def test_what_no_node_holds_is_unschedulable() -> None:
     made = plan("trial.gpus=8", "resources.gpu=gpus", nodes=(Node(8, 4), Node(8, 2)))
     assert {t.state for t in made.trials} == {"unschedulable"}
     assert "8 GPUs on one node; the largest node has 8 CPUs and 4 GPUs" in made.trials[0].reason
+
+
+def test_a_trial_that_began_on_a_gpu_waits_for_one() -> None:
+    first, second = (s.id for s, _ in grid())
+    ledger = {first: Progress("partial", 3), second: Progress("done", 5)}
+    began, done = plan("device=cuda", ledger=ledger, nodes=(Node(2, 0, cuda=False),)).trials
+    assert (began.state, done.state) == ("unschedulable", "done")
+    assert began.reason == "device=cuda, and this machine has no GPU; it goes on after epoch 3 where there is one"
 
 
 def test_two_half_empty_nodes_do_not_hold_one_gang() -> None:

@@ -25,7 +25,7 @@ from farm.ledger.durable import OWN_DIGEST
 from farm.ledger.lock import SILENT_SECONDS, LedgerLock
 from farm.ledger.store import now
 from farm.plan import Node
-from farm.recall import last_grid
+from farm.recall import following, last_grid
 
 STUDY = [f"study={COUNTING}", "executor=inline", "trial.epochs=10"]
 
@@ -217,6 +217,36 @@ def test_watching_goes_on_until_the_run_has_ended(tmp_path: Path) -> None:
     finally:
         run.send_signal(signal.SIGKILL)
         run.communicate()
+
+
+def test_a_watch_that_begins_before_its_run_shows_that_runs_grid(tmp_path: Path) -> None:
+    place = [f"study={COUNTING}", f"results={tmp_path}"]
+    variables = environment() | {"PYTHONPATH": str(COUNTING.parent.parent.parent)}
+    quiet: dict[str, Any] = {"env": variables, "cwd": tmp_path, "text": True, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command(*place, "--watch", verb="status"), **quiet) as watching:
+        assert watching.stdout is not None
+        assert watching.stdout.readline() == "counting: 2 new\n"
+        words = ["executor=inline", "sweep.factor=[5,6,7]", "trial.epochs=12", "trial.seconds=0.15"]
+        subprocess.run(command(*place, *words), **quiet, timeout=60, check=True)
+        lines = watching.communicate(timeout=60)[0].splitlines()
+    assert lines[0].startswith("counting: 1 running, 2 new")
+    assert (lines[-1], watching.returncode) == ("counting: 3 done", 0)
+
+
+def test_a_watch_keeps_to_the_grid_that_its_own_words_name(ledger: Path) -> None:
+    place = [f"study={COUNTING}", f"results={ledger.parent}"]
+    alone, named = following(place), following([*place, "sweep.factor=[8]"])
+    assert [look()[0].sweep["factor"] for look in (alone, named)] == [[1, 2], [8]]
+    main(["run", *place, "executor=inline", "sweep.factor=[5,6,7]"])
+    assert [look()[0].sweep["factor"] for look in (alone, named)] == [[5, 6, 7], [8]]
+    assert "sweep.factor=[5,6,7]" in alone()[1]
+
+
+def test_a_watch_without_a_run_ends_after_a_while(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = status_view.watch(lambda: (look(tmp_path), ""), seconds=0.01, patience=0.05)
+    assert found.counts == {"new": 2}
+    shown = capsys.readouterr()
+    assert (shown.out, "no run is at work" in shown.err) == ("counting: 2 new\n", True)
 
 
 def test_gpus_of_this_machine_are_those_of_nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
