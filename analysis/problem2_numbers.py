@@ -108,8 +108,7 @@ class Bandwidth:
     """Bytes a second over the time of communication, by the ring's formula and for a naive root; and the ceilings.
 
     `all_reduce` is the bus bandwidth measured for a message of the gradient's size, `copy` that of the slowest copy
-    between two of the GPUs (NaN where not measured). `mark` says why there is no bandwidth; `lost` is the
-    split's.
+    between two of the GPUs (NaN where not measured). `mark` says why there is no bandwidth; `lost` is the split's.
     """
 
     ring: Estimate

@@ -33,7 +33,7 @@ UNKNOWN_SOURCES = "unknown"
 STOP_SECONDS = 0.1
 """A wait looks that often whether it is to end."""
 HELD = 50
-"""So many times as long as the dump of its state an epoch has to take for the state to be held until the next."""
+"""So many times as long as the dump of its state an epoch has to take for its commit to be held until the next."""
 
 
 @dataclass(frozen=True)
@@ -193,9 +193,6 @@ class _Run:
         trial = self.module.run(self.spec, self)
         state = None if self.state is None else self._resumed_state
         last_commit, dump_seconds, tried = time.monotonic(), 0.0, False
-        held: tuple[int, bytes, list[Row], str] | None = (
-            None  # a commit that is only written if the next epoch has no end
-        )
         while True:
             self._epoch_began = time.monotonic()
             try:
@@ -204,11 +201,6 @@ class _Run:
                 if not isinstance(end.value, Outcome):
                     raise TypeError(f"{self.spec.module}: run has to end with `return Outcome(...)`") from None
                 return end.value, state
-            except Exception:
-                if held is not None:
-                    writer.submit(*held)
-                    writer.wait()
-                raise
             ended = time.monotonic()
             self._epoch_seconds = ended - self._epoch_began
             due = ended - last_commit >= self.request.commit_seconds or self._stop.is_set()
@@ -220,10 +212,11 @@ class _Run:
                 if not tried:  # now, and not by the attempt that will need it
                     self._try(commit[1])
                     tried = True
-                held = None if due else commit
                 if due:
                     writer.submit(*commit)
                     last_commit = time.monotonic()
+                else:
+                    writer.hold(*commit)
             if not self._stop.is_set():
                 self.report({"epoch": self.epoch} | (rows[-1] if rows else {}))
             elif not self._is_last():

@@ -104,7 +104,7 @@ def local_nodes(config: Config) -> list[Node]:
     if inline and settings.gpus is None and any(v.strip().startswith(("GPU-", "MIG-")) for v in visible):
         return []  # what these names stand for nothing here can tell
     gpus = settings.gpus if settings.gpus is not None else len(provenance.gpu_models())
-    cuda = settings.device != "cuda" or settings.gpus is not None or not provenance.without_gpu()
+    cuda = settings.gpus is not None or not provenance.without_gpu()
     return [Node(math.inf if inline else settings.cpus or len(os.sched_getaffinity(0)), gpus, cuda)]
 
 
