@@ -288,6 +288,8 @@ def _state(progress: Progress, bundle: Bundle, nodes: Sequence[Node], settings: 
         begun = f"it goes on after epoch {progress.epoch} where there is one"
         hint = begun if progress.epoch else "device=cpu runs without"
         return "unschedulable", f"device=cuda, and this machine has no GPU; {hint}"
+    if settings.device == "cuda" and not bundle.gpu and settings.executor != "inline":  # it is shown no GPU
+        return "unschedulable", "device=cuda, and the trial reserves no GPU; resources.gpu=1 reserves one"
     if progress.state == "failed" and settings.retry == "failed":
         return ("partial" if progress.epoch else "new"), ""
     return progress.state, progress.error

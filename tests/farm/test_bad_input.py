@@ -159,7 +159,10 @@ def test_cuda_without_a_gpu_is_told_before_anything_starts(
         done = farm(*words, verb=verb, variables=hidden)
         says = "device=cuda, and this machine has no GPU; device=cpu runs without"
         assert (done.code, says in done.out, "attempt" in done.out) == (1, True, False), done.out
-    assert farm(*words, "gpus=1", verb="plan", variables=hidden).code == 0
+    there = farm(*words, "gpus=1", verb="plan", variables=hidden)
+    says = "device=cuda, and the trial reserves no GPU; resources.gpu=1 reserves one"
+    assert (there.code, says in there.out) == ((0, False) if more else (1, True)), there.out
+    assert farm(*words, "gpus=1", "resources.gpu=1", verb="plan", variables=hidden).code == 0
 
 
 def test_only_this_machine_can_be_without_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,7 +172,7 @@ def test_only_this_machine_can_be_without_a_gpu(tmp_path: Path, monkeypatch: pyt
     assert [n.cuda for n in study.local_nodes(configuration.load(words))] == [False]
     assert [n.cuda for n in study.local_nodes(configuration.load([*words, "gpus=2"]))] == [True]
     assert study.local_nodes(configuration.load([*words, "ray_address=10.0.0.1:6379"])) == []
-    assert {t.state for t in allocation_plan(configuration.load(words)).trials} == {"new"}
+    assert {t.state for t in allocation_plan(configuration.load([*words, "resources.gpu=1"])).trials} == {"new"}
 
 
 def test_inline_holds_nothing_against_gpus_that_are_named_and_not_numbered(
