@@ -65,7 +65,7 @@ class Pair:
     whole: Compared
     training: Compared
     boots: int
-    """Machines, or starts of one, that the two are of; 0: not known."""
+    """Machines, or starts of one, that the two and one GPU's epoch are of; 0: not known."""
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,7 @@ def _mode(group: Group, mode: str, options: Options) -> ModeAnswers:
         ]
         for column in ("whole", "training")
     )
-    waits = [c for k, c in group.cells.items() if k.mode == mode and c.usable]
+    waits = [c for k, c in group.cells.items() if (k.mode, k.scaling) == (mode, "weak") and c.usable]
     shares = [float((c.values("data_seconds") / c.whole).mean()) for c in waits]
     one = [c for k, c in group.cells.items() if k.mode == mode and k.gpus == 1]
     return ModeAnswers(
@@ -275,7 +275,9 @@ def _pairs(group: Group, mode: str, several: Sequence[int], options: Options) ->
             weak, strong = (group.cell(mode, s, gpus, batch) for s in ("weak", "strong"))
             if not why_not(group, weak, strong):
                 whole, training = (_compared(group, weak, strong, options, c) for c in ("whole", "training"))
-                found.append(Pair(gpus, batch, whole, training, len(weak.boots | strong.boots)))
+                compared = [weak, strong, *([group.cell(mode, "weak", 1, batch)] if whole.weak or whole.strong else [])]
+                boots = {boot for cell in compared for boot in cell.boots}
+                found.append(Pair(gpus, batch, whole, training, len(boots)))
     return found
 
 

@@ -792,6 +792,20 @@ def test_scalings_are_compared_without_a_run_on_one_gpu(tmp_path: Path) -> None:
     assert "not yet a measurement" not in text
 
 
+def test_speedups_name_the_machine_of_one_gpu_too_and_waits_are_of_weak_scaling(tmp_path: Path) -> None:
+    study = Made()
+    trials = [study.trial(1), study.trial(2), study.trial(2, scaling="strong")]
+    for known in trials:
+        study.epochs(known, 128, attempt=1)
+    for row in study.rows[6:]:  # strong scaling waits for data nearly all of its epoch
+        row |= {"data_seconds": row["data_seconds"] + 997, "epoch_seconds": row["epoch_seconds"] + 997}
+    study.attempts = [{"trial_id": t["trial_id"], "attempt": 1, "host": "vm", "boot_id": t["name"]} for t in trials]
+    text = " ".join(words(study, tmp_path).split())
+    assert "(on 3 machines, or after as many starts of one)" in text
+    assert "Waiting for data takes up to 99 %" not in text
+    assert "Waiting for data takes up to " in text
+
+
 @pytest.mark.parametrize(
     ("seconds", "remark"),
     [
