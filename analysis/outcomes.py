@@ -216,8 +216,8 @@ def _censored(row: Mapping[str, Any], name: str, form: str) -> str:
         accuracy = f"{100 * row['final_accuracy']:.2f}\N{NO-BREAK SPACE}%"
         return f"not reached in {counted(row['epochs'], 'epoch')} ({accuracy})"
     estimate = estimate_of(row, name)
-    same = not estimate.has_interval or estimate.low == estimate.high
-    text = estimate_text(estimate, ",.0f" if same and float(estimate.value).is_integer() else form)
+    whole = float(estimate.value).is_integer() and not estimate.has_interval
+    text = estimate_text(estimate, ",.0f" if whole else form)
     text += " †" if "seconds" in name and row["pieced_together"] else ""
     return text if row["reached"] == row["n"] else f"{text}, {row['reached']} of {row['n']} seeds"
 

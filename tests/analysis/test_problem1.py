@@ -190,7 +190,7 @@ def test_times_pieced_together_give_no_ratio(export: Export, tmp_path: Path) -> 
 def test_accuracy_has_all_ten_and_what_dropout_changes(whole: Data) -> None:
     found = cells(problem1.tables(whole)["test-accuracy"], "Method")
     assert list(found) == [m.title for m in METHODS.values()]
-    assert found["Adam"]["L2 (%)"] == "56.00 (56.00 to 56.00)"
+    assert found["Adam"]["L2 (%)"] == "56.00 (all 3)"
     assert found["Adam"]["Difference (points)"].startswith("+5.00")
     assert found["AdaGrad"]["L2 + dropout (%)"] == "–"
 
@@ -268,7 +268,7 @@ def test_a_winner_that_lost_a_seed_is_named_with_what_became_of_it(export: Expor
     text = report(export, tmp_path)
     assert "n = 2) nats (1 of 3 seeds diverged at epoch 3), before RMSProp" in text
     assert "n = 2) nats (1 of 3 seeds diverged at epoch 3) (chance is not excluded); in eval mode" in text
-    assert "n = 2) (1 of 3 seeds diverged at epoch 3) (chance is not excluded). What dropout changes:" in text
+    assert "(all 2) (1 of 3 seeds diverged at epoch 3) (chance is not excluded). What dropout changes:" in text
 
 
 def test_the_only_arm_with_results_beats_none(export: Export, tmp_path: Path) -> None:

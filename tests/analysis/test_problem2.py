@@ -331,8 +331,8 @@ def test_the_best_speedup_is_told_without_the_wait_for_data_too(tmp_path: Path, 
     for row in study.rows:
         row["device_seconds"] = 0.0
     text = " ".join(words(study, tmp_path).split())
-    assert "The speedup is 1.50 (1.50 to 1.50, n = 3) times on 2 GPUs at a batch of 32 per GPU." in text
-    assert "Without waiting for data the speedup is 2.00 (2.00 to 2.00, n = 3) times on 2 GPUs at" in text
+    assert "The speedup is 1.50 (all 3) times on 2 GPUs at a batch of 32 per GPU." in text
+    assert "Without waiting for data the speedup is 2.00 (all 3) times on 2 GPUs at" in text
 
 
 def test_only_dataparallel_has_a_root(tmp_path: Path) -> None:

@@ -29,6 +29,16 @@ def test_an_arm_of_which_some_seeds_got_there_says_how_many(cells):
     assert cells["cutout M=8"]["Epochs to 94 %"] == "83, 1 of 2 seeds"
 
 
+def test_seeds_that_all_reach_the_target_at_one_epoch_have_no_interval(empty, tmp_path):
+    export = empty()
+    for seed in (0, 1, 2):
+        export.add("cutout", 4, seed, 0.049)
+    text = words(export.write(tmp_path))
+    assert "| 82 (all 3) |" in text
+    assert "the quickest in wall-clock: 1,150 s (1,146 to 1,154, n = 3), at epoch 82 (all 3)." in text
+    assert "(all n): all n have the same value" in text
+
+
 def test_out_of_memory_is_a_result(cells):
     assert cells["cutout M=32"]["n"] == "0 of 1"
     assert cells["cutout M=32"]["Remarks"] == "out of memory (peak 80.0 GiB)"
