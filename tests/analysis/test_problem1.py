@@ -58,7 +58,11 @@ class Export:
         self.tables["trials"].append(
             ids
             | {"status": status, "device": device, "devices": devices or device, "finished_at": "2026-11-23"}
-            | {"diverged_epoch": lasted + 1.0 if status == "diverged" else None, "farm_commit": "c" * 40}
+            | {
+                "startup_seconds": 1.5 + seed,
+                "diverged_epoch": lasted + 1.0 if status == "diverged" else None,
+                "farm_commit": "c" * 40,
+            }
             | {"weight_scaling_difference": 1e-5 * (seed + 1) if dropout else None, "weight_scaling_changed": 0.0}
             | {"weight_scaling_train_difference": 2e-5, "weight_scaling_largest_logit": 20.0}
             | config
@@ -257,6 +261,14 @@ def test_arms_that_lost_a_seed_exclude_no_chance(export: Export, tmp_path: Path,
     best = answers(data, results(data, Options()), Options()).best_running[False]
     assert best is not None
     assert (best.first.method, best.excluded) == ("adam", False)
+
+
+@pytest.mark.parametrize("timed", [True, False])
+def test_the_protocol_says_what_the_times_leave_out(export: Export, tmp_path: Path, timed: bool) -> None:
+    for seed in range(3):
+        export.add("adam", False, seed, timed=timed)
+    known = " (1.5 to 3.5 s a trial, column `startup_seconds`)" if timed else ""
+    assert f"evaluations, building the steps{known}, what else a start or a resume takes" in report(export, tmp_path)
 
 
 def test_a_winner_that_lost_a_seed_is_named_with_what_became_of_it(export: Export, tmp_path: Path) -> None:

@@ -62,6 +62,21 @@ def test_a_pieced_together_time_does_not_enter_the_mean_of_whole_ones(empty, tmp
     assert (record["n"], record["total_seconds_n"], record["total_seconds"]) == (2, 1, 900.0)
 
 
+def test_what_it_takes_to_start_stands_beside_the_wall_clock_that_leaves_it_out(study_dir, cells):
+    assert cells["cutout M=4"]["Start-up (s)"] == "2.1 (1.9 to 2.3)"
+    assert cells["cutout M=32"]["Start-up (s)"] == "–"
+    notes = " ".join(problem4.tables(load(study_dir))["to-target"].notes)
+    assert "Not in it: building the steps (start-up; of the attempt that finished, cut at zero)" in notes
+
+
+def test_an_export_that_does_not_know_the_start_up_has_no_column_of_it(made_up, tmp_path):
+    for row in made_up.tables["trials"]:
+        del row["startup_seconds"]
+    table = problem4.tables(load(made_up.write(tmp_path)))["to-target"]
+    assert "Start-up (s)" not in table.headings
+    assert "Not in it: building the steps, what else" in " ".join(table.notes)
+
+
 def test_every_fate_has_its_words(empty, tmp_path):
     export = empty()
     export.add("cutout", 1, 0, 0.05, status="diverged")
@@ -263,7 +278,7 @@ def test_times_of_untimed_trials_are_no_results(empty, tmp_path):
         row |= {"config_timed": False, "config_hardware": None}
     directory = export.write(tmp_path)
     table = problem4.tables(load(directory))["to-target"]
-    assert [row[3] for row in table.cells] == [row[5] for row in table.cells] == ["untimed"] * 3
+    assert [{row[i] for row in table.cells} for i in (3, 5, 6)] == [{"untimed"}] * 3
     text = words(directory)
     assert "the quickest" not in text
     assert "after 5" not in text
