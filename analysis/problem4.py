@@ -86,7 +86,9 @@ def figures(data: Data, options: Options | None = None) -> dict[str, Figure]:
     """All figures of the problem by name. Those that have no rows to show are left out."""
     options = options or Options()
     found = study_arms(data)
-    made: dict[str, Figure | None] = {"cutout": cutout.before_and_after(options.images, options.images_source)}
+    made: dict[str, Figure | None] = {
+        "cutout": cutout.before_and_after(options.images, options.images_source, options.without_images)
+    }
     if baseline := [a for a in found if a.name == "baseline"]:
         made["baseline"] = baseline_figure(data, baseline, options)
     made[MAIN_FIGURE] = main_figure(data, options)
