@@ -82,6 +82,28 @@ def test_what_was_not_run_and_what_did_not_fit_say_so(data: Data) -> None:
     assert ladder["8,192"]["Epoch without data I/O (s)"] == "skipped: a batch of 2048 was out of memory"
 
 
+def test_a_reason_is_said_once_in_a_row(data: Data, tmp_path: Path) -> None:
+    table = cells(data, "table-1")
+    assert table["4-GPU"]["Batch 32 per GPU: Speedup"] == table["2-GPU"]["Batch 2,048 per GPU: Speedup"] == "–"
+    tables = problem2.tables(data)
+    rows = {tuple(row[:2]): row[2:] for row in tables["communication"].cells}
+    assert rows["4-GPU", "32"] == ["not run", *["–"] * 7]
+    assert tables["table-1"].frame["speedup_32_mark"].tolist()[2] == "not run"
+    study = Made()
+    study.epochs(study.trial(2, scaling="strong"), 32)
+    alone = cells(load(study.write(tmp_path / "alone")), "strong")["2-GPU"]
+    assert list(alone.values())[2:] == ["1-GPU: not run", "–"]
+
+
+def test_each_table_says_which_intervals_are_cut_at_zero(data: Data) -> None:
+    told = {name: " ".join(table.notes) for name, table in problem2.tables(data).items()}
+    assert {name for name, notes in told.items() if "of a time is cut at zero" in notes} == {
+        "table-1", "table-1-without-data", "strong", "one-gpu",
+    }  # fmt: skip
+    assert "Compute is T1/k, its interval cut at zero; communication T_k − T1/k" in told["table-2"]
+    assert "By subtraction the interval is Welch's, of a difference, and is not cut at zero" in told["communication"]
+
+
 def test_compute_is_a_kth_of_one_gpus_epoch_and_communication_the_rest(data: Data) -> None:
     parts = split(only(data), "dataparallel", 2, 32, 0.95)
     alone = COPY + COMPUTE

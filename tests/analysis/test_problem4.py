@@ -193,6 +193,13 @@ def test_the_protocol_states_the_configured_schedule_and_learning_rate(empty, tm
     assert ("81, 122 and 164" in text, "0.1" in text.split("How it was measured")[1].split("## ")[0]) == (False, False)
 
 
+def test_the_protocol_says_what_was_chosen_by_the_test_set_and_what_may_have_been(study_dir):
+    text = words(study_dir)
+    assert "The farm chooses nothing by them" in text
+    assert "added after results have been seen are a choice by the test set" in text
+    assert "stood beforehand" not in text
+
+
 def test_the_protocol_counts_the_drops_that_the_epochs_hold(study_dir):
     assert "81, 122 and 164 counted from 0, of which 1 falls into 100 epochs." in words(study_dir)
 
