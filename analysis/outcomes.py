@@ -249,9 +249,13 @@ def _notes(
         "The final error is that of the last epoch, not of the best one; its interval is cut at 0 and 100 %. "
         "Not reached: the accuracy and time of the whole run are given.",
         "Wall-clock is that of training and evaluating all epochs. Not in it: building the steps"
-        f"{' (start-up; of the attempt that finished, cut at zero)' if startup else ''}, what else a start or a resume "
-        "takes, and epochs that were given up.",
+        f"{' (start-up)' if startup else ''}, what else a start or a resume takes, and epochs that were given up.",
     ]
+    if startup:
+        notes.append(
+            "Start-up is that of the attempt that finished, its interval cut at zero. On a GPU a machine's first trial "
+            "compiles kernels and takes longer."
+        )
     if any(0 < o.to_target.reached < o.n for o in found):
         notes.append("Where only some seeds reached the target, the mean is over those, so it is too small.")
     if any(o.pieced for o in found):

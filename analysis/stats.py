@@ -63,7 +63,7 @@ def mean(values: Numbers, confidence: float = 0.95) -> Estimate:
     if len(x) == 0:
         return NOTHING
     centre = _mean(x)
-    half = _t(len(x) - 1, confidence) * math.sqrt(_variance(x) / len(x)) if len(x) > 1 else math.nan
+    half = _t(len(x) - 1, confidence) * _deviation(x) / math.sqrt(len(x)) if len(x) > 1 else math.nan
     return Estimate(centre, centre - half, centre + half, len(x))
 
 
@@ -163,20 +163,23 @@ def _positive(values: Numbers) -> npt.NDArray[np.float64]:
     return x
 
 
+def _all_same(x: npt.NDArray[np.float64]) -> bool:
+    """Asked before a mean or deviation is taken, which rounding would put beside the value and above zero."""
+    return bool(x.min() == x.max())
+
+
 def _mean(x: npt.NDArray[np.float64]) -> float:
-    """Exact for values that are all the same, whose sum is rounded."""
-    return float(x[0] if x.min() == x.max() else x.mean())
+    return float(x[0] if _all_same(x) else x.mean())
 
 
-def _variance(x: npt.NDArray[np.float64]) -> float:
-    """Of the sample (n−1), and exactly zero for values that are all the same."""
-    return 0.0 if x.min() == x.max() else float(x.var(ddof=1))
+def _deviation(x: npt.NDArray[np.float64]) -> float:
+    return 0.0 if _all_same(x) else float(x.std(ddof=1))
 
 
 def _welch_half_width(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64], confidence: float) -> float:
     if len(a) < 2 or len(b) < 2:
         return math.nan
-    va, vb = _variance(a) / len(a), _variance(b) / len(b)
+    va, vb = (0.0 if _all_same(x) else float(x.var(ddof=1)) / len(x) for x in (a, b))
     if va + vb == 0:
         return 0.0
     freedom = (va + vb) ** 2 / (va**2 / (len(a) - 1) + vb**2 / (len(b) - 1))
