@@ -13,8 +13,9 @@ from analysis import problem2
 from analysis.load import Data, load
 from analysis.options import Options
 from analysis.problem2_answers import answers
+from analysis.problem2_groups import groups
 from analysis.problem2_numbers import bandwidth, ring_bytes, root_bytes, split
-from analysis.problem2_setups import Cell, Group, groups
+from analysis.problem2_setups import Cell, Group
 from analysis.report import write_report
 
 
