@@ -141,9 +141,9 @@ def baseline_figure(data: Data, baseline: Sequence[Arm], options: Options) -> Fi
     rows = data.rows_of(_completed(data, arm))
     if rows.empty:
         return None
-    lines = [curves.curve(rows, ERROR, "validation", style.BLACK, "-", options.confidence, 0.0)]
+    lines = [curves.curve(rows, ERROR, "validation", style.BLACK, "-", options.confidence, at_zero=True)]
     if "train_error" in rows and rows["train_error"].notna().any():
-        lines.append(curves.curve(rows, "train_error", "training", style.GREY, "--", options.confidence, 0.0))
+        lines.append(curves.curve(rows, "train_error", "training", style.GREY, "--", options.confidence, at_zero=True))
     drawing, (axes,) = style.new_drawing()
     drawing.subplots_adjust(left=0.15, right=0.79, bottom=0.14, top=0.97)
     with style.styled():
@@ -220,7 +220,9 @@ def _lines(data: Data, shown: Sequence[Arm], palette: Mapping[str, str], options
         rows = data.rows_of(_completed(data, arm))
         if len(rows):
             dashes = "--" if arm.name == "baseline" else "-"
-            lines.append(curves.curve(rows, ERROR, arm.name, palette[arm.name], dashes, options.confidence, 0.0))
+            lines.append(
+                curves.curve(rows, ERROR, arm.name, palette[arm.name], dashes, options.confidence, at_zero=True)
+            )
     return lines
 
 

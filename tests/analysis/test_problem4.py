@@ -155,6 +155,15 @@ def test_bands_are_drawn_from_three_seeds_on(empty, tmp_path, seeds):
     assert len(axes.collections) == (1 if seeds == 3 else 0)
 
 
+@pytest.mark.parametrize(("apart", "cut"), [(0.001, ""), (0.04, ", cut at zero")])
+def test_a_caption_says_where_bands_are_cut(empty, tmp_path, apart, cut):
+    export = empty()
+    for seed in range(3):
+        export.add("cutout", 1, seed, 0.05 + apart * seed)
+    figure = problem4.figures(load(export.write(tmp_path)))["validation-error"]
+    assert f"Band: 95 % t interval at each epoch{cut}." in figure.caption
+
+
 def words(study_dir):
     """The report's text on one line."""
     return " ".join(write_report(study_dir, "4").markdown.read_text().replace("\N{NO-BREAK SPACE}", " ").split())
