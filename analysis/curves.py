@@ -24,7 +24,7 @@ class Curve:
     """One line: `x` (epochs), the mean over trials `value`, and its interval `low`..`high` (NaN where n=1).
 
     `singles` holds the two lines of an arm with two trials: an interval from two values (12.7 standard errors
-    wide) would cover the picture and say less than the two lines do.
+    wide) would cover the picture and say less than the two lines do. `cut` says that an interval was cut at zero.
     """
 
     label: str
@@ -36,21 +36,21 @@ class Curve:
     n: int
     dashes: str = "-"
     singles: tuple[tuple[Array, Array], ...] = ()
+    cut: bool = False
 
 
 def curve(
     rows: pd.DataFrame, column: str, label: str, colour: str, dashes: str = "-", confidence: float = 0.95,
-    least: float = -np.inf,
+    at_zero: bool = False,
 ) -> Curve:  # fmt: skip
     """The mean of a column at each epoch over the trials in `rows`, with a t interval at each epoch.
 
-    `least` is the smallest value that there can be, where the interval ends. An epoch that not every trial has (one
+    `at_zero` cuts the intervals there: of what cannot be below it. An epoch that not every trial has (one
     diverged, or stopped early) has the mean of those that do.
     """
     kept = rows.loc[np.isfinite(rows[column].to_numpy(dtype=np.float64)), ["trial_id", "epoch", column]]
-    points = [
-        (float(str(e)), stats.mean(g[column].to_numpy(), confidence).within(least)) for e, g in kept.groupby("epoch")
-    ]
+    whole = [(float(str(e)), stats.mean(g[column].to_numpy(), confidence)) for e, g in kept.groupby("epoch")]
+    points = [(epoch, mean.within(0.0) if at_zero else mean) for epoch, mean in whole]
     n = kept["trial_id"].nunique()
     singles = [g.sort_values("epoch") for _, g in kept.groupby("trial_id")] if n == 2 else []
     return Curve(
@@ -63,6 +63,7 @@ def curve(
         n=n,
         dashes=dashes,
         singles=tuple((_floats(g["epoch"]), _floats(g[column])) for g in singles),
+        cut=at_zero and any(mean.low < 0 for _, mean in whole),
     )
 
 
@@ -106,7 +107,8 @@ def how_drawn(curves: Sequence[Curve], confidence: float) -> str:
     text = f"Line: mean over seeds ({n})."
     if 2 in counts:
         text += " Thin lines: the two seeds, where there are two."
-    return text + (f" Band: {100 * confidence:g} % t interval at each epoch." if counts[-1] > 2 else "")
+    cut = ", cut at zero" if any(c.cut for c in curves if c.n > 2) else ""
+    return text + (f" Band: {100 * confidence:g} % t interval at each epoch{cut}." if counts[-1] > 2 else "")
 
 
 def limit(axes: Axes, curves: Sequence[Curve], *others: float) -> None:

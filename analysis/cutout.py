@@ -16,8 +16,8 @@ LENGTH = 16
 """Side of the square for CIFAR-10 in Hoffer et al. 2020, and in DeVries & Taylor 2017 for CIFAR-10."""
 MEAN = (0.4914, 0.4822, 0.4465)
 """CIFAR-10's channel means: a zero after normalisation is this colour."""
-CENTRES = (((11, 20), (29, 6), (3, 15)), ((18, 13), (5, 28), (26, 25)))
-"""Row and column of the squares' centres, one list an image; the later two squares are partly outside."""
+SEED = 0
+"""Of the places that the figure shows."""
 Image = npt.NDArray[np.uint8]
 
 
@@ -37,17 +37,26 @@ def cut(image: Image, row: int, column: int, length: int = LENGTH) -> Image:
     return result
 
 
-def before_and_after(images: Any = None, images_source: str = "") -> Figure:
-    """Two images, each before cutout and after three draws of it. Without images, two drawn pictures."""
+def centres() -> list[list[tuple[int, int]]]:
+    """Row and column of three squares' centres for each of two images, uniform over the image as a trial draws them."""
+    drawn = np.random.default_rng(SEED).integers(SIZE, size=(2, 3, 2))
+    return [[(int(row), int(column)) for row, column in places] for places in drawn]
+
+
+def before_and_after(images: Any = None, images_source: str = "", without_images: str = "") -> Figure:
+    """Two images, each before cutout and after three draws of it.
+
+    `images_source` says in words what they are. Without images, two drawn pictures; `without_images` says why.
+    """
     if images is None:
-        images, images_source = drawn_pictures(), "two drawn pictures, for CIFAR-10 was not at hand"
-    pictures = np.asarray(images, dtype=np.uint8)[:2]
+        images, images_source = drawn_pictures(), f"two drawn pictures, {without_images}".removesuffix(", ")
+    pictures, places = np.asarray(images, dtype=np.uint8)[:2], centres()
     drawing, axes = style.new_drawing(4, 2, height=2.75)
     drawing.subplots_adjust(left=0.01, right=0.99, bottom=0.02, top=0.92, wspace=0.06, hspace=0.06)
     headings = ["original", *(f"cutout {i}" for i in (1, 2, 3))]
     with style.styled():
         for i, picture in enumerate(pictures):
-            shown = [picture, *(cut(picture, r, c) for r, c in CENTRES[i])]
+            shown = [picture, *(cut(picture, r, c) for r, c in places[i])]
             for j, image in enumerate(shown):
                 panel = axes[4 * i + j]
                 panel.imshow(image, interpolation="nearest")
@@ -55,8 +64,8 @@ def before_and_after(images: Any = None, images_source: str = "") -> Figure:
                 if i == 0:
                     panel.set_title(headings[j])
     areas = "; ".join(
-        f"image {i + 1}: " + ", ".join(f"{100 * mask(r, c).mean():.1f} %" for r, c in places)
-        for i, places in enumerate(CENTRES)
+        f"image {i}: " + ", ".join(f"{100 * mask(r, c).mean():.1f} %" for r, c in own)
+        for i, own in enumerate(places, 1)
     )
     return Figure(
         title="Two images before and after cutout",
@@ -66,7 +75,7 @@ def before_and_after(images: Any = None, images_source: str = "") -> Figure:
         "are put in after normalisation, so they show as the data set's mean colour. The centre may lie "
         f"anywhere in the image and the square is clipped at the border; hidden here: {areas}.",
         drawing=drawing,
-        source=Source(note=f"Drawn from {images_source}; the squares' places are fixed for the figure."),
+        source=Source(note=f"Of {images_source}; the squares' places are drawn with seed {SEED}."),
     )
 
 

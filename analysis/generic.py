@@ -105,7 +105,8 @@ def curve_figure(data: Data, found: list[Arm], column: Column, options: Options)
 
 def _end(c: curves.Curve, last: float) -> str:
     """ "cutout: 0.05 at epoch 30.", and whether that is not the end."""
-    return f"{c.label}: {c.value[-1]:.4g} at epoch {c.x[-1]:.0f}{', not finite after it' if c.x[-1] < last else ''}."
+    value, later = words.written(c.value[-1], ".4g"), ", not finite after it" if c.x[-1] < last else ""
+    return f"{c.label}: {value} at epoch {c.x[-1]:.0f}{later}."
 
 
 def arms_table(data: Data, found: list[Arm], column: Column, options: Options) -> Table:

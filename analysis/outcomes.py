@@ -32,8 +32,9 @@ from analysis.words import counted
 class ArmOutcome:
     """An arm's numbers over its completed trials, and in `remark` what the rest came to, in `lacking` without times.
 
-    `final_error` is a fraction, of the last epoch. Times are wall-clock seconds including evaluation, over
-    trials that ran on one device; where all were `pieced` together from several devices, over those.
+    `final_error` is a fraction, of the last epoch. Times are wall-clock seconds of training and evaluation, over
+    trials that ran on one device; where all were `pieced` together from several devices, over those. Building the steps
+    is not in them; of the attempt that finished it took `startup_seconds`, not known in exports without that column.
     The times of an arm that is not timed are no results: its trials may have shared their device.
     `final_errors` and `crossings` are of the completed trials, `times` of those that the time is a mean of.
     """
@@ -43,6 +44,7 @@ class ArmOutcome:
     final_error: Estimate
     to_target: ToTarget
     total_seconds: Estimate
+    startup_seconds: Estimate
     final_errors: tuple[float, ...]
     crossings: tuple[Crossing, ...]
     times: tuple[float, ...]
@@ -80,6 +82,7 @@ def _outcome(data: Data, arm: Arm, error: str, target_error: float, confidence: 
         final_error=stats.mean(finals, confidence).within(0.0, 1.0),
         to_target=ToTarget(reached.epoch, seconds, reached.reached, reached.n, reached.epochs),
         total_seconds=stats.mean(times, confidence),
+        startup_seconds=stats.mean(_startups(data, timed), confidence).within(0.0),
         final_errors=tuple(finals),
         crossings=tuple(crossings.values()),
         times=times,
@@ -87,6 +90,12 @@ def _outcome(data: Data, arm: Arm, error: str, target_error: float, confidence: 
         remark=remark(data, arm, completed, mixed),
         lacking=remark(data, arm, completed, set()),
     )
+
+
+def _startups(data: Data, trial_ids: Sequence[str]) -> list[float]:
+    """Seconds that building the steps took each trial; nothing where one of them does not tell."""
+    found = [_trial(data, i).get("startup_seconds") for i in trial_ids]
+    return [float(s) for s in found if s is not None] if all(map(_known, found)) else []
 
 
 def pieced_together(data: Data, trial_ids: Sequence[str]) -> set[str]:
@@ -165,6 +174,7 @@ def outcome_table(
     """Arms against n, epochs and wall-clock to the target, final error, whole wall-clock, what is missing."""
     target = f"{100 * options.target_accuracy:g} %"
     frame = pd.DataFrame([_record(o, device) for o in found])
+    startup = any(o.startup_seconds.n for o in found)
     ids = [i for o in found for i in o.completed]
     return Table(
         title=f"Cost of {target} accuracy, and final error" + (f" ({device})" if device else ""),
@@ -175,10 +185,11 @@ def outcome_table(
             Shown(f"Epochs to {target}", lambda row: _censored(row, "epochs_to_target", ",.1f")),
             Shown(f"Wall-clock to {target} (s)", lambda row: _censored(row, "seconds_to_target", ",.0f")),
             estimate_column("Final error (%)", "final_error", ".2f", 100),
-            Shown("Wall-clock, all epochs (s)", _total),
+            Shown("Wall-clock, all epochs (s)", lambda row: _seconds(row, "total_seconds")),
+            *([Shown("Start-up (s)", lambda row: _seconds(row, "startup_seconds"))] if startup else []),
             Shown("Remarks", lambda row: row["remark"] or "–", numeric=False),
         ),
-        notes=tuple(_notes(found, options, device, devices)),
+        notes=tuple(_notes(found, options, device, devices, startup)),
         source=source(data, ids),
     )
 
@@ -197,6 +208,7 @@ def _record(o: ArmOutcome, device: str) -> dict[str, Any]:
         **estimate_columns("final_accuracy", accuracy),
         **estimate_columns("final_error", error),
         **estimate_columns("total_seconds", o.total_seconds if o.arm.timed else NOTHING),
+        **estimate_columns("startup_seconds", o.startup_seconds if o.arm.timed else NOTHING),
         "pieced_together": o.pieced,
         "timed": o.arm.timed,
         "device": device,
@@ -216,26 +228,34 @@ def _censored(row: Mapping[str, Any], name: str, form: str) -> str:
         accuracy = f"{100 * row['final_accuracy']:.2f}\N{NO-BREAK SPACE}%"
         return f"not reached in {counted(row['epochs'], 'epoch')} ({accuracy})"
     estimate = estimate_of(row, name)
-    same = not estimate.has_interval or estimate.low == estimate.high
-    text = estimate_text(estimate, ",.0f" if same and float(estimate.value).is_integer() else form)
+    whole = float(estimate.value).is_integer() and not estimate.has_interval
+    text = estimate_text(estimate, ",.0f" if whole else form)
     text += " †" if "seconds" in name and row["pieced_together"] else ""
     return text if row["reached"] == row["n"] else f"{text}, {row['reached']} of {row['n']} seeds"
 
 
-def _total(row: Mapping[str, Any]) -> str:
+def _seconds(row: Mapping[str, Any], name: str) -> str:
     if row["n"] and not row["timed"]:
         return UNTIMED
-    mark = " †" if row["pieced_together"] else ""
-    form = ",.0f" if not row["total_seconds"] < 100 else ",.1f"
-    return estimate_text(estimate_of(row, "total_seconds"), form) + (mark if row["n"] else "")
+    mark = " †" if row["pieced_together"] and row[f"{name}_n"] else ""
+    return estimate_text(estimate_of(row, name), ",.0f" if not row[name] < 100 else ",.1f") + mark
 
 
-def _notes(found: Sequence[ArmOutcome], options: Options, device: str, devices: Sequence[str]) -> list[str]:
+def _notes(
+    found: Sequence[ArmOutcome], options: Options, device: str, devices: Sequence[str], startup: bool
+) -> list[str]:
     notes = [
         f"Mean over n seeds, in brackets its {100 * options.confidence:g} % t interval (none for n = 1). "
         "The final error is that of the last epoch, not of the best one; its interval is cut at 0 and 100 %. "
-        "Wall-clock includes the evaluations. Not reached: the accuracy and time of the whole run are given."
+        "Not reached: the accuracy and time of the whole run are given.",
+        "Wall-clock is that of training and evaluating all epochs. Not in it: building the steps"
+        f"{' (start-up)' if startup else ''}, what else a start or a resume takes, and epochs that were given up.",
     ]
+    if startup:
+        notes.append(
+            "Start-up is that of the attempt that finished, its interval cut at zero. On a GPU a machine's first trial "
+            "compiles kernels and takes longer."
+        )
     if any(0 < o.to_target.reached < o.n for o in found):
         notes.append("Where only some seeds reached the target, the mean is over those, so it is too small.")
     if any(o.pieced for o in found):

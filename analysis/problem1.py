@@ -152,7 +152,9 @@ def _lines(data: Data, shown: Sequence[Result], column: str, options: Options) -
     for r in shown:
         earlier = sum(other.method == r.method for other in shown[: shown.index(r)])
         dashes, colour = style.DASHES[earlier % len(style.DASHES)], style.ARM_COLOURS[r.method]
-        made.append(curves.curve(data.rows_of(r.completed), column, r.title, colour, dashes, options.confidence, 0.0))
+        made.append(
+            curves.curve(data.rows_of(r.completed), column, r.title, colour, dashes, options.confidence, at_zero=True)
+        )
     return made
 
 

@@ -14,7 +14,7 @@ from analysis.arms import UNTIMED, Arm, arms
 from analysis.load import Data
 from analysis.options import Options
 from analysis.outcomes import device_of, pieced_together, remark
-from analysis.provenance import distinct
+from analysis.provenance import distinct, span
 from analysis.stats import Estimate
 from analysis.words import escape
 from trials.methods import METHODS
@@ -131,6 +131,8 @@ class Answers:
     epochs: int | None
     varied: bool
     confidence: float
+    startup: tuple[float, float]
+    """Least and most that building a timed trial's steps took, in seconds; NaN where not known."""
 
 
 def study_arms(data: Data) -> list[Arm]:
@@ -226,6 +228,7 @@ def answers(data: Data, found: Sequence[Result], options: Options) -> Answers:
     """Gather the numbers. Only arms with completed trials give any."""
     shown = [r for r in found if r.n]
     of = {kind: [r for r in found if r.dropout == kind] for kind in KINDS}
+    timed = data.trials["trial_id"].isin([i for r in shown if r.arm.timed for i in r.completed])
     return Answers(
         setup=_setup(data),
         pairs=pairs(found, options),
@@ -237,6 +240,7 @@ def answers(data: Data, found: Sequence[Result], options: Options) -> Answers:
         epochs=epochs_run(found),
         varied=any(r.arm.variation for r in found),
         confidence=options.confidence,
+        startup=span(data.trials[timed], "startup_seconds"),
     )
 
 

@@ -86,9 +86,9 @@ def accuracy_table(data: Data, found: Sequence[Result], options: Options) -> Tab
             text_column("Remarks", "remark"),
         ),
         notes=(
-            f"Mean over seeds, in brackets its {100 * options.confidence:g} % t interval (Welch's for the difference; "
-            "none for one seed). Of the last epoch, not of the best one. No weight is scaled at test time, because "
-            "this dropout is inverted, which is the same.",
+            f"Mean over seeds, in brackets its {100 * options.confidence:g} % t interval, cut at 0 and 100 % "
+            "(Welch's, not cut, for the difference; none for one seed). Of the last epoch, not of the best one. No "
+            "weight is scaled at test time, because this dropout is inverted, which is the same.",
         ),
         source=source(data, [i for r in found for i in r.completed]),
     )

@@ -16,7 +16,8 @@ from analysis.problem2_answers import answers
 from analysis.problem2_communication import bandwidth_table, ceiling_table, communication_table, compute_table
 from analysis.problem2_figure import figures, name
 from analysis.problem2_grid import MODES
-from analysis.problem2_setups import Group, groups
+from analysis.problem2_groups import groups
+from analysis.problem2_setups import Group
 from analysis.problem2_times import one_gpu_table, speedup_table, strong_table, without_data_table
 from analysis.section import Section
 from analysis.style import Figure

@@ -25,8 +25,9 @@ from analysis.problem2_numbers import (
     split,
     why_not,
 )
-from analysis.problem2_protocol import images, repeated, settings, span
+from analysis.problem2_protocol import images, repeated, settings
 from analysis.problem2_setups import SHEET_GPUS, Cell, Group
+from analysis.provenance import span
 from analysis.stats import Estimate
 from analysis.words import counted
 

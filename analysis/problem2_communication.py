@@ -46,8 +46,8 @@ def compute_table(data: Data, group: Group, mode: str, options: Options) -> Tabl
         ("communication", "Comm (s)", _communication),
     ]
     notes = [
-        "Compute is T1/k, communication T_k − T1/k, both without the wait for data; the interval of communication is "
-        "Welch's, of a difference."
+        "Compute is T1/k, its interval cut at zero; communication T_k − T1/k, its interval Welch's, of a difference, "
+        "and not cut. Both are without the wait for data."
     ]
     title = "Table 2: compute and communication time for different batch sizes"
     return grid(data, group, mode, "weak", title, columns, options, 2, notes)
@@ -78,21 +78,27 @@ def communication_table(data: Data, group: Group, mode: str, options: Options) -
         text_column("GPUs", "setup"),
         number_column("Batch per GPU", "batch", ",.0f"),
         entry_column("By subtraction (s)", "communication"),
-        *(entry_column(f"{heading} (s)", f"profiled_{name}") for name, heading in PROFILED.items() if group.profiled),
+        *(
+            entry_column(f"{heading} (s)", f"profiled_{name}", beside="communication")
+            for name, heading in PROFILED.items()
+            if group.profiled
+        ),
     )
+    uncut = "By subtraction the interval is Welch's, of a difference, and is not cut at zero"
     notes = [
+        f"{uncut}; those of the profiler's figures are.",
         "The profiler's figures are of a few further iterations, scaled to an epoch, which can come to more than the "
         "epoch that was timed; they count kernels and copies, not the "
         "host's time between them. Moments in which two kinds run at once count once in the sum. In DDP a collective "
         "counts from when its last rank has come to it; how long the others had waited in it is the last column, which "
         "is the ranks' unequal pace and no cost of the links. By subtraction such waiting is communication, but that "
-        "of the timed epochs, whose ranks the profiler does not hold up."
+        "of the timed epochs, whose ranks the profiler does not hold up.",
     ]
     how = "by subtraction and by the profiler" if group.profiled else "by subtraction"
     title = f"Communication {how} ({MODES[mode]}; {group.label})"
     cells = cells_of(group, mode, "weak", several)
     origin = source(data, trials_of(cells))
-    told = notes_of(frame, notes if group.profiled else (), options, cells)
+    told = notes_of(frame, notes if group.profiled else [f"{uncut}."], options, cells)
     return Table(title, frame, shown, told, origin, keys=2, side_by_side=4)
 
 
@@ -131,7 +137,7 @@ def ceiling_table(data: Data, group: Group, options: Options) -> Table:
         number_column("GPUs", "gpus"),
         number_column("Batch per GPU", "batch", ",.0f"),
         entry_column("Ring (GB/s)", "ring"),
-        entry_column("Naive root (GB/s)", "root"),
+        entry_column("Naive root (GB/s)", "root", beside="ring"),
         number_column("All-reduce ceiling (GB/s)", "all_reduce", ",.1f", 1 / GIGA),
         number_column("Copy ceiling (GB/s)", "copy", ",.1f", 1 / GIGA),
         number_column("Ring / all-reduce ceiling (%)", "ring_share", ".1f", 100),

@@ -21,6 +21,7 @@ Entry = tuple[Estimate, str]
 """What stands in a cell: a number, or where it is not known, why; a mark may stand beside a number too."""
 MODES = {"dataparallel": "DataParallel", "ddp": "DistributedDataParallel"}
 FEW, NEGATIVE, LOST = "§", "‡", "†"
+CUT = "The interval of a time is cut at zero."
 SIDE_BY_SIDE = 6
 """Columns of numbers with intervals that a sheet of paper holds beside the rows' names."""
 Column = tuple[str, str, Callable[[Group, str, int, int, Options], Entry]]
@@ -36,7 +37,11 @@ def grid(
     shown, records = [text_column("GPUs", "setup")], []
     for batch in batches:
         what = f"Batch {batch:,} per GPU" if scaling == "weak" else f"Batch {batch:,} in all"
-        shown += [entry_column(f"{what}: {heading}", f"{name}_{batch}") for name, heading, _ in columns]
+        keys = ["", *(f"{name}_{batch}" for name, _, _ in columns)]
+        shown += [
+            entry_column(f"{what}: {heading}", key, beside)
+            for (_, heading, _), beside, key in zip(columns, keys, keys[1:], strict=False)
+        ]
     for gpus in group.gpu_counts(mode, scaling):
         if gpus >= least_gpus:
             record: dict[str, Any] = {"setup": f"{gpus}-GPU", "gpus": gpus}
@@ -56,9 +61,17 @@ def grid(
     )
 
 
-def entry_column(heading: str, name: str) -> Shown:
-    """A column of entries, which stand in the frame as `estimate_columns` and `NAME_mark`."""
-    return Shown(heading, lambda row: entry_text(row, name))
+def entry_column(heading: str, name: str, beside: str = "") -> Shown:
+    """A column of entries, which stand in the frame as `estimate_columns` and `NAME_mark`.
+
+    Why there is no number is not said again where the column of the entry `beside` has said it.
+    """
+    return Shown(heading, lambda row: "–" if beside and _same_reason(row, name, beside) else entry_text(row, name))
+
+
+def _same_reason(row: Mapping[str, Any], *names: str) -> bool:
+    reasons = {row[f"{name}_mark"] for name in names}
+    return len(reasons) == 1 and not any(math.isfinite(row[name]) for name in names)
 
 
 def entry_text(row: Mapping[str, Any], name: str) -> str:

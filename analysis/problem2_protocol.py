@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,9 +50,3 @@ def repeated(rows: pd.DataFrame) -> tuple[int, int] | None:
         return None
     padded = rows[rows["samples"] > rows["examples"]]
     return max(((int(s - n), int(n)) for s, n in zip(padded["samples"], padded["examples"], strict=True)), default=None)
-
-
-def span(rows: pd.DataFrame, column: str) -> tuple[float, float]:
-    """Least and largest value of a column; NaN where no row has one."""
-    values = rows[column].dropna() if column in rows else rows.iloc[:0, 0]
-    return (float(values.min()), float(values.max())) if len(values) else (math.nan, math.nan)

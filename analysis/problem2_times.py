@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis.load import Data
 from analysis.options import Options
-from analysis.problem2_grid import FEW, MODES, Column, Entry, cells_of, entry_column, grid, marked, notes_of
+from analysis.problem2_grid import CUT, FEW, MODES, Column, Entry, cells_of, entry_column, grid, marked, notes_of
 from analysis.problem2_numbers import mean_time, speedup, why_not
 from analysis.problem2_setups import SHEET_BATCHES, Cell, Group, trials_of
 from analysis.provenance import source
@@ -51,7 +51,7 @@ def speedup_table(data: Data, group: Group, mode: str, options: Options) -> Tabl
         ("speedup", "Speedup", _speedup("whole", "weak")),
     ]
     title = "Table 1: speedup for different batch sizes"
-    return grid(data, group, mode, "weak", title, columns, options, notes=[RATIO])
+    return grid(data, group, mode, "weak", title, columns, options, notes=[CUT, RATIO])
 
 
 def without_data_table(data: Data, group: Group, mode: str, options: Options) -> Table:
@@ -60,7 +60,7 @@ def without_data_table(data: Data, group: Group, mode: str, options: Options) ->
         ("seconds", "Time (s)", _time("training", "weak")),
         ("speedup", "Speedup", _speedup("training", "weak")),
     ]
-    return grid(data, group, mode, "weak", "Table 1 without waiting for data", columns, options, notes=[RATIO])
+    return grid(data, group, mode, "weak", "Table 1 without waiting for data", columns, options, notes=[CUT, RATIO])
 
 
 def strong_table(data: Data, group: Group, mode: str, options: Options) -> Table:
@@ -70,7 +70,7 @@ def strong_table(data: Data, group: Group, mode: str, options: Options) -> Table
         ("speedup", "Speedup", _speedup("whole", "strong")),
         ("training_speedup", "Speedup without waiting for data", _speedup("training", "strong")),
     ]
-    return grid(data, group, mode, "strong", "Strong scaling", columns, options, notes=[RATIO])
+    return grid(data, group, mode, "strong", "Strong scaling", columns, options, notes=[CUT, RATIO])
 
 
 def one_gpu_table(data: Data, group: Group, mode: str, options: Options) -> Table:
@@ -99,7 +99,7 @@ def one_gpu_table(data: Data, group: Group, mode: str, options: Options) -> Tabl
         shown = (*shown, number_column("Launch (µs)", "launch_seconds", ".2f", 1e6))
     title = f"One GPU: training time of an epoch ({MODES[mode]}; {group.label})"
     cells = cells_of(group, mode, "weak", [1])
-    return Table(title, frame, shown, notes_of(frame, (), options, cells), source(data, trials_of(cells)))
+    return Table(title, frame, shown, notes_of(frame, [CUT], options, cells), source(data, trials_of(cells)))
 
 
 def _rungs(group: Group, mode: str) -> list[int]:

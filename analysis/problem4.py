@@ -86,7 +86,9 @@ def figures(data: Data, options: Options | None = None) -> dict[str, Figure]:
     """All figures of the problem by name. Those that have no rows to show are left out."""
     options = options or Options()
     found = study_arms(data)
-    made: dict[str, Figure | None] = {"cutout": cutout.before_and_after(options.images, options.images_source)}
+    made: dict[str, Figure | None] = {
+        "cutout": cutout.before_and_after(options.images, options.images_source, options.without_images)
+    }
     if baseline := [a for a in found if a.name == "baseline"]:
         made["baseline"] = baseline_figure(data, baseline, options)
     made[MAIN_FIGURE] = main_figure(data, options)
@@ -139,9 +141,9 @@ def baseline_figure(data: Data, baseline: Sequence[Arm], options: Options) -> Fi
     rows = data.rows_of(_completed(data, arm))
     if rows.empty:
         return None
-    lines = [curves.curve(rows, ERROR, "validation", style.BLACK, "-", options.confidence, 0.0)]
+    lines = [curves.curve(rows, ERROR, "validation", style.BLACK, "-", options.confidence, at_zero=True)]
     if "train_error" in rows and rows["train_error"].notna().any():
-        lines.append(curves.curve(rows, "train_error", "training", style.GREY, "--", options.confidence, 0.0))
+        lines.append(curves.curve(rows, "train_error", "training", style.GREY, "--", options.confidence, at_zero=True))
     drawing, (axes,) = style.new_drawing()
     drawing.subplots_adjust(left=0.15, right=0.79, bottom=0.14, top=0.97)
     with style.styled():
@@ -218,7 +220,9 @@ def _lines(data: Data, shown: Sequence[Arm], palette: Mapping[str, str], options
         rows = data.rows_of(_completed(data, arm))
         if len(rows):
             dashes = "--" if arm.name == "baseline" else "-"
-            lines.append(curves.curve(rows, ERROR, arm.name, palette[arm.name], dashes, options.confidence, 0.0))
+            lines.append(
+                curves.curve(rows, ERROR, arm.name, palette[arm.name], dashes, options.confidence, at_zero=True)
+            )
     return lines
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -72,6 +73,12 @@ def distinct(frame: pd.DataFrame, column: str, at_most: int = 5) -> str:
     values = sorted(texts - {""}, key=lambda v: (len(v), v))
     shown = [v[:12] if len(v) >= 40 and " " not in v else v for v in values[:at_most]]
     return ", ".join(shown) + (f" and {len(values) - at_most} more" if len(values) > at_most else "")
+
+
+def span(rows: pd.DataFrame, column: str) -> tuple[float, float]:
+    """Least and largest value of a column; NaN where no row has one."""
+    values = rows[column].dropna() if column in rows else rows.iloc[:0, 0]
+    return (float(values.min()), float(values.max())) if len(values) else (math.nan, math.nan)
 
 
 def _dates(trials: pd.DataFrame) -> str:

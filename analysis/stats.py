@@ -1,7 +1,8 @@
 """Pure functions from arrays to (estimate, low, high, n).
 
 An interval over n seeds says how well the mean is known if seeds are the only source of chance; with one seed
-there is none (NaN), which is shown and never replaced by zero width.
+there is none (NaN), which is shown and never replaced by zero width. Nor is there one where all values are the same,
+as whole numbers can be (the epoch at which a schedule drops): their t interval, of zero width, would claim certainty.
 """
 
 from __future__ import annotations
@@ -30,8 +31,13 @@ class Estimate:
 
     @property
     def has_interval(self) -> bool:
-        """Whether the interval is known (n of at least 2)."""
-        return math.isfinite(self.low) and math.isfinite(self.high)
+        """Whether the interval is known: of at least two values that are not all the same."""
+        return math.isfinite(self.low) and math.isfinite(self.high) and not self.alike
+
+    @property
+    def alike(self) -> bool:
+        """Whether several values are behind it that are all the same; `low` and `high` are then that value."""
+        return self.n > 1 and self.low == self.high
 
     def scaled(self, factor: float) -> Estimate:
         """In another unit; `factor` is above 0."""
@@ -50,13 +56,14 @@ def mean(values: Numbers, confidence: float = 0.95) -> Estimate:
     """Arithmetic mean with Student's t interval, mean ± t(n−1, (1+confidence)/2) · s/√n.
 
     s is the sample standard deviation (n−1). Source: Student 1908, "The probable error of a mean"; it holds
-    for independent normal values. The unit is that of the values. NaN values raise ValueError.
+    for independent normal values. Values that are all the same are `alike` and have none. The unit is that of the
+    values. NaN values raise ValueError.
     """
     x = _finite(values)
     if len(x) == 0:
         return NOTHING
-    centre = float(x.mean())
-    half = _t(len(x) - 1, confidence) * float(x.std(ddof=1)) / math.sqrt(len(x)) if len(x) > 1 else math.nan
+    centre = _mean(x)
+    half = _t(len(x) - 1, confidence) * _deviation(x) / math.sqrt(len(x)) if len(x) > 1 else math.nan
     return Estimate(centre, centre - half, centre + half, len(x))
 
 
@@ -74,7 +81,7 @@ def ratio(numerator: Numbers, denominator: Numbers, confidence: float = 0.95, *,
         if len(a) != len(b):
             raise ValueError(f"paired values are expected, got {len(a)} and {len(b)}")
         return _exponential(mean(a - b, confidence))
-    centre = float(a.mean() - b.mean())
+    centre = _mean(a) - _mean(b)
     half = _welch_half_width(a, b, confidence)
     return _exponential(Estimate(centre, centre - half, centre + half, min(len(a), len(b))))
 
@@ -84,7 +91,7 @@ def difference(a: Numbers, b: Numbers, confidence: float = 0.95) -> Estimate:
     x, y = _finite(a), _finite(b)
     if len(x) == 0 or len(y) == 0:
         return NOTHING
-    centre = float(x.mean() - y.mean())
+    centre = _mean(x) - _mean(y)
     half = _welch_half_width(x, y, confidence)
     return Estimate(centre, centre - half, centre + half, min(len(x), len(y)))
 
@@ -156,10 +163,23 @@ def _positive(values: Numbers) -> npt.NDArray[np.float64]:
     return x
 
 
+def _all_same(x: npt.NDArray[np.float64]) -> bool:
+    """Asked before a mean or deviation is taken, which rounding would put beside the value and above zero."""
+    return bool(x.min() == x.max())
+
+
+def _mean(x: npt.NDArray[np.float64]) -> float:
+    return float(x[0] if _all_same(x) else x.mean())
+
+
+def _deviation(x: npt.NDArray[np.float64]) -> float:
+    return 0.0 if _all_same(x) else float(x.std(ddof=1))
+
+
 def _welch_half_width(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64], confidence: float) -> float:
     if len(a) < 2 or len(b) < 2:
         return math.nan
-    va, vb = float(a.var(ddof=1)) / len(a), float(b.var(ddof=1)) / len(b)
+    va, vb = (0.0 if _all_same(x) else float(x.var(ddof=1)) / len(x) for x in (a, b))
     if va + vb == 0:
         return 0.0
     freedom = (va + vb) ** 2 / (va**2 / (len(a) - 1) + vb**2 / (len(b) - 1))

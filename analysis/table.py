@@ -15,9 +15,12 @@ import pandas as pd
 
 from analysis.provenance import Source
 from analysis.stats import Estimate
+from analysis.words import all_alike, written
 
 GREEK = {"α": "alpha", "β": "beta", "δ": "delta", "ε": "epsilon", "η": "eta", "ρ": "rho"}
 Cell = Callable[[Mapping[str, Any]], str]
+ALIKE = re.compile(r"\(all\N{NO-BREAK SPACE}\d+\)")
+ALIKE_NOTE = "(all n): all n have the same value, which says nothing of how they scatter, so there is no interval."
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,12 @@ class Table:
         records = [{str(k): v for k, v in row.items()} for row in self.frame.to_dict("records")]
         return [[column.cell(row) for column in self.columns] for row in records]
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What stands under the table: the notes, and what "(all 3)" means where a cell has it."""
+        alike = any(ALIKE.search(cell) for row in self.cells for cell in row)
+        return (*self.notes, ALIKE_NOTE) if alike else self.notes
+
     def csv(self) -> str:
         """The frame as CSV, numbers at full precision; `pandas.read_csv` gives them back."""
         return self.frame.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_MINIMAL)
@@ -72,7 +81,7 @@ class Table:
         rule = ["---:" if c.numeric else "---" for c in self.columns]
         lines = [self.headings, rule, *self.cells]
         text = "\n".join("| " + " | ".join(_markdown(c) for c in line) + " |" for line in lines)
-        return text + "".join(f"\n\n{_markdown(note)}" for note in self.notes) + "\n"
+        return text + "".join(f"\n\n{_markdown(note)}" for note in self.remarks) + "\n"
 
     def latex(self) -> str:
         """A `tabular` for the booktabs package and the notes in small type under it; all text is escaped."""
@@ -80,8 +89,8 @@ class Table:
         lines = [" & ".join(latex_text(c) for c in line) + r" \\" for line in [self.headings, *self.cells]]
         body = ["% needs \\usepackage{booktabs}", rf"\begin{{tabular}}{{{alignment}}}", r"\toprule", lines[0]]
         body += [r"\midrule", *lines[1:], r"\bottomrule", r"\end{tabular}"]
-        if self.notes:
-            body += [r"\par\smallskip", "{\\footnotesize", *(rf"{latex_text(note)}\par" for note in self.notes), "}"]
+        if self.remarks:
+            body += [r"\par\smallskip", "{\\footnotesize", *(rf"{latex_text(note)}\par" for note in self.remarks), "}"]
         return "\n".join(body) + "\n"
 
     def save(self, directory: Path, name: str, formats: Sequence[str] = ("csv", "md", "tex")) -> list[Path]:
@@ -106,14 +115,16 @@ def text_column(heading: str, key: str) -> Shown:
 
 def number_column(heading: str, key: str, form: str = ",.0f", factor: float = 1.0) -> Shown:
     """A column of numbers formatted by `form`, times `factor` (100 for percent); NaN is "–"."""
-    return Shown(heading, lambda row: _blank(row[key]) or format(factor * row[key], form))
+    return Shown(heading, lambda row: _blank(row[key]) or written(factor * row[key], form))
 
 
 def estimate_text(estimate: Estimate, form: str = ",.2f", factor: float = 1.0) -> str:
-    """ "5.21 (5.03 to 5.39)", unbreakable within the brackets; no interval for n=1, "–" for n=0."""
+    """ "5.21 (5.03 to 5.39)", unbreakable within the brackets, or "82 (all 3)"; no interval for n=1, "–" for n=0."""
     if not math.isfinite(estimate.value):
         return "–"
-    value, low, high = (format(factor * v, form) for v in (estimate.value, estimate.low, estimate.high))
+    value, low, high = (written(factor * v, form) for v in (estimate.value, estimate.low, estimate.high))
+    if estimate.alike:
+        return f"{value} ({all_alike(estimate)})"
     return f"{value} ({low}\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}{high})" if estimate.has_interval else value
 
 

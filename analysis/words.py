@@ -11,24 +11,30 @@ from analysis.stats import Estimate
 SPACE = "\N{NO-BREAK SPACE}"
 
 
+def written(value: float, form: str) -> str:
+    """A number by one of `format`'s formats, with a minus sign for the hyphen; exponents (1e-10) stay as in code."""
+    text = format(value, form)
+    return f"\N{MINUS SIGN}{text[1:]}" if text.startswith("-") else text
+
+
 def percent(e: Estimate, digits: int = 2) -> str:
     """ "5.81 % (5.61 to 6.02, n = 3)" of a fraction; without the interval for n = 1."""
-    return _with_interval(e, lambda v: f"{100 * v:.{digits}f}", f"{SPACE}%")
+    return _with_interval(e, lambda v: written(100 * v, f".{digits}f"), f"{SPACE}%")
 
 
 def points(e: Estimate) -> str:
     """ "1.00 (0.52 to 1.48, n = 3) percentage points" of a difference of fractions."""
-    return _with_interval(e, lambda v: f"{100 * v:.2f}", "") + " percentage points"
+    return _with_interval(e, lambda v: written(100 * v, ".2f"), "") + " percentage points"
 
 
 def seconds(e: Estimate) -> str:
     """ "652 s (647 to 657, n = 3)"."""
-    return _with_interval(e, lambda v: f"{v:,.0f}" if abs(e.value) >= 100 else f"{v:,.1f}", f"{SPACE}s")
+    return _with_interval(e, lambda v: written(v, ",.0f" if abs(e.value) >= 100 else ",.1f"), f"{SPACE}s")
 
 
 def times(e: Estimate) -> str:
     """ "2.15 (2.14 to 2.16, n = 3) times"."""
-    return _with_interval(e, lambda v: f"{v:.2f}", "") + " times"
+    return _with_interval(e, lambda v: written(v, ".2f"), "") + " times"
 
 
 def unlike_one(e: Estimate) -> str:
@@ -38,13 +44,18 @@ def unlike_one(e: Estimate) -> str:
 
 def loss(e: Estimate) -> str:
     """ "0.0213 (0.0201 to 0.0225, n = 3)", three digits."""
-    return _with_interval(e, lambda v: f"{v:#.3g}", "")
+    return _with_interval(e, lambda v: written(v, "#.3g"), "")
 
 
 def number(e: Estimate) -> str:
-    """ "84.0 (81.5 to 86.5, n = 3)"; a whole number without decimals."""
-    whole = float(e.value).is_integer() and (not e.has_interval or e.low == e.high)
-    return _with_interval(e, lambda v: f"{v:,.0f}" if whole else f"{v:,.1f}", "")
+    """ "84.0 (81.5 to 86.5, n = 3)"; a whole number without an interval has no decimals."""
+    whole = float(e.value).is_integer() and not e.has_interval
+    return _with_interval(e, lambda v: written(v, ",.0f" if whole else ",.1f"), "")
+
+
+def all_alike(e: Estimate) -> str:
+    """ "all 3": what stands in place of an interval where the n values are all the same."""
+    return f"all{SPACE}{e.n}"
 
 
 def listing(items: Sequence[object]) -> str:
@@ -77,6 +88,8 @@ def escape(text: str) -> str:
 def _with_interval(e: Estimate, form: Callable[[float], str], unit: str) -> str:
     if not math.isfinite(e.value):
         return "not measured"
+    if e.alike:
+        return f"{form(e.value)}{unit} ({all_alike(e)})"
     interval = f"{form(e.low)} to {form(e.high)}, " if e.has_interval else ""
     return f"{form(e.value)}{unit} ({interval}n = {e.n})".replace(" = ", f"{SPACE}={SPACE}")
 

@@ -32,7 +32,7 @@ ROWS: tuple[Column, ...] = (
     Column("samples", "int", "images", help="images processed in the epoch, copies counted"),
     Column("train_seconds", "float", "s", True, "lower", "training time of the epoch, without evaluation"),
     Column("evaluation_seconds", "float", "s", True, "lower", "evaluation time of the epoch"),
-    Column("wall_seconds", "float", "s", True, "lower", "time since training began, over all attempts"),
+    Column("wall_seconds", "float", "s", True, "lower", "training and evaluation so far; no start-up, no lost epochs"),
     Column("peak_memory_bytes", "int", "bytes", True, "lower", "peak memory allocated on the device"),
 )
 
@@ -50,7 +50,7 @@ TRIALS: tuple[Column, ...] = (
     Column("weights_sha256", "str", help="SHA-256 of parameters and buffers in state_dict order"),
     Column("peak_memory_bytes", "int", "bytes", True, "lower"),
     Column("diverged_epoch", "int", "epochs", help="epoch whose loss was not finite"),
-    Column("startup_seconds", "float", "s", True, "lower", "building the steps: warm-up, compiling, capturing"),
+    Column("startup_seconds", "float", "s", True, "lower", "building the last attempt's steps: warm-up, capturing"),
     Column("model_parameters", "int", help="trainable numbers in the network"),
     Column("error", "str", measured=True, help="message of an oom"),
     Column(

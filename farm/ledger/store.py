@@ -120,7 +120,7 @@ class Attempt:
                     shutil.rmtree(old, ignore_errors=True)
 
     def finish(self, status: str, epoch: int, rows: Sequence[Row], trial_row: Row, state: bytes | None) -> bool:
-        """Write `done`; False when another attempt was first, whose results then stand (they are equal)."""
+        """Write `done`; False when another attempt was first, whose results then stand."""
         fields = schema.config_schema(self.spec.module)
         identity: Row = {"trial_id": self.spec.id, "name": self.trial.name, "study": self.root.name, "status": status}
         own = [c for c in schema.trial_columns(self.spec.module) if c.name not in schema.ADDED_BY_EXPORT]

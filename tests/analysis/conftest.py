@@ -82,7 +82,11 @@ class MadeUpExport:
             | {"study": "problem4", "status": status, "attempts": 1, "seconds": 35.0 * copies, "host": "n1"}
             | {"device": device, "devices": devices or device, "finished_at": "2026-11-20T10:00:00+00:00"}
             | {"farm_commit": "0123456789abcdef0123456789abcdef01234567", "torch_version": "2.14.1"}
-            | {"peak_memory_bytes": 80 * 2**30, "diverged_epoch": 3.0 if status == "diverged" else None}
+            | {
+                "startup_seconds": 2.0 + 0.1 * seed,
+                "peak_memory_bytes": 80 * 2**30,
+                "diverged_epoch": 3.0 if status == "diverged" else None,
+            }
             | config
         )
         for epoch in range(1, lasted + 1):

@@ -26,6 +26,19 @@ def test_what_is_outside_the_square_stays():
     assert not (changed & ~cutout.mask(16, 16)).any()
 
 
+def test_the_places_of_the_figure_are_drawn_and_the_same_each_time():
+    places = cutout.centres()
+    assert places == cutout.centres()
+    assert [len(own) for own in places] == [3, 3]
+    assert all(0 <= at < cutout.SIZE for own in places for place in own for at in place)
+
+
+def test_without_images_the_figure_says_why():
+    figure = cutout.before_and_after(without_images="for they are elsewhere")
+    assert "at a random place of each image (two drawn pictures, for they are elsewhere)" in figure.caption
+    assert "drawn with seed 0" in figure.source.note
+
+
 def test_given_images_are_drawn_and_named():
     images = np.zeros((2, 32, 32, 3), np.uint8)
     figure = cutout.before_and_after(images, "two black squares")

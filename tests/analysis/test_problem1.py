@@ -58,7 +58,11 @@ class Export:
         self.tables["trials"].append(
             ids
             | {"status": status, "device": device, "devices": devices or device, "finished_at": "2026-11-23"}
-            | {"diverged_epoch": lasted + 1.0 if status == "diverged" else None, "farm_commit": "c" * 40}
+            | {
+                "startup_seconds": 1.5 + seed,
+                "diverged_epoch": lasted + 1.0 if status == "diverged" else None,
+                "farm_commit": "c" * 40,
+            }
             | {"weight_scaling_difference": 1e-5 * (seed + 1) if dropout else None, "weight_scaling_changed": 0.0}
             | {"weight_scaling_train_difference": 2e-5, "weight_scaling_largest_logit": 20.0}
             | config
@@ -190,7 +194,7 @@ def test_times_pieced_together_give_no_ratio(export: Export, tmp_path: Path) -> 
 def test_accuracy_has_all_ten_and_what_dropout_changes(whole: Data) -> None:
     found = cells(problem1.tables(whole)["test-accuracy"], "Method")
     assert list(found) == [m.title for m in METHODS.values()]
-    assert found["Adam"]["L2 (%)"] == "56.00 (56.00 to 56.00)"
+    assert found["Adam"]["L2 (%)"] == "56.00 (all 3)"
     assert found["Adam"]["Difference (points)"].startswith("+5.00")
     assert found["AdaGrad"]["L2 + dropout (%)"] == "–"
 
@@ -259,6 +263,14 @@ def test_arms_that_lost_a_seed_exclude_no_chance(export: Export, tmp_path: Path,
     assert (best.first.method, best.excluded) == ("adam", False)
 
 
+@pytest.mark.parametrize("timed", [True, False])
+def test_the_protocol_says_what_the_times_leave_out(export: Export, tmp_path: Path, timed: bool) -> None:
+    for seed in range(3):
+        export.add("adam", False, seed, timed=timed)
+    known = " (1.5 to 3.5 s a trial, column `startup_seconds`)" if timed else ""
+    assert f"evaluations, building the steps{known}, what else a start or a resume takes" in report(export, tmp_path)
+
+
 def test_a_winner_that_lost_a_seed_is_named_with_what_became_of_it(export: Export, tmp_path: Path) -> None:
     for method, error in (("adam", 0.3), ("rmsprop", 0.4)):
         for seed in range(3):
@@ -268,7 +280,7 @@ def test_a_winner_that_lost_a_seed_is_named_with_what_became_of_it(export: Expor
     text = report(export, tmp_path)
     assert "n = 2) nats (1 of 3 seeds diverged at epoch 3), before RMSProp" in text
     assert "n = 2) nats (1 of 3 seeds diverged at epoch 3) (chance is not excluded); in eval mode" in text
-    assert "n = 2) (1 of 3 seeds diverged at epoch 3) (chance is not excluded). What dropout changes:" in text
+    assert "(all 2) (1 of 3 seeds diverged at epoch 3) (chance is not excluded). What dropout changes:" in text
 
 
 def test_the_only_arm_with_results_beats_none(export: Export, tmp_path: Path) -> None:

@@ -29,6 +29,16 @@ def test_an_arm_of_which_some_seeds_got_there_says_how_many(cells):
     assert cells["cutout M=8"]["Epochs to 94 %"] == "83, 1 of 2 seeds"
 
 
+def test_seeds_that_all_reach_the_target_at_one_epoch_have_no_interval(empty, tmp_path):
+    export = empty()
+    for seed in (0, 1, 2):
+        export.add("cutout", 4, seed, 0.049)
+    text = words(export.write(tmp_path))
+    assert "| 82 (all 3) |" in text
+    assert "the quickest in wall-clock: 1,150 s (1,146 to 1,154, n = 3), at epoch 82 (all 3)." in text
+    assert "(all n): all n have the same value" in text
+
+
 def test_out_of_memory_is_a_result(cells):
     assert cells["cutout M=32"]["n"] == "0 of 1"
     assert cells["cutout M=32"]["Remarks"] == "out of memory (peak 80.0 GiB)"
@@ -50,6 +60,21 @@ def test_a_pieced_together_time_does_not_enter_the_mean_of_whole_ones(empty, tmp
     export.add("cutout", 2, 1, 0.05, devices="NVIDIA H200, NVIDIA L40S")
     record = problem4.tables(load(export.write(tmp_path)))["to-target"].frame.iloc[0]
     assert (record["n"], record["total_seconds_n"], record["total_seconds"]) == (2, 1, 900.0)
+
+
+def test_what_it_takes_to_start_stands_beside_the_wall_clock_that_leaves_it_out(study_dir, cells):
+    assert cells["cutout M=4"]["Start-up (s)"] == "2.1 (1.9 to 2.3)"
+    assert cells["cutout M=32"]["Start-up (s)"] == "–"
+    notes = " ".join(problem4.tables(load(study_dir))["to-target"].notes)
+    assert "Not in it: building the steps (start-up), what else" in notes
+
+
+def test_an_export_that_does_not_know_the_start_up_has_no_column_of_it(made_up, tmp_path):
+    for row in made_up.tables["trials"]:
+        del row["startup_seconds"]
+    table = problem4.tables(load(made_up.write(tmp_path)))["to-target"]
+    assert "Start-up (s)" not in table.headings
+    assert "Not in it: building the steps, what else" in " ".join(table.notes)
 
 
 def test_every_fate_has_its_words(empty, tmp_path):
@@ -130,6 +155,15 @@ def test_bands_are_drawn_from_three_seeds_on(empty, tmp_path, seeds):
     assert len(axes.collections) == (1 if seeds == 3 else 0)
 
 
+@pytest.mark.parametrize(("apart", "cut"), [(0.001, ""), (0.04, ", cut at zero")])
+def test_a_caption_says_where_bands_are_cut(empty, tmp_path, apart, cut):
+    export = empty()
+    for seed in range(3):
+        export.add("cutout", 1, seed, 0.05 + apart * seed)
+    figure = problem4.figures(load(export.write(tmp_path)))["validation-error"]
+    assert f"Band: 95 % t interval at each epoch{cut}." in figure.caption
+
+
 def words(study_dir):
     """The report's text on one line."""
     return " ".join(write_report(study_dir, "4").markdown.read_text().replace("\N{NO-BREAK SPACE}", " ").split())
@@ -166,6 +200,13 @@ def test_the_protocol_states_the_configured_schedule_and_learning_rate(empty, tm
     assert "The schedule `budget` has the same drops" in text
     assert "The learning rate (0.2) is **not** scaled" in text
     assert ("81, 122 and 164" in text, "0.1" in text.split("How it was measured")[1].split("## ")[0]) == (False, False)
+
+
+def test_the_protocol_says_what_was_chosen_by_the_test_set_and_what_may_have_been(study_dir):
+    text = words(study_dir)
+    assert "The farm chooses nothing by them" in text
+    assert "added after results have been seen are a choice by the test set" in text
+    assert "stood beforehand" not in text
 
 
 def test_the_protocol_counts_the_drops_that_the_epochs_hold(study_dir):
@@ -253,7 +294,7 @@ def test_times_of_untimed_trials_are_no_results(empty, tmp_path):
         row |= {"config_timed": False, "config_hardware": None}
     directory = export.write(tmp_path)
     table = problem4.tables(load(directory))["to-target"]
-    assert [row[3] for row in table.cells] == [row[5] for row in table.cells] == ["untimed"] * 3
+    assert [{row[i] for row in table.cells} for i in (3, 5, 6)] == [{"untimed"}] * 3
     text = words(directory)
     assert "the quickest" not in text
     assert "after 5" not in text

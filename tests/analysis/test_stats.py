@@ -26,6 +26,23 @@ def test_one_value_has_no_interval():
     assert (estimate.value, estimate.n, estimate.has_interval) == (0.06, 1, False)
 
 
+@pytest.mark.parametrize("x", [[82, 82, 82], [0.1, 0.1, 0.1]])
+def test_values_that_are_all_the_same_have_no_interval(x):
+    estimate = stats.mean(x)
+    assert (estimate.value, estimate.n, estimate.has_interval, estimate.alike) == (x[0], 3, False, True)
+
+
+def test_a_difference_of_values_that_are_all_the_same_has_no_interval():
+    alike, differing = [0.3, 0.3, 0.3], [0.1, 0.2, 0.3]
+    for compared in (stats.difference, stats.ratio):
+        assert not compared(alike, [0.1, 0.1, 0.1]).has_interval
+        assert compared(alike, differing).has_interval
+
+
+def test_one_value_is_not_called_alike():
+    assert not stats.mean([82]).alike
+
+
 def test_no_values_have_no_mean():
     assert math.isnan(stats.mean([]).value)
     assert stats.mean([]).n == 0

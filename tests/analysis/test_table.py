@@ -29,6 +29,8 @@ def test_an_estimate_goes_into_columns_and_back():
         (Estimate(0.0581, 0.0561, 0.0602, 3), "5.81 (5.61 to 6.02)"),
         (Estimate(0.0581, float("nan"), float("nan"), 1), "5.81"),
         (NOTHING, "–"),
+        (Estimate(0.82, 0.82, 0.82, 3), "82.00 (all 3)"),
+        (Estimate(-0.007, -0.0206, 0.0066, 3), "−0.70 (−2.06 to 0.66)"),
     ],
 )
 def test_an_estimate_is_written_with_what_is_known_of_it(estimate, text):
@@ -53,6 +55,20 @@ def test_latex_says_below_what_its_marks_mean():
     assert below[3:-1] == [
         r"$^\dagger$ pieced together\par", r"$^\ddagger$ not to be told from zero\par", r"\S{} under 10 iterations\par",
     ]  # fmt: skip
+
+
+def test_a_table_says_what_all_means_where_a_cell_has_it():
+    columns = (table.estimate_column("Epochs", "epochs", ",.0f"),)
+    for estimate, told in ((Estimate(82, 82, 82, 3), True), (Estimate(83, 82, 84, 3), False)):
+        made = table.Table("t", pd.DataFrame([table.estimate_columns("epochs", estimate)]), columns)
+        assert ("the same value" in made.markdown(), "the same value" in made.latex()) == (told, told)
+
+
+def test_numbers_below_zero_have_a_minus_sign_but_for_the_csv():
+    made = table.plain_table("t", pd.DataFrame({"x": [-1.5], "y": [7.6e-06]}))
+    assert made.cells == [["−1.5", "7.6e-06"]]
+    assert made.csv() == "x,y\n-1.5,7.6e-06\n"
+    assert "$-$1.5" in made.latex()
 
 
 def test_a_missing_cell_is_a_dash():

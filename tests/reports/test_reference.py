@@ -56,6 +56,7 @@ def test_what_stands_before_the_reports_stays_and_problems_without_rows_are_name
         "# Ours\n\nBy hand.\n\nNot run: problem 1.\n\nNot run: problem 2.\n\nNot run: problem 3.\n\n## Problem 4"
     )
     assert re.findall("^# ", text, re.MULTILINE) == ["# "]
+    assert "two drawn pictures, for CIFAR-10's images are not published here; farm report problem=4 with" in text
 
 
 def test_a_directory_without_rows_is_refused_and_the_file_left_alone(tmp_path: Path) -> None:
