@@ -148,8 +148,9 @@ class Attempt:
         return time.monotonic() - self._begun
 
     def _rows(self, rows: Sequence[Row]) -> bytes:
-        schema.check_tables(self.spec.module, rows)
-        columns = [c for c in schema.row_columns(self.spec.module) if c.name not in ("trial_id", "name")]
+        check = schema.RowCheck(self.spec.module)
+        rows = [check.plain(row) for row in rows]
+        columns = [c for c in schema.row_columns(self.spec.module) if c.name not in schema.ADDED_BY_LEDGER]
         used = {k for row in rows for k in row}
         return small_parquet(schema.table(rows, [c for c in columns if c.name in used or c.name == "attempt"]))
 

@@ -147,6 +147,39 @@ def test_a_spec_fits_where_its_values_are_kept_as_they_are(parameters: dict[str,
     assert fits_columns(Spec("counting", values, 0, 1, "none", "none", 1, False, None)) is fits
 
 
+WAYS = """
+from dataclasses import dataclass
+from typing import Optional, Union
+from trials.spec import Outcome, parameter
+
+REVISION = 1
+
+@dataclass
+class Parameters:
+    rate: int | float = parameter(2, "")
+    share: Optional[float] = parameter(0.5, "")
+    either: Union[int, float, None] = parameter(None, "")
+    on: "bool | None" = parameter(True, "")
+    name: Optional[str] = parameter(None, "")
+
+def run(spec, context):
+    yield [{"epoch": 1}], None
+    return Outcome("completed", {})
+"""
+
+
+def test_every_way_to_write_a_type_gives_its_column(farm: Callable[..., Finished], tmp_path: Path) -> None:
+    (tmp_path / "changing.yaml").write_text(STUDY)
+    (tmp_path / "changing.py").write_text(WAYS)
+    assert farm("study=changing.yaml", "sweep.rate=[2,0.5]", "sweep.either=[null,0.25]").code == 0
+    found = [
+        {k: r[f"config_{k}"] for k in ("rate", "share", "either", "on", "name")}
+        for r in exported(tmp_path / "results", "changing", "trials")
+    ]
+    assert {(r["rate"], r["either"]) for r in found} == {(2.0, None), (2.0, 0.25), (0.5, None), (0.5, 0.25)}
+    assert all((r["share"], r["on"], r["name"]) == (0.5, True, None) for r in found)
+
+
 @pytest.mark.parametrize(
     ("values", "kind", "found"),
     [

@@ -106,6 +106,13 @@ def test_a_row_of_the_wrong_type_is_refused(tmp_path: Path) -> None:
         Attempt.claim(tmp_path, spec(), {}).commit(1, b"", [{"epoch": "one"}])
 
 
+def test_a_fraction_in_a_column_of_whole_numbers_is_refused_in_a_trials_own_row(tmp_path: Path) -> None:
+    attempt = Attempt.claim(tmp_path, spec(), {})
+    with pytest.raises(schema.SchemaError, match=r"column 'model_parameters' is declared as int, and has 0\.75"):
+        attempt.finish("completed", 1, ROWS, {"model_parameters": 0.75}, None)
+    assert attempt.finish("completed", 1, ROWS, {"model_parameters": 2.0}, None)
+
+
 @pytest.mark.parametrize("damage", sorted(DAMAGE))
 def test_results_whose_manifest_is_damaged_give_way_to_new_ones(tmp_path: Path, damage: str) -> None:
     first, second = Attempt.claim(tmp_path, spec(), {}), Attempt.claim(tmp_path, spec(), {})
