@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -40,7 +40,33 @@ class Progress:
 
 def scan(root: Path) -> dict[str, Progress]:
     """State of every trial in a ledger by id; an absent ledger is an empty one."""
-    return {trial_id(path): progress(path) for path in trial_directories(root)}
+    return {identity: progress(path) for identity, path in directories(root).items()}
+
+
+def directories(root: Path) -> dict[str, Path]:
+    """Directory of every trial by its id.
+
+    There may be several: until 2026-11-30 a trial got another where its module's parameters had changed places.
+    Then it is the one that is done, else the one furthest on.
+    """
+    found: dict[str, Path] = {}
+    for path in trial_directories(root):
+        identity = trial_id(path)
+        found[identity] = _furthest([found[identity], path]) if identity in found else path
+    return found
+
+
+def directory_of(root: Path, identity: str) -> Path | None:
+    """The directory that `directories` has for an id, if any."""
+    try:
+        names = [n for n in os.listdir(root / TRIALS) if n.endswith(f"-{identity}") and not n.startswith(".")]
+    except FileNotFoundError:
+        return None
+    return _furthest([root / TRIALS / name for name in sorted(names)]) if names else None
+
+
+def _furthest(paths: Sequence[Path]) -> Path:
+    return paths[0] if len(paths) == 1 else max(paths, key=lambda path: (has_finished(path), progress(path).epoch))
 
 
 def trial_directories(root: Path) -> list[Path]:

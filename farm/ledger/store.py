@@ -36,6 +36,7 @@ from farm.ledger.scan import (
     commit_epoch,
     commit_sources,
     commits,
+    directory_of,
     folded_records,
     newest_first,
     trial_id,
@@ -59,18 +60,21 @@ class Commit:
 
 
 def trial_path(root: Path, spec: Spec) -> Path:
-    """Directory of a spec's trial: trials/<readable>-<id>."""
-    return root / TRIALS / f"{readable(spec)}-{spec.id}"
+    """Directory of a spec's trial: the one that has its id, else trials/<readable>-<id>.
+
+    The readable part alone depends on the order of the module's parameters.
+    """
+    return directory_of(root, spec.id) or root / TRIALS / f"{readable(spec)}-{spec.id}"
 
 
 class Attempt:
     """One try at a trial. Only it writes in its directory; only the first to rename writes `done`."""
 
-    def __init__(self, root: Path, spec: Spec, number: int) -> None:
+    def __init__(self, root: Path, spec: Spec, number: int, trial: Path | None = None) -> None:
         self.root = root
         self.spec = spec
         self.number = number
-        self.trial = trial_path(root, spec)
+        self.trial = trial or trial_path(root, spec)
         self.path = self.trial / ATTEMPTS / str(number)
         self._begun = time.monotonic()
 
@@ -86,7 +90,7 @@ class Attempt:
         number = max([*(int(a.name) for a in attempt_directories(trial)), *folded_records(trial)], default=0) + 1
         while not create_directory(trial / ATTEMPTS / str(number)):
             number += 1
-        attempt = cls(root, spec, number)
+        attempt = cls(root, spec, number, trial)
         write_json(attempt.path / "attempt.json", {"started_at": now(), "host": socket.gethostname(), **info})
         return attempt
 

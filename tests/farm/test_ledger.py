@@ -43,6 +43,37 @@ def test_each_attempt_has_a_number_of_its_own(tmp_path: Path) -> None:
     assert [Attempt.claim(tmp_path, spec(), {}).number for _ in range(3)] == [1, 2, 3]
 
 
+def test_parameters_that_changed_places_find_the_trial_again(tmp_path: Path) -> None:
+    """Its id is the same, and only the readable part of its name another."""
+    wanted = dataclasses.replace(spec(), parameters=spec().parameters | {"factor": 2, "epochs": 5})
+    moved = dataclasses.replace(wanted, parameters=dict(reversed(wanted.parameters.items())))
+    first = Attempt.claim(tmp_path, wanted, {})
+    first.commit(2, b"two", ROWS)
+    second = Attempt.claim(tmp_path, moved, {})
+    assert (second.trial, second.number) == (first.trial, 2)
+    assert second.newest_commit() == store.Commit(2, b"two", ROWS)
+
+
+@pytest.mark.parametrize("names", [("a", "b"), ("b", "a")])
+def test_of_two_directories_of_one_trial_the_done_one_counts_else_the_furthest(
+    tmp_path: Path, names: tuple[str, str]
+) -> None:
+    """Such as were made before directories were found by their ids."""
+    for name, epoch in zip(names, (2, 3), strict=True):
+        attempt = Attempt.claim(tmp_path / name, spec(), {})
+        attempt.commit(epoch, b"", ROWS)
+        attempt.trial.rename(attempt.trial.with_name(f"{name}-{spec().id}"))
+    trials = tmp_path / "both" / "trials"
+    trials.mkdir(parents=True)
+    short, far = (tmp_path / name / "trials" / f"{name}-{spec().id}" for name in names)
+    short, far = (path.rename(trials / path.name) for path in (short, far))
+    assert store.trial_path(tmp_path / "both", spec()) == far
+    assert scan.scan(tmp_path / "both")[spec().id].epoch == 3
+    durable.write_directory(short / "done", {}, {"status": "completed", "epoch": 5})
+    assert store.trial_path(tmp_path / "both", spec()) == short
+    assert scan.scan(tmp_path / "both")[spec().id].state == "done"
+
+
 def test_an_attempt_starts_from_the_newest_commit_of_any_earlier_one(tmp_path: Path) -> None:
     first, second, third = (Attempt.claim(tmp_path, spec(), {}) for _ in range(3))
     first.commit(5, b"five", ROWS)
