@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from farm import provenance
+from farm.errors import UsageError
 from farm.failures import LONGEST_BACK_OFF_SECONDS, POLICIES, Infrastructure, kind_of
 from farm.ledger.scan import attempt_records, progress
 from farm.ledger.schema import EPOCHS, RowCheck, row_table
@@ -109,6 +110,8 @@ def run_attempt(request: Request, stop: StopFlag, report: Report, on_claim: Call
         sources = provenance.source_digests(spec.module)
         attempt = Attempt.claim(Path(request.ledger), spec, _info(request, sources))
         log = str(on_claim(attempt) or "")
+    except UsageError as error:  # a plan has refused it before
+        return End("failed", found.epoch, type(error).__name__, str(error), failure="bug")
     except OSError as error:  # nowhere to write: not even a record of this attempt, by which the next would wait
         stop.wait(min(request.back_off_seconds, LONGEST_BACK_OFF_SECONDS))
         return End("interrupted", 0, type(error).__name__, str(error), failure="storage")

@@ -42,7 +42,8 @@ def parameter(
 
     `default` is the value the parameter was introduced with and never changes afterwards: a parameter
     that stands at it stays out of the spec's hash, so adding a parameter does not re-key old results.
-    A study that wants another value says so in its YAML file. Bounds are inclusive.
+    A study that wants another value says so in its YAML file. Where a default has changed all the same, a run
+    refuses what was begun with the old one, until the default is back or `REVISION` is raised. Bounds are inclusive.
     """
     metadata = {"help": help, "unit": unit, "minimum": minimum, "maximum": maximum, "choices": choices}
     return dataclasses.field(default=default, metadata=metadata)
@@ -70,7 +71,7 @@ class Spec:
     def canonical(self) -> dict[str, Any]:
         """The content that is hashed: parameters at their introduced default are left out."""
         defaults = parameter_defaults(self.module)
-        moved = {k: v for k, v in self.parameters.items() if k not in defaults or not _same(defaults[k], v)}
+        moved = {k: v for k, v in self.parameters.items() if k not in defaults or not same(defaults[k], v)}
         return {**self.as_dict(), "parameters": moved}
 
     def as_dict(self) -> dict[str, Any]:
@@ -85,7 +86,8 @@ class Spec:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _same(a: Scalar, b: Scalar) -> bool:
+def same(a: Scalar, b: Scalar) -> bool:
+    """Whether two values are one in a spec: 1 and 1.0 are, 1 and True are not."""
     return a == b and isinstance(a, bool) == isinstance(b, bool)
 
 

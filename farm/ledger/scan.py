@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ class Progress:
     error: str = ""
     log: str = ""
     source_digest: str = ""
+    parameters: Mapping[str, Any] | None = None
+    """What the trial's parameters were when that was made; None where there is nothing yet, or nobody knows."""
 
 
 def scan(root: Path) -> dict[str, Progress]:
@@ -98,15 +101,28 @@ def progress(path: Path) -> Progress:
             epoch=epoch if isinstance(epoch, int) else 0,
             status=str(manifest.get("status", "")),
             source_digest=str(manifest.get("source_digest", "")),
+            parameters=_parameters(path, manifest),
         )
     attempts = attempt_directories(path)
     newest = max((c for a in attempts for c in commits(a)), key=commit_epoch, default=None)
-    epoch, digest = (commit_epoch(newest), commit_sources(newest)) if newest is not None else (0, "")
+    found = Progress("new")
+    if newest is not None:
+        manifest = read_manifest(newest) or {}
+        digest, parameters = str(manifest.get("source_digest", "")), _parameters(path, manifest)
+        found = Progress("partial", commit_epoch(newest), source_digest=digest, parameters=parameters)
     end = read_json(attempts[-1] / "end.json") if attempts else None
     error, log = _error(attempts[-1], end) if attempts else ("", "")
-    if (end or {}).get("how") == "failed":
-        return Progress("failed", epoch=epoch, error=error, log=log, source_digest=digest)
-    return Progress("partial" if epoch else "new", epoch=epoch, error=error, log=log, source_digest=digest)
+    failed = (end or {}).get("how") == "failed"
+    return dataclasses.replace(found, state="failed" if failed else found.state, error=error, log=log)
+
+
+def _parameters(path: Path, manifest: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The parameters in a manifest, which has a digest of its own; else, as before 2026-11-30, in the trial's spec."""
+    found = manifest.get("parameters")
+    if not isinstance(found, dict):
+        spec = read_json(path / "spec.json") or {}
+        found = spec.get("parameters") if spec.get("id") == trial_id(path) else None
+    return found if isinstance(found, dict) else None
 
 
 def commit_sources(commit: Path) -> str:

@@ -12,16 +12,19 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 from attempts import attempt, directory, request
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from farm.attempt import End
+from farm.errors import UsageError
 from farm.ledger import durable, scan, schema, store, tidy
 from farm.ledger.export import export
 from farm.ledger.store import Attempt
-from trials.spec import Row, Spec
+from trials.spec import Row, Spec, parameter_defaults
 
 ROWS: list[Row] = [{"epoch": 1, "train_loss": 0.5, "value": 7, "attempt": 1}]
 
@@ -41,6 +44,38 @@ def spec(seed: int = 0) -> Spec:
 
 def test_each_attempt_has_a_number_of_its_own(tmp_path: Path) -> None:
     assert [Attempt.claim(tmp_path, spec(), {}).number for _ in range(3)] == [1, 2, 3]
+
+
+def with_default(monkeypatch: pytest.MonkeyPatch, **defaults: Any) -> Spec:
+    """The spec of today, had the counting trial these defaults: its id is that of before."""
+    known = parameter_defaults("counting") | defaults
+    monkeypatch.setattr("trials.spec.parameter_defaults", lambda module: known)
+    return dataclasses.replace(spec(), parameters=spec().parameters | defaults)
+
+
+def test_an_attempt_does_not_go_on_with_another_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = Attempt.claim(tmp_path, spec(), {})
+    now = with_default(monkeypatch, seconds=0.5)
+    assert now.id == first.spec.id
+    Attempt.claim(tmp_path, now, {})  # there is nothing of the other value yet
+    first.commit(2, b"two", ROWS)
+    kept = (first.trial / "spec.json").read_bytes()
+    with pytest.raises(UsageError, match=rf"seconds: its default was 0\.0 when trial {now.id} began and is 0\.5 now"):
+        Attempt.claim(tmp_path, now, {})
+    assert (first.trial / "spec.json").read_bytes() == kept
+    wanted = dataclasses.replace(request(tmp_path), spec=now.as_dict())
+    assert attempt(wanted) == End("failed", 2, "UsageError", ANY, failure="bug")
+    assert [a.name for a in scan.attempt_directories(first.trial)] == ["1", "2"]
+
+
+def test_a_ledger_of_before_has_the_defaults_in_its_specs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = Attempt.claim(tmp_path, spec(), {})
+    durable.write_directory(first.path / "commit-2", {}, {"epoch": 2})
+    assert scan.progress(first.trial).parameters == spec().parameters
+    durable.write_directory(first.trial / "done", {}, {"status": "completed", "epoch": 3})
+    assert scan.progress(first.trial).parameters == spec().parameters
+    (first.trial / "spec.json").write_text("[]")
+    assert scan.progress(first.trial).parameters is None
 
 
 def test_parameters_that_changed_places_find_the_trial_again(tmp_path: Path) -> None:
