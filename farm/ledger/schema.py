@@ -204,14 +204,18 @@ class RowCheck:
         for name, value in row.items():
             if (kind := kinds.get(name)) is None:
                 self._check_undeclared(name, value, table)
-            elif type(value) is not PYTHON.get(kind) and not holds(kind, value := _scalar(name, value)):
-                raise SchemaError(f"row column {name!r} is declared as {kind}, and has {value!r} ({self._module})")
+            elif type(value) is not PYTHON.get(kind):
+                value = _scalar(name, value)
+                if not holds(kind, value):
+                    raise SchemaError(f"row column {name!r} is declared as {kind}, and has {value!r} ({self._module})")
             found[name] = value
         return found
 
     def _check_undeclared(self, name: str, value: Any, table: str) -> None:
         if self._several and (name == "table" or (value is None and any(name in k for k in self._kinds.values()))):
             return
+        if name in ADDED_BY_LEDGER:
+            raise SchemaError(f"row column {name!r} is the ledger's own; {self._module} needs another name for its own")
         if self._several:
             raise SchemaError(f"row column {name!r} is not one of table {table!r} in TABLES of {self._module}")
         raise SchemaError(

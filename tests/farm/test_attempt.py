@@ -184,7 +184,7 @@ def test_out_of_memory_keeps_the_rows_before_it(tmp_path: Path) -> None:
     [
         ({"surprise": 1}, "row column 'surprise' is declared neither in farm/ledger/schema.py nor by counting"),
         ({"surprise": None}, "row column 'surprise' is declared neither"),
-        ({"name": "mine"}, "row column 'name' is declared neither"),
+        ({"name": "mine"}, "row column 'name' is the ledger's own; counting needs another name"),
         ({"value": 2**70}, "row column 'value' is declared as int, and has 1180591620717411303424"),
         ({"value": 0.75}, "row column 'value' is declared as int, and has 0.75"),
         ({"value": np.float32(0.75)}, "row column 'value' is declared as int, and has 0.75"),
