@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from farm import provenance
+from farm.errors import UsageError
 from farm.failures import LONGEST_BACK_OFF_SECONDS, POLICIES, Infrastructure, kind_of
 from farm.ledger.scan import attempt_records, progress
-from farm.ledger.schema import EPOCHS, row_table
+from farm.ledger.schema import EPOCHS, RowCheck, row_table
 from farm.ledger.store import Attempt, drain_file, now, trial_path
 from farm.ledger.tidy import tidy
 from farm.write_behind import WriteBehind
@@ -109,6 +110,8 @@ def run_attempt(request: Request, stop: StopFlag, report: Report, on_claim: Call
         sources = provenance.source_digests(spec.module)
         attempt = Attempt.claim(Path(request.ledger), spec, _info(request, sources))
         log = str(on_claim(attempt) or "")
+    except UsageError as error:  # a plan has refused it before
+        return End("failed", found.epoch, type(error).__name__, str(error), failure="bug")
     except OSError as error:  # nowhere to write: not even a record of this attempt, by which the next would wait
         stop.wait(min(request.back_off_seconds, LONGEST_BACK_OFF_SECONDS))
         return End("interrupted", 0, type(error).__name__, str(error), failure="storage")
@@ -190,13 +193,14 @@ class _Run:
         return self._finish(outcome, state)
 
     def _epochs(self, writer: WriteBehind) -> tuple[Outcome, Callable[[], State] | None]:
+        check = RowCheck(self.spec.module)
         trial = self.module.run(self.spec, self)
         state = None if self.state is None else self._resumed_state
         last_commit, dump_seconds, tried = time.monotonic(), 0.0, False
         while True:
             self._epoch_began = time.monotonic()
             try:
-                rows, state = self._next(trial)
+                rows, state = self._next(trial, check)
             except StopIteration as end:
                 if not isinstance(end.value, Outcome):
                     raise TypeError(f"{self.spec.module}: run has to end with `return Outcome(...)`") from None
@@ -233,7 +237,7 @@ class _Run:
         assert self.state is not None
         return self.state
 
-    def _next(self, trial: Any) -> Epoch:
+    def _next(self, trial: Any, check: RowCheck) -> Epoch:
         rows, state = next(trial)
         if state is not None and not callable(state):
             raise TypeError(
@@ -241,6 +245,7 @@ class _Run:
                 f"None, and no {type(state).__name__}"
             )
         self.epoch += 1
+        rows = [check.plain(row) for row in rows]  # now, and not by the first commit, which may be the end's
         self._count(rows)
         self.rows.extend({**row, "attempt": self.attempt.number} for row in rows)
         return rows, state

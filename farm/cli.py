@@ -29,7 +29,7 @@ from farm.errors import (
     UsageError,
 )
 from farm.output import Output, open_closed, to_nowhere
-from farm.plan import STATES, Plan, check_work
+from farm.plan import STATES, Plan, check_defaults, check_work
 from farm.signals import Signals
 from trials.spec import ModuleError
 
@@ -189,6 +189,7 @@ def _show_plan(config: Config, as_json: bool) -> int:
     else:
         print_plan(plan)
     elsewhere.check_trials(config)
+    check_defaults(plan)
     check_work(plan)
     budget.check(plan, config.settings.max_gpu_hours)
     return FAILED if plan.count("failed") or plan.count("unschedulable") else COMPLETE
@@ -306,6 +307,7 @@ def _submit(options: argparse.Namespace) -> int:
 
     elsewhere.check_trials(config)
     plan = allocation_plan(config)
+    check_defaults(plan)
     check_work(plan)
     budget.check(plan, config.settings.max_gpu_hours)
     script = render(batch_job(config, options.overrides, plan))

@@ -23,7 +23,7 @@ from farm.command_line import CONF, SELECTORS, read, site_file, split, studies, 
 from farm.errors import UsageError
 from farm.settings import Resources, Settings
 from farm.site import check_options, check_time, expand
-from trials.spec import Scalar, trial_module
+from trials.spec import ModuleError, Scalar, parameter_types, trial_module
 
 __all__ = [
     "CONF", "ROOT", "Config", "Place", "Resources", "Settings", "data_directory", "load", "load_place", "place_of",
@@ -196,7 +196,10 @@ def _parameters(module: str, study_file: Path) -> DictConfig:
     try:
         parameters = trial_module(module).Parameters
         dataclasses.fields(parameters)
+        parameter_types(module)
         return typed(parameters)
+    except ModuleError as error:
+        raise UsageError(str(error)) from None
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"module: {module}: Parameters: {error.full_key or ''}: {reason}") from None

@@ -91,7 +91,6 @@ class TrialActor(Trainable):
     def _begin(self, config: dict[str, Any]) -> None:
         self._config = config
         self._request = Request(**config["request"])
-        self._trial = trial_path(Path(self._request.ledger), Spec(**self._request.spec))
         self._drain = drain_file(Path(self._request.ledger), config["run"])
         self._stopping = False
         self._claimed = 0
@@ -159,6 +158,11 @@ class TrialActor(Trainable):
             self._end = self._ended or record_killed(
                 self._request, self._claimed, message["exit"], failures.kernel_kills() > self._kernel_kills
             )
+
+    @property
+    def _trial(self) -> Path:
+        """The trial's directory, looked for by steps alone: one that a file server fails is tried again."""
+        return trial_path(Path(self._request.ledger), Spec(**self._request.spec))
 
     def _draining(self) -> bool:
         return self._drain.exists()

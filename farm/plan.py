@@ -5,10 +5,11 @@ Imports neither torch nor Ray, and reads no file.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,7 +18,19 @@ from farm.config import Config
 from farm.errors import UsageError
 from farm.ledger.scan import Progress
 from farm.settings import Settings
-from trials.spec import Scalar, Spec, parameter_defaults, problem_with, resolved, revision_of, steps_of, work_of
+from trials.spec import (
+    Scalar,
+    Spec,
+    holds,
+    parameter_defaults,
+    parameter_types,
+    problem_with,
+    resolved,
+    revision_of,
+    same,
+    steps_of,
+    work_of,
+)
 
 State = Literal["done", "partial", "new", "failed", "unschedulable"]
 READABLE_LENGTH = 60
@@ -60,6 +73,8 @@ class Trial:
     """Estimate of what is left of it; None where no completed trial tells."""
     stale: bool = False
     """Whether sources other than today's, under the same REVISION, did it or a part of it."""
+    changed: str = ""
+    """What is to be said of a default that has changed since it began; its `spec` is then as it began."""
 
     @property
     def to_run(self) -> bool:
@@ -123,6 +138,35 @@ def check_work(plan: Plan) -> None:
         work_left(trial)
 
 
+def check_defaults(plan: Plan) -> None:
+    """Raise `UsageError` where a trial was begun, or done, with another default than its parameter has now.
+
+    Its id is the same, and so results of the old value would pass for those of the new one.
+    """
+    if told := [t.changed for t in plan.trials if t.changed]:
+        raise UsageError(told[0] + (f" ({counted(len(told) - 1, 'more trial')} began so)" if len(told) > 1 else ""))
+
+
+def changed(began: Mapping[str, Scalar] | None, now: Mapping[str, Scalar]) -> dict[str, tuple[Scalar, Scalar]]:
+    """Parameters that had another value when a trial began: then and now. One that did not exist then is none."""
+    return {k: (began[k], v) for k, v in now.items() if began and k in began and not same(began[k], v)}
+
+
+def changes_text(identity: str, changes: Mapping[str, tuple[Scalar, Scalar]], axes: Collection[str] = ()) -> str:
+    """What `changed` has found of a trial, and the ways out."""
+    were = [
+        f"{k}: its default was {then!r} when trial {identity} began and is {now!r} now"
+        for k, (then, now) in changes.items()
+    ]
+    words = [f"sweep.{k}=[{_word(v)}]" if k in axes else f"trial.{k}={_word(v)}" for k, (_, v) in changes.items()]
+    return f"{'; '.join(were)}; put the default back and use {' '.join(words)}, or raise REVISION"
+
+
+def _word(value: Scalar) -> str:
+    """A value as the command line takes it."""
+    return "null" if value is None else str(value)
+
+
 def specs(config: Config, fingerprint: str, hardware: str | None) -> list[tuple[Spec, Bundle]]:
     """The grid's points, seeds innermost, without duplicates.
 
@@ -142,17 +186,23 @@ def specs(config: Config, fingerprint: str, hardware: str | None) -> list[tuple[
     return list(found.values())
 
 
-def kin(config: Config, fingerprint: str, hardware: str | None, others: Iterable[Spec]) -> list[tuple[Spec, Bundle]]:
-    """Those of other specs of its trial module that differ from the grid only in what is swept, and in seeds."""
-    axes = {*config.sweep, *(k for group in config.zip for k in group), *(k for point in config.extra for k in point)}
-    found = []
-    for other in others:
+def kin(
+    config: Config, fingerprint: str, hardware: str | None, others: Iterable[tuple[str, Spec]]
+) -> list[tuple[Spec, Bundle]]:
+    """Those of other trials of its module, by id, that differ from the grid only in what is swept, and in seeds."""
+    axes, found = _axes(config), []
+    for identity, other in others:
         values = {**parameter_defaults(other.module), **other.parameters}
         parameters = resolved(other.module, {**config.parameters, **{k: values[k] for k in axes}})
         spec = _spec(config, parameters, other.seed, fingerprint, hardware)
-        if spec.id == other.id:
+        if spec.id == identity:
             found.append((spec, _bundle(config, parameters)))
     return found
+
+
+def _axes(config: Config) -> set[str]:
+    """Parameters that the study sets at each point."""
+    return {*config.sweep, *(k for group in config.zip for k in group), *(k for point in config.extra for k in point)}
 
 
 def _spec(config: Config, parameters: Mapping[str, Scalar], seed: int, fingerprint: str, hardware: str | None) -> Spec:
@@ -206,6 +256,8 @@ def make(
         progress = ledger.get(identity, Progress("new"))
         state, reason = _state(progress, bundle, nodes, config.settings)
         stale = bool(source_digest) and progress.source_digest not in ("", source_digest)
+        changes = changed(progress.parameters, spec.parameters)
+        spec = _as_it_began(spec, changes)
         trials.append(
             Trial(
                 id=identity,
@@ -219,9 +271,17 @@ def make(
                 log=progress.log,
                 seconds=(seconds or {}).get(identity),
                 stale=stale,
+                changed=changes_text(identity, changes, _axes(config)) if changes else "",
             )
         )
     return Plan(config.study, tuple(trials))
+
+
+def _as_it_began(spec: Spec, changes: Mapping[str, tuple[Scalar, Scalar]]) -> Spec:
+    """A spec with the values that its trial began with; None for one that its parameter's type can no longer hold."""
+    kinds = parameter_types(spec.module) if changes else {}
+    began = {k: then if holds(kinds[k], then) else None for k, (then, _) in changes.items() if k in kinds}
+    return dataclasses.replace(spec, parameters={**spec.parameters, **began}) if began else spec
 
 
 def readable(spec: Spec) -> str:

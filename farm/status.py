@@ -29,9 +29,8 @@ from farm.ledger.scan import (
     attempt_records,
     commit_epoch,
     commits,
+    directories,
     has_finished,
-    trial_directories,
-    trial_id,
 )  # fmt: skip
 from farm.plan import STATES, Plan, Trial, work_left
 from farm.slurm.submit import site_nodes
@@ -111,7 +110,7 @@ def status(config: Config, now: datetime | None = None) -> Status:
     now = now or datetime.now(UTC)
     driver = driver_at_work(config.ledger, now)
     plan = study.make_plan(config, site_nodes(config))
-    folders = {trial_id(p): p for p in trial_directories(config.ledger)}
+    folders = directories(config.ledger)
     trials = _with_work(plan, [_trial(t, folders.get(t.id), driver, now) for t in plan.trials], folders)
     known = {t.id for t in trials}
     held = sum(t.gpus for t in trials if t.state == "running")

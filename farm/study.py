@@ -84,8 +84,8 @@ def finished_outside(
     known = {s.id for s, _ in grid or planning.specs(config, fingerprint, hardware)}
     paths = [p for p in trial_directories(config.ledger) if trial_id(p) not in known and has_finished(p)]
     others = [(trial_id(p), spec) for p in paths if (spec := spec_of(p)) is not None]
-    own = (spec for i, spec in others if spec.module == config.settings.module and spec.id == i)
-    return planning.kin(config, fingerprint, hardware, filter(fits_columns, own))
+    own = [(i, s) for i, s in others if s.module == config.settings.module and fits_columns(s)]
+    return planning.kin(config, fingerprint, hardware, own)
 
 
 def local_nodes(config: Config) -> list[Node]:
@@ -139,6 +139,7 @@ def run(config: Config, arguments: list[str], signals: Signals | None = None) ->
     with LedgerLock(config.ledger, on_lost=lambda: os.kill(os.getpid(), signal.SIGTERM), say=_say) as lock:
         sweep_ledger(config.ledger)
         planned = plan = make_plan(config)
+        planning.check_defaults(plan)
         planning.check_work(plan)
         budget.check(plan, config.settings.max_gpu_hours)
         drain = drain_file(config.ledger, run_id)

@@ -72,6 +72,8 @@ def explain(config: Config, plan: Plan, trial: Trial) -> Iterator[str]:
     """The lines of the answer."""
     yield f"{trial.label} ({trial.id}) of {plan.study} is {_state(trial)}"
     yield from _history(config.ledger, trial.id)
+    if trial.changed:
+        yield f"  {trial.changed}"
     if trial.stale:
         today = provenance.source_digest(trial.spec.module)
         made = "its sources were" if trial.state == "done" else "sources of what it goes on from were"

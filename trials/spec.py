@@ -9,9 +9,12 @@ import dataclasses
 import functools
 import hashlib
 import importlib
+import inspect
 import json
 import math
 import operator
+import types
+import typing
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
@@ -20,6 +23,8 @@ T = TypeVar("T")
 Scalar = bool | int | float | str | None
 Row = dict[str, Scalar]
 State = dict[str, Any]
+Kind = Literal["int", "float", "str", "bool"]
+"""Type of a parameter or of a column; any may lack a value."""
 STATUSES = ("completed", "diverged", "oom")
 """How a trial that is done has ended."""
 
@@ -37,7 +42,8 @@ def parameter(
 
     `default` is the value the parameter was introduced with and never changes afterwards: a parameter
     that stands at it stays out of the spec's hash, so adding a parameter does not re-key old results.
-    A study that wants another value says so in its YAML file. Bounds are inclusive.
+    A study that wants another value says so in its YAML file. Where a default has changed all the same, a run
+    refuses what was begun with the old one, until the default is back or `REVISION` is raised. Bounds are inclusive.
     """
     metadata = {"help": help, "unit": unit, "minimum": minimum, "maximum": maximum, "choices": choices}
     return dataclasses.field(default=default, metadata=metadata)
@@ -65,7 +71,7 @@ class Spec:
     def canonical(self) -> dict[str, Any]:
         """The content that is hashed: parameters at their introduced default are left out."""
         defaults = parameter_defaults(self.module)
-        moved = {k: v for k, v in self.parameters.items() if k not in defaults or not _same(defaults[k], v)}
+        moved = {k: v for k, v in self.parameters.items() if k not in defaults or not same(defaults[k], v)}
         return {**self.as_dict(), "parameters": moved}
 
     def as_dict(self) -> dict[str, Any]:
@@ -80,7 +86,8 @@ class Spec:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _same(a: Scalar, b: Scalar) -> bool:
+def same(a: Scalar, b: Scalar) -> bool:
+    """Whether two values are one in a spec: 1 and 1.0 are, 1 and True are not."""
     return a == b and isinstance(a, bool) == isinstance(b, bool)
 
 
@@ -105,9 +112,19 @@ class ModuleError(ValueError):
 
 
 def resolved(module: str, parameters: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """All parameters with those filled in that follow from others. Raises `ModuleError` where `resolve` fails."""
+    """All parameters with those filled in that follow from others.
+
+    Raises `ModuleError` where `resolve` fails, or where a value is not of its parameter's type.
+    """
     resolve = getattr(trial_module(module), "resolve", dict)
-    return _asked(f"{module}.resolve", resolve, parameters, dict)
+    found = _asked(f"{module}.resolve", resolve, parameters, dict)
+    kinds = parameter_types(module)
+    for name, value in found.items():
+        if name not in kinds:
+            raise ModuleError(f"{module}.resolve: {name} is no parameter")
+        if not holds(kinds[name], value):
+            raise ModuleError(f"{module}: Parameters.{name}: {kinds[name]} is expected, and not {value!r}")
+    return found
 
 
 def problem_with(module: str, parameters: Mapping[str, Scalar]) -> str | None:
@@ -170,6 +187,50 @@ def parameter_defaults(module: str) -> dict[str, Scalar]:
     return {f.name: f.default for f in dataclasses.fields(trial_module(module).Parameters)}
 
 
+@functools.cache
+def parameter_types(module: str) -> dict[str, Kind]:
+    """Name and type of every parameter of a trial module: "float" where int and float are declared.
+
+    Raises `ModuleError` for a parameter of any type that no column can hold.
+    """
+    declared = trial_module(module).Parameters
+    hints, found = typing.get_type_hints(declared), {}
+    for f in dataclasses.fields(declared):
+        if (kind := _kind_of(hints[f.name])) is None:
+            shown = f.type if isinstance(f.type, str) else inspect.formatannotation(f.type)
+            expected = "int, float, str or bool, each perhaps with None, is expected"
+            raise ModuleError(f"{module}: Parameters.{f.name}: {shown}; {expected}")
+        found[f.name] = kind
+    return found
+
+
+def _kind_of(hint: Any) -> Kind | None:
+    several = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    named = {*typing.get_args(hint)} - {types.NoneType} if several else {hint}
+    return _KINDS.get(frozenset(named))
+
+
+_KINDS: dict[frozenset[type], Kind] = {
+    frozenset({int}): "int",
+    frozenset({float}): "float",
+    frozenset({int, float}): "float",
+    frozenset({str}): "str",
+    frozenset({bool}): "bool",
+}
+
+
+def holds(kind: Kind, value: Any) -> bool:
+    """Whether a column of this type has a value as it is. Whole numbers pass between int and float; None is none."""
+    if value is None:
+        return True
+    if kind == "int":
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        return (whole or (isinstance(value, float) and value.is_integer())) and -(2**63) <= value < 2**63
+    if kind == "float":
+        return isinstance(value, float) or (isinstance(value, int) and abs(value) <= 2**53)
+    return isinstance(value, str if kind == "str" else bool)
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How a trial that ran to its end ended.
@@ -198,7 +259,7 @@ class Column:
     """
 
     name: str
-    type: Literal["int", "float", "str", "bool"]
+    type: Kind
     unit: str = ""
     measured: bool = False
     better: Literal["lower", "higher", ""] = ""

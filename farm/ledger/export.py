@@ -43,7 +43,7 @@ from farm.ledger.gather import (
     with_defaults,
 )
 from farm.ledger.lock import is_driven
-from farm.ledger.scan import DONE, attempt_records, has_finished, trial_directories, trial_id
+from farm.ledger.scan import DONE, attempt_records, directories, has_finished, trial_id
 from farm.ledger.store import parquet
 from farm.ledger.tidy import tidy
 from farm.ledger.unfinished import read_newest
@@ -101,7 +101,7 @@ def alone(root: Path) -> Iterator[None]:
 def _export(root: Path, directory: Path, plan: Plan | None, module: str) -> Export:
     damaged: list[Path] = []
     misfits: set[str] = set()
-    begun = {trial_id(t): t for t in trial_directories(root)}
+    begun = directories(root)
     found = {i: t for i, t in begun.items() if has_finished(t)}
     main, *further = schema.row_tables(module)
     names = {"rows": main} | {name: name for name in (*further, "trials", "attempts", "plan")}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -36,11 +37,39 @@ class Progress:
     error: str = ""
     log: str = ""
     source_digest: str = ""
+    parameters: Mapping[str, Any] | None = None
+    """What the trial's parameters were when that was made; None where there is nothing yet, or nobody knows."""
 
 
 def scan(root: Path) -> dict[str, Progress]:
     """State of every trial in a ledger by id; an absent ledger is an empty one."""
-    return {trial_id(path): progress(path) for path in trial_directories(root)}
+    return {identity: progress(path) for identity, path in directories(root).items()}
+
+
+def directories(root: Path) -> dict[str, Path]:
+    """Directory of every trial by its id.
+
+    There may be several: until 2026-11-30 a trial got another where its module's parameters had changed places.
+    Then it is the one that is done, else the one furthest on.
+    """
+    found: dict[str, Path] = {}
+    for path in trial_directories(root):
+        identity = trial_id(path)
+        found[identity] = _furthest([found[identity], path]) if identity in found else path
+    return found
+
+
+def directory_of(root: Path, identity: str) -> Path | None:
+    """The directory that `directories` has for an id, if any."""
+    try:
+        names = [n for n in os.listdir(root / TRIALS) if n.endswith(f"-{identity}") and not n.startswith(".")]
+    except FileNotFoundError:
+        return None
+    return _furthest([root / TRIALS / name for name in sorted(names)]) if names else None
+
+
+def _furthest(paths: Sequence[Path]) -> Path:
+    return paths[0] if len(paths) == 1 else max(paths, key=lambda path: (has_finished(path), progress(path).epoch))
 
 
 def trial_directories(root: Path) -> list[Path]:
@@ -72,15 +101,28 @@ def progress(path: Path) -> Progress:
             epoch=epoch if isinstance(epoch, int) else 0,
             status=str(manifest.get("status", "")),
             source_digest=str(manifest.get("source_digest", "")),
+            parameters=_parameters(path, manifest),
         )
     attempts = attempt_directories(path)
     newest = max((c for a in attempts for c in commits(a)), key=commit_epoch, default=None)
-    epoch, digest = (commit_epoch(newest), commit_sources(newest)) if newest is not None else (0, "")
+    found = Progress("new")
+    if newest is not None:
+        manifest = read_manifest(newest) or {}
+        digest, parameters = str(manifest.get("source_digest", "")), _parameters(path, manifest)
+        found = Progress("partial", commit_epoch(newest), source_digest=digest, parameters=parameters)
     end = read_json(attempts[-1] / "end.json") if attempts else None
     error, log = _error(attempts[-1], end) if attempts else ("", "")
-    if (end or {}).get("how") == "failed":
-        return Progress("failed", epoch=epoch, error=error, log=log, source_digest=digest)
-    return Progress("partial" if epoch else "new", epoch=epoch, error=error, log=log, source_digest=digest)
+    failed = (end or {}).get("how") == "failed"
+    return dataclasses.replace(found, state="failed" if failed else found.state, error=error, log=log)
+
+
+def _parameters(path: Path, manifest: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The parameters in a manifest, which has a digest of its own; else, as before 2026-11-30, in the trial's spec."""
+    found = manifest.get("parameters")
+    if not isinstance(found, dict):
+        spec = read_json(path / "spec.json") or {}
+        found = spec.get("parameters") if spec.get("id") == trial_id(path) else None
+    return found if isinstance(found, dict) else None
 
 
 def commit_sources(commit: Path) -> str:

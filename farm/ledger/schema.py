@@ -6,13 +6,12 @@ row tables (`TABLES`), and columns of its trials' one row (`SUMMARY`).
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
-from trials.spec import Column, Row, Scalar, Spec, trial_module
+from trials.spec import Column, Kind, Row, Scalar, Spec, holds, parameter_types, trial_module
 
 ROWS: tuple[Column, ...] = (
     Column("trial_id", "str", help="the spec's id"),
@@ -110,6 +109,10 @@ EPOCHS = "epochs"
 IDENTITY = ("trial_id", "name", "attempt")
 """Columns of every row table."""
 SPEC_COLUMNS = ("seed", "threads", "dataset", "fingerprint", "revision", "timed", "hardware", "module")
+ADDED_BY_LEDGER = ("trial_id", "name")
+"""Of these, those that no trial's own rows have."""
+PYTHON: Mapping[Kind, type] = {"float": float, "str": str, "bool": bool}
+"""Types of which a column holds every value: no int, which can be too large."""
 ARROW = {"int": pa.int64(), "float": pa.float64(), "str": pa.string(), "bool": pa.bool_()}
 
 
@@ -176,18 +179,49 @@ def types(columns: Iterable[Column], extra: Iterable[pa.Field] = ()) -> dict[str
     return {c.name: ARROW[c.type] for c in columns} | {f.name: f.type for f in extra}
 
 
-def check_tables(module: str, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Raise `SchemaError` for a row of a table that the module has not, or with a column of another table."""
-    tables = {name: {c.name for c in columns} for name, columns in row_tables(module).items()}
-    if len(tables) == 1:
-        return
-    main = next(iter(tables))
-    for row in rows:
-        name = row.get("table") or main
-        if name not in tables:
-            raise SchemaError(f"{module} has no row table {name!r}; TABLES are {', '.join(tables)}")
-        if wrong := [k for k, v in row.items() if v is not None and k != "table" and k not in tables[name]]:
-            raise SchemaError(f"row column {wrong[0]!r} is not one of table {name!r} in TABLES of {module}")
+class RowCheck:
+    """Holds the rows of a trial module against its tables; made once, since epochs can be short."""
+
+    def __init__(self, module: str) -> None:
+        """Raises `SchemaError` where two tables give one name two types."""
+        row_columns(module)
+        self._module, tables = module, row_tables(module)
+        self._main, self._several = next(iter(tables)), len(tables) > 1
+        self._kinds = {
+            name: {c.name: c.type for c in columns if c.name not in ADDED_BY_LEDGER} for name, columns in tables.items()
+        }
+
+    def plain(self, row: Mapping[str, Any]) -> Row:
+        """A row with NumPy's and torch's scalars as Python's own.
+
+        Raises `SchemaError` for a table that the module has not, a column that the table has not, or a value that
+        is not of its column's type. Columns without a value may be of other tables.
+        """
+        table = (row.get("table") if self._several else None) or self._main
+        if (kinds := self._kinds.get(table)) is None:
+            raise SchemaError(f"{self._module} has no row table {table!r}; TABLES are {', '.join(self._kinds)}")
+        found: Row = {}
+        for name, value in row.items():
+            if (kind := kinds.get(name)) is None:
+                self._check_undeclared(name, value, table)
+            elif type(value) is not PYTHON.get(kind):
+                value = _scalar(name, value)
+                if not holds(kind, value):
+                    raise SchemaError(f"row column {name!r} is declared as {kind}, and has {value!r} ({self._module})")
+            found[name] = value
+        return found
+
+    def _check_undeclared(self, name: str, value: Any, table: str) -> None:
+        if self._several and (name == "table" or (value is None and any(name in k for k in self._kinds.values()))):
+            return
+        if name in ADDED_BY_LEDGER:
+            raise SchemaError(f"row column {name!r} is the ledger's own; {self._module} needs another name for its own")
+        if self._several:
+            raise SchemaError(f"row column {name!r} is not one of table {table!r} in TABLES of {self._module}")
+        raise SchemaError(
+            f"row column {name!r} is declared neither in farm/ledger/schema.py nor by {self._module}; "
+            f"COLUMNS = (Column({name!r}, …),) there declares it"
+        )
 
 
 def column(name: str, module: str | None = None) -> Column:
@@ -213,8 +247,7 @@ def config_columns(spec: Spec) -> Row:
 
 def config_schema(module: str) -> list[pa.Field]:
     """Arrow fields of `config_columns`, by the types of the module's parameters."""
-    fields = dataclasses.fields(trial_module(module).Parameters)
-    kinds = {f.name: _arrow_type(str(f.type)) for f in fields}
+    kinds = {name: ARROW[kind] for name, kind in parameter_types(module).items()}
     own = {"seed": "int", "threads": "int", "revision": "int", "timed": "bool"}
     kinds |= {k: ARROW[own.get(k, "str")] for k in SPEC_COLUMNS}
     return [pa.field(f"config_{k}", kind) for k, kind in kinds.items()]
@@ -230,13 +263,6 @@ def fits_columns(spec: Spec) -> bool:
     return all(values.get(name) == value for name, value in found.items())
 
 
-def _arrow_type(annotation: str) -> pa.DataType:
-    for name, kind in ARROW.items():
-        if annotation.replace("<class '", "").startswith(name):
-            return kind
-    return pa.string()
-
-
 def table(rows: Sequence[Mapping[str, Any]], columns: Iterable[Column], extra: Sequence[pa.Field] = ()) -> pa.Table:
     """Rows as an Arrow table with exactly the declared columns. Raises `SchemaError` naming a misfit."""
     declared = {c.name: c for c in columns}
@@ -247,10 +273,27 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Iterable[Column], extra: S
                 f"row column {unknown[0]!r} is declared neither in farm/ledger/schema.py nor by the module"
             )
     schema = pa.schema(types(declared.values(), extra))
+    return pa.table({f.name: _array(f, [_plain(r.get(f.name)) for r in rows]) for f in schema}, schema)
+
+
+def _array(field: pa.Field, values: Sequence[Scalar]) -> pa.Array:
+    """Values as Arrow has them. Of a float it would keep the whole part alone in a column of whole numbers."""
+    if field.type == ARROW["int"]:
+        for value in values:
+            if isinstance(value, float) and not value.is_integer():
+                raise SchemaError(f"column {field.name!r} is declared as int, and has {value}")
     try:
-        return pa.table({f.name: pa.array([_plain(r.get(f.name)) for r in rows], f.type) for f in schema}, schema)
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise SchemaError(f"a row does not fit the table's types: {error}") from None
+        return pa.array(values, field.type)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+        raise SchemaError(f"a value does not fit the type of column {field.name!r}: {error}") from None
+
+
+def _scalar(name: str, value: Any) -> Any:
+    """NumPy's and torch's scalars as Python's own."""
+    try:
+        return value.item() if hasattr(value, "item") else value
+    except (ValueError, RuntimeError) as error:  # of several elements
+        raise SchemaError(f"row column {name!r}: {error}") from None
 
 
 def _plain(value: Any) -> Scalar:

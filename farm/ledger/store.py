@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from farm.errors import UsageError
 from farm.ledger import schema
 from farm.ledger.durable import (
     Damaged,
@@ -36,12 +37,14 @@ from farm.ledger.scan import (
     commit_epoch,
     commit_sources,
     commits,
+    directory_of,
     folded_records,
     newest_first,
+    progress,
     trial_id,
 )
-from farm.plan import readable
-from trials.spec import Row, Spec
+from farm.plan import changed, changes_text, readable
+from trials.spec import Row, Scalar, Spec
 
 KEPT_COMMITS = 2
 DRAIN = "drain-"
@@ -59,34 +62,45 @@ class Commit:
 
 
 def trial_path(root: Path, spec: Spec) -> Path:
-    """Directory of a spec's trial: trials/<readable>-<id>."""
-    return root / TRIALS / f"{readable(spec)}-{spec.id}"
+    """Directory of a spec's trial: the one that has its id, else trials/<readable>-<id>.
+
+    The readable part alone depends on the order of the module's parameters.
+    """
+    return directory_of(root, spec.id) or root / TRIALS / f"{readable(spec)}-{spec.id}"
 
 
 class Attempt:
-    """One try at a trial. Only it writes in its directory; only the first to rename writes `done`."""
+    """One try at a trial. Only it writes in its directory; only the first to rename writes `done`.
 
-    def __init__(self, root: Path, spec: Spec, number: int) -> None:
+    `trial` is the trial's directory, where the caller has found it.
+    """
+
+    def __init__(self, root: Path, spec: Spec, number: int, trial: Path | None = None) -> None:
         self.root = root
         self.spec = spec
         self.number = number
-        self.trial = trial_path(root, spec)
+        self.trial = trial or trial_path(root, spec)
         self.path = self.trial / ATTEMPTS / str(number)
         self._begun = time.monotonic()
 
     @classmethod
     def claim(cls, root: Path, spec: Spec, info: Mapping[str, Any]) -> Attempt:
-        """Take the next number by mkdir, which one process alone can win, and record who runs it."""
+        """Take the next number by mkdir, which one process alone can win, and record who runs it.
+
+        Raises `UsageError` where what there is of the trial was made with other values of its parameters.
+        """
         trial = trial_path(root, spec)
         create_directories(trial / ATTEMPTS)
         set_damaged_aside(trial)
+        if changes := changed(progress(trial).parameters, spec.parameters):
+            raise UsageError(changes_text(spec.id, changes))
         content = {"id": spec.id, **spec.as_dict()}
         if read_json(trial / "spec.json") != content:
             write_json(trial / "spec.json", content)
         number = max([*(int(a.name) for a in attempt_directories(trial)), *folded_records(trial)], default=0) + 1
         while not create_directory(trial / ATTEMPTS / str(number)):
             number += 1
-        attempt = cls(root, spec, number)
+        attempt = cls(root, spec, number, trial)
         write_json(attempt.path / "attempt.json", {"started_at": now(), "host": socket.gethostname(), **info})
         return attempt
 
@@ -103,7 +117,7 @@ class Attempt:
     def commit(self, epoch: int, state: bytes, rows: Sequence[Row], sources: str = "") -> None:
         """Make state and all rows so far durable together; of this attempt's commits the newest two stay."""
         files = {"state.pt": state, "rows.parquet": self._rows(rows)}
-        meta = {"epoch": epoch, "seconds": self.seconds, "source_digest": sources}
+        meta = {"epoch": epoch, "seconds": self.seconds, "source_digest": sources, "parameters": self._parameters}
         write_directory(self.path / f"{COMMIT}{epoch}", files, meta)
         finished = read_manifest(self.trial / DONE) is not None  # by another attempt: nobody needs this any more
         own = commits(self.path)
@@ -131,7 +145,8 @@ class Attempt:
         }
         if state is not None:
             files["state.pt"] = state
-        meta = {"status": status, "epoch": epoch, "source_digest": trial_row.get("source_digest")}
+        made_by = {"source_digest": trial_row.get("source_digest"), "parameters": self._parameters}
+        meta = {"status": status, "epoch": epoch} | made_by
         won = write_directory(self.trial / DONE, files, meta)
         if not won and set_damaged_aside(self.trial):
             won = write_directory(self.trial / DONE, files, meta)
@@ -147,9 +162,14 @@ class Attempt:
         """Wall-clock seconds since the attempt was claimed."""
         return time.monotonic() - self._begun
 
+    @property
+    def _parameters(self) -> dict[str, Scalar]:
+        return dict(self.spec.parameters)
+
     def _rows(self, rows: Sequence[Row]) -> bytes:
-        schema.check_tables(self.spec.module, rows)
-        columns = [c for c in schema.row_columns(self.spec.module) if c.name not in ("trial_id", "name")]
+        check = schema.RowCheck(self.spec.module)
+        rows = [check.plain(row) for row in rows]
+        columns = [c for c in schema.row_columns(self.spec.module) if c.name not in schema.ADDED_BY_LEDGER]
         used = {k for row in rows for k in row}
         return small_parquet(schema.table(rows, [c for c in columns if c.name in used or c.name == "attempt"]))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import math
 import signal
 import threading
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import counting
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -22,6 +24,7 @@ from farm.attempt import End, Request, StopFlag
 from farm.ledger import durable, scan
 from farm.ledger import tidy as ledger_tidy
 from farm.ledger.durable import read_json
+from farm.ledger.schema import SchemaError
 from farm.ledger.store import Attempt
 from trials.spec import Context, Epoch, Outcome, Row, Spec, TrialRun, trial_module
 
@@ -177,18 +180,58 @@ def test_out_of_memory_keeps_the_rows_before_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("row", "said"), [({"surprise": 1}, "SchemaError: row column 'surprise'"), ({"value": 2**70}, "OverflowError: ")]
+    ("row", "said"),
+    [
+        ({"surprise": 1}, "row column 'surprise' is declared neither in farm/ledger/schema.py nor by counting"),
+        ({"surprise": None}, "row column 'surprise' is declared neither"),
+        ({"name": "mine"}, "row column 'name' is the ledger's own; counting needs another name"),
+        ({"value": 2**70}, "row column 'value' is declared as int, and has 1180591620717411303424"),
+        ({"value": 0.75}, "row column 'value' is declared as int, and has 0.75"),
+        ({"value": np.float32(0.75)}, "row column 'value' is declared as int, and has 0.75"),
+        ({"value": math.nan}, "row column 'value' is declared as int, and has nan"),
+        ({"train_loss": "0.5"}, "row column 'train_loss' is declared as float, and has '0.5'"),
+        ({"train_loss": torch.zeros(2)}, "row column 'train_loss': "),
+    ],
 )
-def test_out_of_memory_after_rows_that_do_not_fit_is_the_trials_failure(
+def test_a_row_that_does_not_fit_fails_the_trial_as_it_is_yielded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, row: Row, said: str
 ) -> None:
+    """And not at the end, by which a trial that commits nothing would have lost everything."""
+
     def run(spec: Spec, context: Context) -> TrialRun:
         yield [{"epoch": 1} | row], None
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 EiB.")
+        raise AssertionError("it went on")
 
     monkeypatch.setattr(counting, "run", run)
     end = attempt(wanted := request(tmp_path))
-    assert (end.how, end.failure, said in end.error.splitlines()[-1]) == ("failed", "bug", True)
+    assert (end.how, end.failure, f"SchemaError: {said}" in end.error.splitlines()[-1]) == ("failed", "bug", True)
+    assert scan.progress(directory(wanted)).state == "failed"
+
+
+def test_a_row_keeps_the_values_that_it_had_when_it_was_yielded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(spec: Spec, context: Context) -> TrialRun:
+        loss = torch.zeros(())
+        for epoch in (1, 2):
+            loss += 0.5
+            yield [{"epoch": np.int64(epoch), "train_loss": loss, "value": 2.0, "steps": None}], None
+        return Outcome("completed", {})
+
+    monkeypatch.setattr(counting, "run", run)
+    attempt(wanted := request(tmp_path))
+    assert [(r["epoch"], r["train_loss"], r["value"]) for r in rows(wanted)] == [(1, 0.5, 2), (2, 1.0, 2)]
+
+
+def test_out_of_memory_that_cannot_be_recorded_is_the_trials_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*arguments: object) -> None:
+        raise SchemaError("a value does not fit")
+
+    monkeypatch.setattr(Attempt, "finish", refused)
+    end = attempt(wanted := request(tmp_path, end="oom"))
+    assert (end.how, end.failure, "a value does not fit" in end.error) == ("failed", "bug", True)
     assert scan.progress(directory(wanted)).state == "failed"
 
 

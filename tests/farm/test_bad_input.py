@@ -223,6 +223,29 @@ def test_a_mistake_in_a_study_file_is_told_without_a_traceback(
             "@dataclass\nclass Parameters:\n    x: int = parameter(1, '')",
             "own.revision: AttributeError: module 'own' has",
         ),
+        (
+            "REVISION = 1\n@dataclass\nclass Parameters:\n    layers: list[int] = parameter(None, '')",
+            "own: Parameters.layers: list[int]; int, float, str or bool, each perhaps with None, is expected",
+        ),
+        (
+            "from pathlib import Path\nREVISION = 1\n@dataclass\nclass Parameters:\n"
+            "    place: Path | None = parameter(None, '')",
+            "own: Parameters.place: pathlib.Path | None; int, float, str or bool",
+        ),
+        (
+            "REVISION = 1\n@dataclass\nclass Parameters:\n    size: int | str = parameter(1, '')",
+            "own: Parameters.size: int | str; int, float, str or bool",
+        ),
+        (
+            "REVISION = 1\n@dataclass\nclass Parameters:\n    x: int = parameter(1, '')\n"
+            "def resolve(parameters):\n    return {'x': parameters['x'] / 2}",
+            "own: Parameters.x: int is expected, and not 0.5",
+        ),
+        (
+            "REVISION = 1\n@dataclass\nclass Parameters:\n    x: int = parameter(1, '')\n"
+            "def resolve(parameters):\n    return parameters | {'y': 2}",
+            "own.resolve: y is no parameter",
+        ),
     ],
 )
 def test_a_trial_module_that_declares_wrongly_is_one_line(

@@ -147,6 +147,85 @@ def test_a_spec_fits_where_its_values_are_kept_as_they_are(parameters: dict[str,
     assert fits_columns(Spec("counting", values, 0, 1, "none", "none", 1, False, None)) is fits
 
 
+def test_results_of_another_default_pass_for_no_others(
+    farm: Callable[..., Finished], tmp_path: Path, revise: Callable[..., None]
+) -> None:
+    def command(verb: str, *words: str) -> Finished:
+        return farm("study=changing.yaml", *words, verb=verb, variables={"PYTHONDONTWRITEBYTECODE": "1"})
+
+    def planned() -> list[tuple[Any, Any]]:
+        return [(r["config_size"], r["state"]) for r in exported(tmp_path / "results", "changing", "plan")]
+
+    revise(1, 1.5, "int")
+    assert command("run").code == 0
+    revise(1, 5.5, "int")
+    for verb, words in (("run", ()), ("plan", ()), ("submit", ("site=greene", "--dry-run"))):
+        refused = command(verb, *words)
+        assert (refused.code, len(refused.err.splitlines())) == (2, 1), refused.err
+        assert refused.err.startswith("farm: size: its default was 1.5 when trial ")
+        assert refused.err.endswith(
+            "began and is 5.5 now; put the default back and use trial.size=5.5, or raise REVISION\n"
+        )
+    for verb in ("status", "export", "report"):
+        assert (command(verb).code, command(verb).err) == (0, "")
+        assert planned() == [(1.5, "done")]
+    (identity,) = {r["trial_id"] for r in exported(tmp_path / "results", "changing", "plan")}
+    assert "size: its default was 1.5" in command("why", identity).out
+    revise(1, 1.5, "int")
+    assert command("run", "trial.size=5.5").code == 0
+    assert sorted(r["config_size"] for r in exported(tmp_path / "results", "changing", "trials")) == [1.5, 5.5]
+    revise(2, 5.5, "int")
+    assert command("run").code == 0
+    assert planned() == [(5.5, "done")]
+
+
+def test_a_default_of_another_type_is_shown_as_none(
+    farm: Callable[..., Finished], tmp_path: Path, revise: Callable[..., None]
+) -> None:
+    def command(verb: str) -> Finished:
+        return farm("study=changing.yaml", verb=verb, variables={"PYTHONDONTWRITEBYTECODE": "1"})
+
+    revise(1, "good", "int")
+    assert command("run").code == 0
+    revise(1, 0.5, "int")
+    assert "size: its default was 'good' when trial" in command("run").err
+    assert command("report").code == command("status").code == 0
+    assert [r["config_size"] for r in exported(tmp_path / "results", "changing", "plan")] == [None]
+
+
+WAYS = """
+from dataclasses import dataclass
+from typing import Optional, Union
+from trials.spec import Outcome, parameter
+
+REVISION = 1
+
+@dataclass
+class Parameters:
+    rate: int | float = parameter(2, "")
+    share: Optional[float] = parameter(0.5, "")
+    either: Union[int, float, None] = parameter(None, "")
+    on: "bool | None" = parameter(True, "")
+    name: Optional[str] = parameter(None, "")
+
+def run(spec, context):
+    yield [{"epoch": 1}], None
+    return Outcome("completed", {})
+"""
+
+
+def test_every_way_to_write_a_type_gives_its_column(farm: Callable[..., Finished], tmp_path: Path) -> None:
+    (tmp_path / "changing.yaml").write_text(STUDY)
+    (tmp_path / "changing.py").write_text(WAYS)
+    assert farm("study=changing.yaml", "sweep.rate=[2,0.5]", "sweep.either=[null,0.25]").code == 0
+    found = [
+        {k: r[f"config_{k}"] for k in ("rate", "share", "either", "on", "name")}
+        for r in exported(tmp_path / "results", "changing", "trials")
+    ]
+    assert {(r["rate"], r["either"]) for r in found} == {(2.0, None), (2.0, 0.25), (0.5, None), (0.5, 0.25)}
+    assert all((r["share"], r["on"], r["name"]) == (0.5, True, None) for r in found)
+
+
 @pytest.mark.parametrize(
     ("values", "kind", "found"),
     [

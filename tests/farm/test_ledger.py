@@ -12,16 +12,19 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 from attempts import attempt, directory, request
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from farm.attempt import End
+from farm.errors import UsageError
 from farm.ledger import durable, scan, schema, store, tidy
 from farm.ledger.export import export
 from farm.ledger.store import Attempt
-from trials.spec import Row, Spec
+from trials.spec import Row, Spec, parameter_defaults
 
 ROWS: list[Row] = [{"epoch": 1, "train_loss": 0.5, "value": 7, "attempt": 1}]
 
@@ -41,6 +44,69 @@ def spec(seed: int = 0) -> Spec:
 
 def test_each_attempt_has_a_number_of_its_own(tmp_path: Path) -> None:
     assert [Attempt.claim(tmp_path, spec(), {}).number for _ in range(3)] == [1, 2, 3]
+
+
+def with_default(monkeypatch: pytest.MonkeyPatch, **defaults: Any) -> Spec:
+    """The spec of today, had the counting trial these defaults: its id is that of before."""
+    known = parameter_defaults("counting") | defaults
+    monkeypatch.setattr("trials.spec.parameter_defaults", lambda module: known)
+    return dataclasses.replace(spec(), parameters=spec().parameters | defaults)
+
+
+def test_an_attempt_does_not_go_on_with_another_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = Attempt.claim(tmp_path, spec(), {})
+    now = with_default(monkeypatch, seconds=0.5)
+    assert now.id == first.spec.id
+    Attempt.claim(tmp_path, now, {})  # there is nothing of the other value yet
+    first.commit(2, b"two", ROWS)
+    kept = (first.trial / "spec.json").read_bytes()
+    with pytest.raises(UsageError, match=rf"seconds: its default was 0\.0 when trial {now.id} began and is 0\.5 now"):
+        Attempt.claim(tmp_path, now, {})
+    assert (first.trial / "spec.json").read_bytes() == kept
+    wanted = dataclasses.replace(request(tmp_path), spec=now.as_dict())
+    assert attempt(wanted) == End("failed", 2, "UsageError", ANY, failure="bug")
+    assert [a.name for a in scan.attempt_directories(first.trial)] == ["1", "2"]
+
+
+def test_a_ledger_of_before_has_the_defaults_in_its_specs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = Attempt.claim(tmp_path, spec(), {})
+    durable.write_directory(first.path / "commit-2", {}, {"epoch": 2})
+    assert scan.progress(first.trial).parameters == spec().parameters
+    durable.write_directory(first.trial / "done", {}, {"status": "completed", "epoch": 3})
+    assert scan.progress(first.trial).parameters == spec().parameters
+    (first.trial / "spec.json").write_text("[]")
+    assert scan.progress(first.trial).parameters is None
+
+
+def test_parameters_that_changed_places_find_the_trial_again(tmp_path: Path) -> None:
+    """Its id is the same, and only the readable part of its name another."""
+    wanted = dataclasses.replace(spec(), parameters=spec().parameters | {"factor": 2, "epochs": 5})
+    moved = dataclasses.replace(wanted, parameters=dict(reversed(wanted.parameters.items())))
+    first = Attempt.claim(tmp_path, wanted, {})
+    first.commit(2, b"two", ROWS)
+    second = Attempt.claim(tmp_path, moved, {})
+    assert (second.trial, second.number) == (first.trial, 2)
+    assert second.newest_commit() == store.Commit(2, b"two", ROWS)
+
+
+@pytest.mark.parametrize("names", [("a", "b"), ("b", "a")])
+def test_of_two_directories_of_one_trial_the_done_one_counts_else_the_furthest(
+    tmp_path: Path, names: tuple[str, str]
+) -> None:
+    """Such as were made before directories were found by their ids."""
+    for name, epoch in zip(names, (2, 3), strict=True):
+        attempt = Attempt.claim(tmp_path / name, spec(), {})
+        attempt.commit(epoch, b"", ROWS)
+        attempt.trial.rename(attempt.trial.with_name(f"{name}-{spec().id}"))
+    trials = tmp_path / "both" / "trials"
+    trials.mkdir(parents=True)
+    short, far = (tmp_path / name / "trials" / f"{name}-{spec().id}" for name in names)
+    short, far = (path.rename(trials / path.name) for path in (short, far))
+    assert store.trial_path(tmp_path / "both", spec()) == far
+    assert scan.scan(tmp_path / "both")[spec().id].epoch == 3
+    durable.write_directory(short / "done", {}, {"status": "completed", "epoch": 5})
+    assert store.trial_path(tmp_path / "both", spec()) == short
+    assert scan.scan(tmp_path / "both")[spec().id].state == "done"
 
 
 def test_an_attempt_starts_from_the_newest_commit_of_any_earlier_one(tmp_path: Path) -> None:
@@ -104,6 +170,13 @@ def test_a_row_with_an_undeclared_column_is_refused(tmp_path: Path) -> None:
 def test_a_row_of_the_wrong_type_is_refused(tmp_path: Path) -> None:
     with pytest.raises(schema.SchemaError):
         Attempt.claim(tmp_path, spec(), {}).commit(1, b"", [{"epoch": "one"}])
+
+
+def test_a_fraction_in_a_column_of_whole_numbers_is_refused_in_a_trials_own_row(tmp_path: Path) -> None:
+    attempt = Attempt.claim(tmp_path, spec(), {})
+    with pytest.raises(schema.SchemaError, match=r"column 'model_parameters' is declared as int, and has 0\.75"):
+        attempt.finish("completed", 1, ROWS, {"model_parameters": 0.75}, None)
+    assert attempt.finish("completed", 1, ROWS, {"model_parameters": 2.0}, None)
 
 
 @pytest.mark.parametrize("damage", sorted(DAMAGE))

@@ -90,6 +90,26 @@ def test_a_parameter_at_its_introduced_default_stays_out_of_the_hash() -> None:
     assert older.id == spec.id
 
 
+def test_a_trial_is_shown_with_the_defaults_that_it_began_with_and_not_run_with_others() -> None:
+    first, second = (s.id for s, _ in grid())
+    began = {"factor": 1, "end_epoch": 7, "seconds": 0, "gone": 3}
+    ledger = {first: Progress("partial", 2, parameters=began), second: Progress("done", 3, parameters={"end_epoch": 2})}
+    made = plan(ledger=ledger)
+    assert [t.spec.parameters["end_epoch"] for t in made.trials] == [7, 2]
+    assert [(t.id, bool(t.changed)) for t in made.trials] == [(first, True), (second, False)]
+    told = (
+        f"end_epoch: its default was 7 when trial {first} began and is 2 now; put the default back and use "
+        "trial.end_epoch=2, or raise REVISION"
+    )
+    with pytest.raises(UsageError) as refusal:
+        planning.check_defaults(made)
+    assert str(refusal.value) == told
+    planning.check_defaults(plan("trial.end_epoch=7", ledger={first: Progress("partial", 2, parameters=began)}))
+    both = plan("sweep.end_epoch=[2]", ledger=ledger | {second: Progress("done", 3, parameters=began | {"factor": 2})})
+    with pytest.raises(UsageError, match=r"use sweep\.end_epoch=\[2\], or raise REVISION \(1 more trial began so\)"):
+        planning.check_defaults(both)
+
+
 def test_the_ids_of_problem_4_are_what_they_were() -> None:
     config = configuration.load(["problem=4", "sweep.M=[2]", "extra=[]", "timed=false"])
     (spec, _), *_ = planning.specs(config, "f" * 64, None)

@@ -83,8 +83,8 @@ def test_the_parts_of_an_epoch_add_up(context: Any) -> None:
 
 def test_rows_fit_their_tables(context: Any) -> None:
     rows, _ = run(context)
-    schema.check_tables("trials.problem2", rows)
-    schema.table(rows, schema.row_columns("trials.problem2"))
+    check = schema.RowCheck("trials.problem2")
+    schema.table([check.plain(row) for row in rows], schema.row_columns("trials.problem2"))
 
 
 def test_a_resumed_ladder_has_the_rows_of_an_undisturbed_one(context: Any) -> None:
