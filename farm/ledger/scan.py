@@ -88,6 +88,20 @@ def commit_sources(commit: Path) -> str:
     return str((read_manifest(commit) or {}).get("source_digest", ""))
 
 
+def commit_seconds(commit: Path) -> float:
+    """Wall-clock that led to a commit: its attempt's until then, and that of the commits which it stands on.
+
+    After a commit of a farm of before 2026-11-30, which does not say the latter, of all earlier attempts that ended.
+    """
+    manifest, attempt = read_manifest(commit) or {}, commit.parent
+    earlier = manifest.get("earlier_seconds")
+    if earlier is None:
+        trial = attempt.parent.parent
+        records = attempt_records(trial.parent.parent, trial)
+        earlier = sum(float(r.get("seconds") or 0) for r in records if r["attempt"] < int(attempt.name))
+    return float(earlier) + float(manifest.get("seconds") or 0)
+
+
 def _error(attempt: Path, end: dict[str, Any] | None) -> tuple[str, str]:
     """What an attempt fell to, and the path of what it said. Inline attempts have no log but their end's record."""
     if end is None:
