@@ -18,7 +18,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
 
-from farm.checks import axis_values, check_ranges, check_reserved, nearest, short_path, typed
+from farm.checks import axis_values, check_ranges, check_reserved, check_retry, nearest, short_path, typed
 from farm.command_line import CONF, SELECTORS, read, site_file, split, studies, study_file
 from farm.errors import UsageError
 from farm.settings import Resources, Settings
@@ -258,6 +258,7 @@ def _resolved(tree: DictConfig) -> Settings:
     check_ranges(settings, "")
     check_ranges(settings.resources, "resources.")
     check_ranges(settings.slurm, "slurm.")
+    check_retry(settings.retry)
     check_time(settings.time, settings.slurm.signal_seconds)
     check_options("slurm.options", settings.slurm.options)
     check_options("slurm.head_options", settings.slurm.head_options)

@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from farm.checks import counted, on_the_cpu
@@ -290,9 +291,16 @@ def _state(progress: Progress, bundle: Bundle, nodes: Sequence[Node], settings: 
         return "unschedulable", f"device=cuda, and this machine has no GPU; {hint}"
     if settings.device == "cuda" and not bundle.gpu and settings.executor != "inline":  # it is shown no GPU
         return "unschedulable", "device=cuda, and the trial reserves no GPU; resources.gpu=1 reserves one"
-    if progress.state == "failed" and settings.retry == "failed":
+    if progress.state == "failed" and _is_retried(progress, settings.retry):
         return ("partial" if progress.epoch else "new"), ""
     return progress.state, progress.error
+
+
+def _is_retried(progress: Progress, retry: str) -> bool:
+    """Whether `retry=` is of a trial that has failed; of one whose record has no time it always is."""
+    if retry in ("none", "failed"):
+        return retry == "failed"
+    return progress.ended_at < datetime.fromisoformat(retry).astimezone(UTC).isoformat(timespec="milliseconds")
 
 
 def work_left(trial: Trial) -> float:

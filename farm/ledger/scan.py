@@ -36,6 +36,8 @@ class Progress:
     error: str = ""
     log: str = ""
     source_digest: str = ""
+    ended_at: str = ""
+    """When the last attempt failed, in UTC as `store.now` writes it; empty where it did not, or does not say."""
 
 
 def scan(root: Path) -> dict[str, Progress]:
@@ -78,8 +80,9 @@ def progress(path: Path) -> Progress:
     epoch, digest = (commit_epoch(newest), commit_sources(newest)) if newest is not None else (0, "")
     end = read_json(attempts[-1] / "end.json") if attempts else None
     error, log = _error(attempts[-1], end) if attempts else ("", "")
-    if (end or {}).get("how") == "failed":
-        return Progress("failed", epoch=epoch, error=error, log=log, source_digest=digest)
+    if end is not None and end.get("how") == "failed":
+        ended_at = str(end.get("ended_at") or "")
+        return Progress("failed", epoch=epoch, error=error, log=log, source_digest=digest, ended_at=ended_at)
     return Progress("partial" if epoch else "new", epoch=epoch, error=error, log=log, source_digest=digest)
 
 
