@@ -23,7 +23,7 @@ from farm.command_line import CONF, SELECTORS, read, site_file, split, studies, 
 from farm.errors import UsageError
 from farm.settings import Resources, Settings
 from farm.site import check_options, check_time, expand
-from trials.spec import Scalar, trial_module
+from trials.spec import ModuleError, Scalar, trial_module
 
 __all__ = [
     "CONF", "ROOT", "Config", "Place", "Resources", "Settings", "data_directory", "load", "load_place", "place_of",
@@ -200,6 +200,8 @@ def _parameters(module: str, study_file: Path) -> DictConfig:
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"module: {module}: Parameters: {error.full_key or ''}: {reason}") from None
+    except ModuleError as error:
+        raise UsageError(f"module: {error}") from None
     except Exception as error:  # the user's own code is run here for the first time, and may hold any mistake
         reason = str(error).partition("\n")[0]  # OmegaConf adds lines of its own
         raise UsageError(f"module: {module}: {type(error).__name__}: {reason}") from None
