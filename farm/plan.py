@@ -262,7 +262,13 @@ def _bundle(config: Config, parameters: Mapping[str, Scalar]) -> Bundle:
         raise UsageError(f"resources.gpu={gpu}: a fraction of one GPU, or whole GPUs")
     if config.settings.timed and gpu != int(gpu):
         raise UsageError(f"resources.gpu={gpu}: a timed trial has its GPUs to itself; use timed=false to share one")
-    return Bundle(cpu, gpu, resources.exclusive == "node")
+    bundle = Bundle(cpu, gpu, resources.exclusive == "node")
+    if bundle == Bundle(0, 0) and config.settings.executor != "inline":
+        raise UsageError(
+            "resources.cpu=0: Ray starts no trial that reserves nothing; resources.cpu=0.1 reserves little, "
+            "executor=inline runs without Ray"
+        )
+    return bundle
 
 
 def _amount(key: str, value: Any, parameters: Mapping[str, Scalar]) -> float:

@@ -147,6 +147,13 @@ def test_any_other_retry_is_refused(wrong: str) -> None:
         plan(f"retry={wrong}")
 
 
+def test_a_trial_that_reserves_nothing_is_refused_but_inline() -> None:
+    with pytest.raises(UsageError, match=r"resources\.cpu=0: Ray starts no trial that reserves nothing"):
+        grid("resources.cpu=0")
+    for more in (["executor=inline"], ["resources.gpu=1"], ["resources.exclusive=node"]):
+        assert grid("resources.cpu=0", *more)
+
+
 def test_what_no_node_holds_is_unschedulable() -> None:
     made = plan("trial.gpus=8", "resources.gpu=gpus", nodes=(Node(8, 4), Node(8, 2)))
     assert {t.state for t in made.trials} == {"unschedulable"}
