@@ -50,6 +50,13 @@ class Driver:
     pid: int
     host: str
     since: str
+    run: str | None = None
+    """Its id in the records of its attempts; None of a farm of before 2026-11-30, whose lock does not have it."""
+
+    def runs(self, attempt: Mapping[str, Any]) -> bool:
+        """Whether an attempt's record is of this driver; without the id, whether it is of one with this pid."""
+        named = str(attempt.get("driver", ""))
+        return named.partition("-")[0] == str(self.pid) if self.run is None else named == self.run
 
 
 @dataclass(frozen=True)
@@ -139,7 +146,9 @@ def status(config: Config, now: datetime | None = None) -> Status:
 def driver_at_work(ledger: Path, now: datetime) -> Driver | None:
     """The living driver that holds the lock."""
     holder = living_holder(ledger, now.timestamp())
-    return Driver(holder["pid"], str(holder.get("host")), str(holder.get("since"))) if holder else None
+    if not holder:
+        return None
+    return Driver(holder["pid"], str(holder.get("host")), str(holder.get("since")), holder.get("run"))
 
 
 def _trial(trial: Trial, folder: Path | None, driver: Driver | None, now: datetime) -> TrialStatus:
@@ -159,7 +168,7 @@ def _trial(trial: Trial, folder: Path | None, driver: Driver | None, now: dateti
     if trial.state == "done" or driver is None or not attempts or (attempts[-1] / "end.json").exists():
         return shown
     begun = read_json(attempts[-1] / "attempt.json") or {}
-    if str(begun.get("driver", "")).partition("-")[0] != str(driver.pid):
+    if not driver.runs(begun):
         return shown
     return dataclasses.replace(
         shown,

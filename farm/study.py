@@ -136,7 +136,7 @@ def run(config: Config, arguments: list[str], signals: Signals | None = None) ->
     run_id = f"{os.getpid()}-{secrets.token_hex(3)}"
     elsewhere.check_trials(config)
     _check_results(config)
-    with LedgerLock(config.ledger, on_lost=lambda: os.kill(os.getpid(), signal.SIGTERM), say=_say) as lock:
+    with LedgerLock(config.ledger, on_lost=lambda: os.kill(os.getpid(), signal.SIGTERM), say=_say, run=run_id) as lock:
         sweep_ledger(config.ledger)
         planned = plan = make_plan(config)
         planning.check_work(plan)

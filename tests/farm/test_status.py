@@ -26,6 +26,7 @@ from farm.ledger.store import now
 from farm.plan import Node
 from farm.recall import following, last_grid
 
+RUN = f"{os.getpid()}-x"
 STUDY = [f"study={COUNTING}", "executor=inline", "trial.epochs=10"]
 
 
@@ -46,14 +47,14 @@ def half_done(ledger: Path) -> Iterator[Path]:
     wanted = request(ledger, factor=1, epochs=10)
     attempt(wanted, stop_at=4)
     drive(lose(wanted, 1, seconds=10.0))
-    with LedgerLock(ledger):
+    with LedgerLock(ledger, run=RUN):
         yield ledger
 
 
-def drive(path: Path, **more: Any) -> None:
+def drive(path: Path) -> None:
     """Have an attempt be of a driver that this process is."""
-    begun = {"driver": f"{os.getpid()}-x", "host": "n1", "gpu_ids": "0,3", "started_at": now()}
-    (path / "attempt.json").write_text(json.dumps(begun | more))
+    begun = {"driver": RUN, "host": "n1", "gpu_ids": "0,3", "started_at": now()}
+    (path / "attempt.json").write_text(json.dumps(begun))
 
 
 def test_an_empty_ledger_is_all_new(tmp_path: Path) -> None:
@@ -81,7 +82,7 @@ def test_a_resumed_trial_is_told_by_the_pace_of_what_it_has_done_itself(
     wanted = request(ledger, commit_seconds, factor=1, epochs=20)
     attempt(wanted, stop_at=9)
     drive(lose(wanted, 2, 10.0, *without))
-    with LedgerLock(ledger):
+    with LedgerLock(ledger, run=RUN):
         found = look(ledger.parent, "trial.epochs=20", later=10)
     assert found.trials[0].seconds_left == pytest.approx(20, abs=1)  # 10 epochs, at 2 s each of the last five
 
@@ -91,6 +92,17 @@ def test_a_dead_drivers_trial_is_not_running(half_done: Path) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"pid": 2**22 + 1}))
     found = look(half_done.parent)
     assert (found.driver, found.trials[0].state) == (None, "partial")
+
+
+@pytest.mark.parametrize(("run", "state"), [(RUN, "running"), (None, "running"), ("", "partial"), ("1-y", "partial")])
+def test_a_trial_of_an_earlier_driver_with_the_same_pid_is_not_running(
+    half_done: Path, run: str | None, state: str
+) -> None:
+    """In a container every driver may have the same pid. The lock of an older farm does not say which run it is of."""
+    path = next((half_done / "lock").glob("*.json"))
+    content = json.loads(path.read_text()) | {"run": run}
+    path.write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
+    assert look(half_done.parent).trials[0].state == state
 
 
 def test_a_driver_elsewhere_lives_while_its_heartbeat_is_fresh(half_done: Path) -> None:
