@@ -19,7 +19,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from farm.checks import axis_values, check_ranges, check_reserved, check_retry, nearest, short_path, typed
-from farm.command_line import CONF, SELECTORS, read, site_file, split, studies, study_file
+from farm.command_line import CONF, SELECTORS, check_utf8, read, site_file, split, studies, study_file
 from farm.errors import UsageError
 from farm.settings import Resources, Settings
 from farm.site import check_options, check_time, expand
@@ -142,9 +142,14 @@ def load(arguments: list[str], looking: bool = False) -> Config:
 
 
 def results_directory(value: str | None, site: str | None = None) -> Path:
-    """`results=`, else $FARM_RESULTS, else the site's, else <checkout>/results, made absolute."""
+    """`results=`, else $FARM_RESULTS, else the site's, else <checkout>/results, made absolute.
+
+    Raises `UsageError` for a path that is not UTF-8.
+    """
     chosen = value or os.environ.get("FARM_RESULTS") or (site and expand(site))
-    return Path(chosen).expanduser().absolute() if chosen else ROOT / "results"
+    found = Path(chosen).expanduser().absolute() if chosen else ROOT / "results"
+    check_utf8(f"results={found}")
+    return found
 
 
 def data_directory(value: str | None) -> Path:
