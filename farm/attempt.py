@@ -186,6 +186,7 @@ class _Run:
         if (commit := self.attempt.newest_commit()) is not None:
             self.state, self.rows = _load_state(commit.state), list(commit.rows)
             self.epoch = self.from_epoch = commit.epoch
+            self.attempt.go_on_from(commit)
             self._seen = [*(commit.sources or UNKNOWN_SOURCES).split(", "), *self._seen]
             self._count(self.rows)
         with WriteBehind(self.attempt) as writer:
@@ -299,12 +300,11 @@ class _Run:
 
     def _trial_row(self) -> Row:
         records = list(attempt_records(self.attempt.root, self.attempt.trial))
-        seconds = sum(float(r.get("seconds") or 0) for r in records) + self.attempt.seconds
         devices = sorted({str(r.get("device")) for r in records if r.get("device")})
         device = device_name(self.device)
         row: Row = {
             "attempts": self.attempt.number,
-            "seconds": seconds,
+            "seconds": self.attempt.earlier_seconds + self.attempt.seconds,
             "device": device,
             "devices": ", ".join(sorted({*devices, device})),
             "host": str(records[-1].get("host")),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import math
 import os
 from collections.abc import Collection, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +80,16 @@ def range_text(metadata: Any) -> str:
     if low is not None:
         return f"a number of at least {low}"
     return f"a number of at most {high}" if high is not None else "a finite number"
+
+
+def check_retry(retry: str) -> None:
+    """Raise `UsageError` unless `retry` is none, failed, or a time that says its zone."""
+    if retry in ("none", "failed"):
+        return
+    with contextlib.suppress(ValueError):
+        if datetime.fromisoformat(retry).tzinfo is not None:
+            return
+    raise UsageError(f"retry={retry}: none, failed, or a time as 2026-11-30T12:00:00+00:00 is expected")
 
 
 def check_reserved(config: Config, asked: Mapping[str, Any]) -> None:

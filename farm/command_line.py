@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ SELECTORS = ("problem", "study", "profile", "site", "trial")
 
 def split(arguments: list[str]) -> tuple[dict[str, str], dict[str, Any]]:
     """`key=value` words as selectors and as a tree of overrides."""
+    for argument in arguments:
+        check_utf8(argument)
     check_repeated(arguments)
     selectors: dict[str, str] = {}
     rest: list[str] = []
@@ -54,6 +57,15 @@ def split(arguments: list[str]) -> tuple[dict[str, str], dict[str, Any]]:
         raise UsageError(f"{wrong}: the value is not valid YAML ({reason})") from None
     except (OmegaConfBaseException, ValueError, TypeError, IndexError) as error:
         raise UsageError(f"{' '.join(rest)[:200]}: {str(error).splitlines()[0]}") from None
+
+
+def check_utf8(word: str) -> None:
+    """Raise `UsageError` for bytes that are not UTF-8, as the names on an old disk may hold."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(word).decode(errors="backslashreplace")
+        raise UsageError(f"{shown}: has bytes that are not UTF-8, which no table and no YAML can hold") from None
 
 
 def check_repeated(words: list[str]) -> None:

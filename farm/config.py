@@ -18,8 +18,8 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
 
-from farm.checks import axis_values, check_ranges, check_reserved, nearest, short_path, typed
-from farm.command_line import CONF, SELECTORS, read, site_file, split, studies, study_file
+from farm.checks import axis_values, check_ranges, check_reserved, check_retry, nearest, short_path, typed
+from farm.command_line import CONF, SELECTORS, check_utf8, read, site_file, split, studies, study_file
 from farm.errors import UsageError
 from farm.settings import Resources, Settings
 from farm.site import check_options, check_time, expand
@@ -142,9 +142,14 @@ def load(arguments: list[str], looking: bool = False) -> Config:
 
 
 def results_directory(value: str | None, site: str | None = None) -> Path:
-    """`results=`, else $FARM_RESULTS, else the site's, else <checkout>/results, made absolute."""
+    """`results=`, else $FARM_RESULTS, else the site's, else <checkout>/results, made absolute.
+
+    Raises `UsageError` for a path that is not UTF-8.
+    """
     chosen = value or os.environ.get("FARM_RESULTS") or (site and expand(site))
-    return Path(chosen).expanduser().absolute() if chosen else ROOT / "results"
+    found = Path(chosen).expanduser().absolute() if chosen else ROOT / "results"
+    check_utf8(f"results={found}")
+    return found
 
 
 def data_directory(value: str | None) -> Path:
@@ -198,11 +203,11 @@ def _parameters(module: str, study_file: Path) -> DictConfig:
         dataclasses.fields(parameters)
         parameter_types(module)
         return typed(parameters)
-    except ModuleError as error:
-        raise UsageError(str(error)) from None
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"module: {module}: Parameters: {error.full_key or ''}: {reason}") from None
+    except ModuleError as error:
+        raise UsageError(f"module: {error}") from None
     except Exception as error:  # the user's own code is run here for the first time, and may hold any mistake
         reason = str(error).partition("\n")[0]  # OmegaConf adds lines of its own
         raise UsageError(f"module: {module}: {type(error).__name__}: {reason}") from None
@@ -261,6 +266,7 @@ def _resolved(tree: DictConfig) -> Settings:
     check_ranges(settings, "")
     check_ranges(settings.resources, "resources.")
     check_ranges(settings.slurm, "slurm.")
+    check_retry(settings.retry)
     check_time(settings.time, settings.slurm.signal_seconds)
     check_options("slurm.options", settings.slurm.options)
     check_options("slurm.head_options", settings.slurm.head_options)

@@ -15,7 +15,6 @@ A connection carries JSON lines. To the server: {"request": …, "environment": 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import os
 import selectors
@@ -31,6 +30,7 @@ from farm import provenance
 from farm.errors import CHILD_FAULT
 from farm.forkclient import PRELOAD, see_study_modules
 from trials.parent import end_with_parent
+from trials.spec import trial_module
 
 IDLE_SECONDS = 5.0
 FIRST_CONNECTION_SECONDS = 120.0
@@ -224,7 +224,7 @@ def main(arguments: list[str]) -> None:
         if module not in PRELOAD:  # of a trial module first, so that no edit from here on goes unseen
             provenance.source_digest(module)
     for module in modules:
-        importlib.import_module(module)
+        trial_module(module)
     _warm_up()
     ForkServer(Path(path)).serve()
 

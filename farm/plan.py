@@ -11,6 +11,7 @@ import itertools
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from farm.checks import counted, on_the_cpu
@@ -321,7 +322,13 @@ def _bundle(config: Config, parameters: Mapping[str, Scalar]) -> Bundle:
         raise UsageError(f"resources.gpu={gpu}: a fraction of one GPU, or whole GPUs")
     if config.settings.timed and gpu != int(gpu):
         raise UsageError(f"resources.gpu={gpu}: a timed trial has its GPUs to itself; use timed=false to share one")
-    return Bundle(cpu, gpu, resources.exclusive == "node")
+    bundle = Bundle(cpu, gpu, resources.exclusive == "node")
+    if bundle == Bundle(0, 0) and config.settings.executor != "inline":
+        raise UsageError(
+            "resources.cpu=0: Ray starts no trial that reserves nothing; resources.cpu=0.1 reserves little, "
+            "executor=inline runs without Ray"
+        )
+    return bundle
 
 
 def _amount(key: str, value: Any, parameters: Mapping[str, Scalar]) -> float:
@@ -350,9 +357,16 @@ def _state(progress: Progress, bundle: Bundle, nodes: Sequence[Node], settings: 
         return "unschedulable", f"device=cuda, and this machine has no GPU; {hint}"
     if settings.device == "cuda" and not bundle.gpu and settings.executor != "inline":  # it is shown no GPU
         return "unschedulable", "device=cuda, and the trial reserves no GPU; resources.gpu=1 reserves one"
-    if progress.state == "failed" and settings.retry == "failed":
+    if progress.state == "failed" and _is_retried(progress, settings.retry):
         return ("partial" if progress.epoch else "new"), ""
     return progress.state, progress.error
+
+
+def _is_retried(progress: Progress, retry: str) -> bool:
+    """Whether `retry=` is of a trial that has failed; of one whose record has no time it always is."""
+    if retry in ("none", "failed"):
+        return retry == "failed"
+    return progress.ended_at < datetime.fromisoformat(retry).astimezone(UTC).isoformat(timespec="milliseconds")
 
 
 def work_left(trial: Trial) -> float:

@@ -60,7 +60,7 @@ class Settings:
         unit="GPU-hours",
         minimum=0,
     )
-    retry: str = parameter("none", "`failed` runs trials again that failed", choices=("none", "failed"))
+    retry: str = parameter("none", "`failed` runs trials again that failed; a time, those that failed before it")
     keep: str = parameter("none", "`weights` keeps the final state of each trial", choices=("none", "weights"))
     view: str = parameter("auto", "live table or plain lines", choices=("auto", "live", "plain"))
     nodes: int = parameter(1, "nodes of a Slurm allocation", unit="nodes", minimum=1)

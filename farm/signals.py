@@ -111,7 +111,8 @@ class Signals:
         self.received.append(number)
         if len(self.received) == 1:
             for function in self.on_first:
-                with contextlib.suppress(OSError):  # a full disk does not keep a run from ending
+                # Neither a full disk keeps a run from ending nor a line that falls into the middle of another.
+                with contextlib.suppress(OSError, RuntimeError):
                     function()
         elif number == signal.SIGINT:
             raise KeyboardInterrupt

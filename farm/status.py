@@ -25,12 +25,15 @@ from farm.config import Config
 from farm.ledger.durable import read_json, read_manifest
 from farm.ledger.lock import living_holder
 from farm.ledger.scan import (
+    DONE,
     attempt_directories,
     attempt_records,
     commit_epoch,
+    commit_seconds,
     commits,
     directories,
     has_finished,
+    newest_first,
 )  # fmt: skip
 from farm.plan import STATES, Plan, Trial, work_left
 from farm.slurm.submit import site_nodes
@@ -46,6 +49,13 @@ class Driver:
     pid: int
     host: str
     since: str
+    run: str | None = None
+    """Its id in the records of its attempts; None of a farm of before 2026-11-30, whose lock does not have it."""
+
+    def runs(self, attempt: Mapping[str, Any]) -> bool:
+        """Whether an attempt's record is of this driver; without the id, whether it is of one with this pid."""
+        named = str(attempt.get("driver", ""))
+        return named.partition("-")[0] == str(self.pid) if self.run is None else named == self.run
 
 
 @dataclass(frozen=True)
@@ -135,7 +145,9 @@ def status(config: Config, now: datetime | None = None) -> Status:
 def driver_at_work(ledger: Path, now: datetime) -> Driver | None:
     """The living driver that holds the lock."""
     holder = living_holder(ledger, now.timestamp())
-    return Driver(holder["pid"], str(holder.get("host")), str(holder.get("since"))) if holder else None
+    if not holder:
+        return None
+    return Driver(holder["pid"], str(holder.get("host")), str(holder.get("since")), holder.get("run"))
 
 
 def _trial(trial: Trial, folder: Path | None, driver: Driver | None, now: datetime) -> TrialStatus:
@@ -155,7 +167,7 @@ def _trial(trial: Trial, folder: Path | None, driver: Driver | None, now: dateti
     if trial.state == "done" or driver is None or not attempts or (attempts[-1] / "end.json").exists():
         return shown
     begun = read_json(attempts[-1] / "attempt.json") or {}
-    if str(begun.get("driver", "")).partition("-")[0] != str(driver.pid):
+    if not driver.runs(begun):
         return shown
     return dataclasses.replace(
         shown,
@@ -187,7 +199,10 @@ def _pace(attempts: Sequence[Path]) -> float | None:
 
 
 def _begun_at(attempts: Sequence[Path]) -> int:
-    """Epoch that the newest attempt goes on from."""
+    """Epoch that the newest attempt goes on from: as its commits say, else by those that there are before them."""
+    for commit in reversed(commits(attempts[-1])):
+        if isinstance(epoch := (read_manifest(commit) or {}).get("from_epoch"), int):
+            return epoch
     return max((commit_epoch(c) for a in attempts[:-1] for c in commits(a)), default=0)
 
 
@@ -219,15 +234,26 @@ def _spent(plan: Plan, folders: dict[str, Path], now: datetime, running: set[str
     for identity, folder in folders.items():
         if planned.get(identity) == 0:
             continue
+        known, gpus = 0.0, 0.0
         records = list(attempt_records(folder.parent.parent, folder))
         for record in records:
-            seconds = float(record.get("seconds") or 0)
+            seconds, gpus = float(record.get("seconds") or 0), planned.get(identity, _gpus(record))
             if record["how"] == "lost":
                 attempt = folder / "attempts" / str(record["attempt"])
                 live = identity in running and record is records[-1]
                 seconds = _age(str(record.get("started_at", "")), now) if live else _last_commit_seconds(attempt)
-            hours += seconds * planned.get(identity, _gpus(record)) / 3600
+            known += seconds
+            hours += seconds * gpus / 3600
+        hours += max(_stood_on(folder) - known, 0.0) * gpus / 3600  # of attempts whose commits have gone
     return hours
+
+
+def _stood_on(folder: Path) -> float:
+    """Seconds that led to a trial's results, or to its newest commit."""
+    if (done := read_manifest(folder / DONE)) is not None:
+        return float(done.get("seconds") or 0)
+    newest = newest_first(attempt_directories(folder))
+    return commit_seconds(newest[0]) if newest else 0.0
 
 
 def _gpus(record: Mapping[str, Any]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import os
 import secrets
@@ -39,6 +40,9 @@ UP = "up"
 """`ray_address=up`: the cluster of `farm up`."""
 PATIENCE = {"RAY_gcs_rpc_server_reconnect_timeout_s": "15"}
 """A driver whose head is silent for so long gives up, and farm/slurm/there.py starts another; Ray would take 60 s."""
+
+STARTING = "stopping: no trial begins; the run ends as soon as Ray has started, in a few seconds"
+"""What a signal is answered with meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +140,7 @@ def run(config: Config, arguments: list[str], signals: Signals | None = None) ->
     run_id = f"{os.getpid()}-{secrets.token_hex(3)}"
     elsewhere.check_trials(config)
     _check_results(config)
-    with LedgerLock(config.ledger, on_lost=lambda: os.kill(os.getpid(), signal.SIGTERM), say=_say) as lock:
+    with LedgerLock(config.ledger, on_lost=lambda: os.kill(os.getpid(), signal.SIGTERM), say=_say, run=run_id) as lock:
         sweep_ledger(config.ledger)
         planned = plan = make_plan(config)
         planning.check_defaults(plan)
@@ -221,6 +225,7 @@ def _execute_with_ray(config: Config, plan: Plan, run_id: str, signals: Signals)
     from farm.forkclient import ForkClient, remove_files, start_server
     from farm.private import use_own_token
 
+    signals.call(answer := functools.partial(_say, STARTING))
     address = cluster_address(config)
     if address is None:  # its imports and Ray's start go side by side
         start_server(run_id, (config.settings.module,), config.study_file.parent)
@@ -241,6 +246,7 @@ def _execute_with_ray(config: Config, plan: Plan, run_id: str, signals: Signals)
             plan = make_plan(config, nodes)
         if address is None:
             keeper = ForkClient(run_id)
+        signals.on_first.remove(answer)  # from here on the view says what a drain does
         with View(plan, settings.view, 0.0 if elastic else sum(n.gpu for n in nodes)) as view:
             if elastic:
                 for trial in plan.trials:

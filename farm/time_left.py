@@ -15,6 +15,9 @@ from trials.spec import steps_of
 MANY = 200
 """With more trials waiting, how the last ones fall onto the places hardly matters, and is not worth its time."""
 
+LONGEST_START_SECONDS = 60.0
+"""A first step that came sooner may have been a start for the most part: torch's import, compiling, capturing."""
+
 
 @dataclass
 class _Work:
@@ -55,7 +58,8 @@ class TimeLeft:
     """Follows a run's trials by their labels.
 
     A trial takes a start and, from its first step on, so many seconds for a unit of its length (`Plan.lengths`): both
-    are means over what this run has seen. Until it has seen a step, the lengths' own unit counts where that is seconds.
+    are means over what this run has seen. Until it has seen a step after a start, the lengths' own unit counts where
+    that is seconds; else whole trials tell, or first steps that are longer than starts.
     """
 
     def __init__(self, plan: Plan, clock: Callable[[], float] = time.monotonic) -> None:
@@ -73,6 +77,7 @@ class TimeLeft:
         self._most = 1
         self._paced = _Pace()
         self._starts = _Pace()
+        self._seen_whole = False
 
     def started(self, label: str) -> None:
         """An attempt at a trial begins, its first or another."""
@@ -101,6 +106,7 @@ class TimeLeft:
         """An attempt has ended: "completed" with all its steps done, in any other way with what it has reported."""
         work = self._trials[label]
         if how == "completed":
+            self._seen_whole = True
             self._advance(work, work.steps, whole=True)
         with self._counted(work):
             work.open = False
@@ -131,7 +137,10 @@ class TimeLeft:
         most = (self._starts.seconds + self._paced.seconds) / work if work else math.inf
         if self._paced.work:
             return min(self._paced.seconds / self._paced.work, most)
-        return min(1.0, most) if self._in_seconds else most if work else None
+        if self._in_seconds:
+            return min(1.0, most)
+        tells = self._seen_whole or self._starts.seconds > LONGEST_START_SECONDS * self._starts.number
+        return most if work and tells else None
 
     def _advance(self, work: _Work, step: int, whole: bool = False) -> None:
         before, now = work.left, self._clock()

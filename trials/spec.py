@@ -5,6 +5,7 @@ Importing this module costs nothing (no torch), so configuration and planning ca
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -13,6 +14,7 @@ import inspect
 import json
 import math
 import operator
+import sys
 import types
 import typing
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -103,12 +105,26 @@ def trial_module(name: str) -> Any:
     time left only); `work(parameters)`, how long a trial takes beside others of its study (for estimates and the order
     of trials only, until finished trials tell); `TABLE`, the name of its row table (else "epochs"); `COLUMNS`, columns
     of its own rows; and `SUMMARY`, columns of its trials' one row.
+
+    A script that can be imported will do: what it prints then goes to stderr, and it sees none of the words of the
+    farm's command line. Raises `ModuleError` where it ends the process.
     """
-    return importlib.import_module(name)
+    if name in sys.modules:
+        return sys.modules[name]
+    words, sys.argv = sys.argv, [name]
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            return importlib.import_module(name)
+    except SystemExit:
+        raise ModuleError(
+            f"{name} ends the process when it is imported; keep that under if __name__ == '__main__'"
+        ) from None
+    finally:
+        sys.argv = words
 
 
 class ModuleError(ValueError):
-    """One of a trial module's own functions failed; the text says which, and how."""
+    """A trial module ends the process, or one of its own functions failed; the text says which, and how."""
 
 
 def resolved(module: str, parameters: Mapping[str, Scalar]) -> dict[str, Scalar]:
@@ -174,10 +190,14 @@ def _asked(
     parameters: Mapping[str, Scalar],
     kind: Callable[[Any], T],
 ) -> T:
-    """What a trial module's own function answers, as what it has to be; `ModuleError` where either fails."""
+    """What a trial module's own function answers, as what it has to be; `ModuleError` where either fails.
+
+    What it prints goes to stderr: the command that asks may have JSON on its stdout.
+    """
     try:
-        return kind(function(parameters))
-    except Exception as error:
+        with contextlib.redirect_stdout(sys.stderr):
+            return kind(function(parameters))
+    except (Exception, SystemExit) as error:
         raise ModuleError(f"{name}: {type(error).__name__}: {error}") from error
 
 

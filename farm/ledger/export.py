@@ -175,12 +175,13 @@ def _has_types(path: Path, declared: Mapping[str, pa.DataType]) -> bool:
         return False
 
 
-def planned_states(root: Path) -> set[str]:
-    """States that plan.parquet has, as the last export with a plan left them; none where it cannot be read."""
+def planned_states(root: Path) -> dict[str, str]:
+    """States that plan.parquet has, by id, as the last export with a plan left them; none where it cannot be read."""
     try:
-        return set(pq.read_table(root / "export" / "plan.parquet", columns=["state"])["state"].to_pylist())
+        plan = pq.read_table(root / "export" / "plan.parquet", columns=["trial_id", "state"])
     except (OSError, pa.ArrowException):
-        return set()
+        return {}
+    return dict(zip(plan["trial_id"].to_pylist(), plan["state"].to_pylist(), strict=True))
 
 
 def _without(plan: Plan, damaged: Sequence[Path]) -> Plan:

@@ -33,7 +33,8 @@ class LedgerLock:
     """Context manager that holds a ledger's lock and refreshes its heartbeat from a thread.
 
     Raises `PreflightError` naming host and pid when another driver holds it. `on_lost` is called, once, when
-    another driver has taken the lock over (this one was suspended so long that it was presumed dead).
+    another driver has taken the lock over (this one was suspended so long that it was presumed dead). `run` is the
+    driver's id in its attempts' records: a pid means nothing in another container, or after a reboot.
     """
 
     def __init__(
@@ -42,13 +43,14 @@ class LedgerLock:
         heartbeat_seconds: float = HEARTBEAT_SECONDS,
         on_lost: Callable[[], None] = lambda: None,
         say: Callable[[str], None] = lambda text: None,
+        run: str = "",
     ) -> None:
         self.directory = root / "lock"
         self.heartbeat_seconds = heartbeat_seconds
         self.lost = False
         self._on_lost = on_lost
         self._say = say
-        self._me = identity()
+        self._me = identity() | {"run": run}
         self._beats = 0
         self._path: Path | None = None
         self._stop = threading.Event()

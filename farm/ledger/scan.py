@@ -39,6 +39,8 @@ class Progress:
     source_digest: str = ""
     parameters: Mapping[str, Any] | None = None
     """What the trial's parameters were when that was made; None where there is nothing yet, or nobody knows."""
+    ended_at: str = ""
+    """When the last attempt failed, in UTC as `store.now` writes it; empty where it did not, or does not say."""
 
 
 def scan(root: Path) -> dict[str, Progress]:
@@ -112,8 +114,9 @@ def progress(path: Path) -> Progress:
         found = Progress("partial", commit_epoch(newest), source_digest=digest, parameters=parameters)
     end = read_json(attempts[-1] / "end.json") if attempts else None
     error, log = _error(attempts[-1], end) if attempts else ("", "")
-    failed = (end or {}).get("how") == "failed"
-    return dataclasses.replace(found, state="failed" if failed else found.state, error=error, log=log)
+    if end is None or end.get("how") != "failed":
+        return dataclasses.replace(found, error=error, log=log)
+    return dataclasses.replace(found, state="failed", error=error, log=log, ended_at=str(end.get("ended_at") or ""))
 
 
 def _parameters(path: Path, manifest: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -128,6 +131,20 @@ def _parameters(path: Path, manifest: Mapping[str, Any]) -> dict[str, Any] | Non
 def commit_sources(commit: Path) -> str:
     """As `source_digest` of the trial's row; empty where it was not recorded."""
     return str((read_manifest(commit) or {}).get("source_digest", ""))
+
+
+def commit_seconds(commit: Path) -> float:
+    """Wall-clock that led to a commit: its attempt's until then, and that of the commits which it stands on.
+
+    After a commit of a farm of before 2026-11-30, which does not say the latter, of all earlier attempts that ended.
+    """
+    manifest, attempt = read_manifest(commit) or {}, commit.parent
+    earlier = manifest.get("earlier_seconds")
+    if earlier is None:
+        trial = attempt.parent.parent
+        records = attempt_records(trial.parent.parent, trial)
+        earlier = sum(float(r.get("seconds") or 0) for r in records if r["attempt"] < int(attempt.name))
+    return float(earlier) + float(manifest.get("seconds") or 0)
 
 
 def _error(attempt: Path, end: dict[str, Any] | None) -> tuple[str, str]:

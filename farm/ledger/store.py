@@ -8,7 +8,7 @@ import shutil
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from farm.ledger.scan import (
     TRIALS,
     attempt_directories,
     commit_epoch,
+    commit_seconds,
     commit_sources,
     commits,
     directory_of,
@@ -59,6 +60,8 @@ class Commit:
     rows: list[Row]
     sources: str = ""
     """As `source_digest` of the trial's row; empty where it was not recorded."""
+    seconds: float = field(default=0.0, compare=False)
+    """Wall-clock that led to it, over all attempts: a clock's, and so no part of what makes two of them equal."""
 
 
 def trial_path(root: Path, spec: Spec) -> Path:
@@ -81,6 +84,7 @@ class Attempt:
         self.number = number
         self.trial = trial or trial_path(root, spec)
         self.path = self.trial / ATTEMPTS / str(number)
+        self.from_epoch, self.earlier_seconds = 0, 0.0
         self._begun = time.monotonic()
 
     @classmethod
@@ -109,15 +113,27 @@ class Attempt:
         for path in newest_first(a for a in attempt_directories(self.trial) if int(a.name) < self.number):
             try:
                 rows = pq.read_table(io.BytesIO(read_verified(path, "rows.parquet"))).to_pylist()
-                return Commit(commit_epoch(path), read_verified(path, "state.pt"), rows, commit_sources(path))
+                state = read_verified(path, "state.pt")
             except Damaged:
                 continue
+            return Commit(commit_epoch(path), state, rows, commit_sources(path), commit_seconds(path))
         return None
+
+    def go_on_from(self, commit: Commit) -> None:
+        """Have this attempt's own commits say where it began, for that commit goes once there are two of them."""
+        self.from_epoch, self.earlier_seconds = commit.epoch, commit.seconds
 
     def commit(self, epoch: int, state: bytes, rows: Sequence[Row], sources: str = "") -> None:
         """Make state and all rows so far durable together; of this attempt's commits the newest two stay."""
         files = {"state.pt": state, "rows.parquet": self._rows(rows)}
-        meta = {"epoch": epoch, "seconds": self.seconds, "source_digest": sources, "parameters": self._parameters}
+        meta = {
+            "epoch": epoch,
+            "seconds": self.seconds,
+            "from_epoch": self.from_epoch,
+            "earlier_seconds": self.earlier_seconds,
+            "source_digest": sources,
+            "parameters": self._parameters,
+        }
         write_directory(self.path / f"{COMMIT}{epoch}", files, meta)
         finished = read_manifest(self.trial / DONE) is not None  # by another attempt: nobody needs this any more
         own = commits(self.path)
@@ -146,7 +162,7 @@ class Attempt:
         if state is not None:
             files["state.pt"] = state
         made_by = {"source_digest": trial_row.get("source_digest"), "parameters": self._parameters}
-        meta = {"status": status, "epoch": epoch} | made_by
+        meta = {"status": status, "epoch": epoch, "seconds": trial_row.get("seconds")} | made_by
         won = write_directory(self.trial / DONE, files, meta)
         if not won and set_damaged_aside(self.trial):
             won = write_directory(self.trial / DONE, files, meta)

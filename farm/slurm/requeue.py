@@ -1,12 +1,13 @@
 """After a run in an allocation: is the job over, or does it go back into the queue?
 
 python -m farm.slurm.requeue LEDGER                      the ledger's progress, as one number
-python -m farm.slurm.requeue LEDGER --code 75 --before N  "requeue 75" or "end CODE"
+python -m farm.slurm.requeue LEDGER --code 75 --before N  "requeue 75" or "end CODE"; --trial ID: of a run of that one
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from farm.errors import COMPLETE, FAILED, INTERRUPTED, PREFLIGHT, RESUMABLE, USAGE
@@ -23,9 +24,13 @@ def progress(ledger: Path) -> int:
     return sum(p.epoch + (p.state == "done") for p in scan(ledger).values())
 
 
-def trials_left(ledger: Path) -> bool:
-    """Whether a run would start any trial of the grid that was exported last, which each run does as it ends."""
-    return bool({"new", "partial"} & planned_states(ledger))
+def trials_left(ledger: Path, chosen: Sequence[str] = ()) -> bool:
+    """Whether a run would start any trial of the grid that was exported last, which each run does as it ends.
+
+    Of those alone that are `chosen` by the beginnings of their ids, where any are: the grid is exported whole.
+    """
+    states = planned_states(ledger)
+    return any(s in ("new", "partial") for i, s in states.items() if not chosen or i.startswith(tuple(chosen)))
 
 
 def verdict(
@@ -54,12 +59,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--before", type=int, default=0)
     parser.add_argument("--restarts", type=int, default=0)
     parser.add_argument("--head-lost", action="store_true")
+    parser.add_argument("--trial", action="append", default=[])
     options = parser.parse_args(arguments)
     after = progress(options.ledger)
     if options.code is None:
         print(after)
     else:
-        left = trials_left(options.ledger)
+        left = trials_left(options.ledger, options.trial)
         print(*verdict(options.code, options.restarts, options.before, after, options.head_lost, left))
 
 

@@ -68,11 +68,12 @@ class SlurmJob:
 
 @dataclass(frozen=True, kw_only=True)
 class BatchJob(SlurmJob):
-    """One allocation that runs one study. `arguments` are those of `farm/run.py`."""
+    """One allocation that runs one study. `arguments` are those of `farm/run.py`, `chosen` the ids in its `trial=`."""
 
     arguments: tuple[str, ...]
     ledger: str
     nodes: int
+    chosen: tuple[str, ...] = ()
     start_seconds: int = 600
 
     @property

@@ -15,6 +15,7 @@ from typing import Any
 from farm import study
 from farm.config import CONF, ROOT, Config, Place, Settings
 from farm.errors import PreflightError, UsageError
+from farm.ledger.store import now
 from farm.plan import Node, Plan
 from farm.provenance import farm_commit
 from farm.site import NodeType, Slurm, absolute, account, check_drain, expand, image_path, no_image, share
@@ -58,6 +59,7 @@ def batch_job(config: Config, arguments: Sequence[str], plan: Plan) -> BatchJob:
         name=f"farm-{config.study}",
         arguments=tuple(absolute_arguments(config, [w for w in arguments if w not in own])),
         ledger=str(config.ledger),
+        chosen=config.chosen,
         nodes=settings.nodes,
         extra=(*slurm.options, *(["--exclusive"] if any(t.bundle.exclusive for t in plan.trials) else [])),
         **site_words(settings, allocation_share(config, plan), seen),
@@ -121,8 +123,13 @@ def _gres(slurm: Slurm, gpus: int) -> str:
 
 
 def absolute_arguments(config: Config, arguments: Sequence[str]) -> list[str]:
-    """The arguments with every path made absolute and the results directory named: they run elsewhere."""
+    """The arguments with every path made absolute and the results directory named: they run elsewhere.
+
+    They may run again and again, and `retry=failed` means what has failed until now: a bug is met once.
+    """
     words = [w for w in arguments if w.partition("=")[0] not in PATHS]
+    if config.settings.retry == "failed":
+        words = [w for w in words if not w.startswith("retry=")] + [f"retry={now()}"]
     words += [f"study={config.study_file}"] if _own_study(config) else []
     if config.site.endswith((".yaml", ".yml")):
         words.append(f"site={Path(config.site).expanduser().absolute()}")

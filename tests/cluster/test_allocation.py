@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -12,6 +13,8 @@ from clusters import RAY
 from commands import COUNTING, ROOT, exported
 from counted import FACTORS, committed, rows, undisturbed
 from slurm_lab import Lab, wait_for
+
+from farm.ledger.scan import attempt_records
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 STUDY = f"study={COUNTING}"
@@ -157,6 +160,29 @@ def test_a_node_whose_ray_is_killed_loses_and_repeats_nothing(lab: Lab, tmp_path
     assert "farm: the run ended with 0" in lab.log(job, results), lab.log(job, results)
     assert rows(results) == undisturbed(tmp_path, 80)
     assert not any(r["how"] == "failed" for r in exported(results, "counting", "attempts"))
+
+
+def test_words_that_hold_once_are_used_once_however_often_a_job_is_requeued(lab: Lab) -> None:
+    results = lab.results.with_name("once")
+    words = (STUDY, "sweep.factor=[1,2]", "extra=[{factor: 3, end: failed}]", "trial.epochs=60", "trial.seconds=0.5")
+    words = (*words, "commit_seconds=0", TWO_NODES[0], "slurm.cpus_per_node=3")
+    planned = json.loads(lab.farm("plan", *words, "--json", f"results={results}").out)["trials"]
+    (bug,) = (t["id"] for t in planned if t["spec"]["parameters"]["end"] == "failed")
+    alone = lab.submit(*words, f"trial={bug}", results=results)
+    lab.wait_until_over(alone)
+    assert ENDS.findall(lab.log(alone, results)) == [("1", "1")], "what is new beside it was not chosen"
+
+    def failures() -> int:
+        return sum(r["how"] == "failed" for r in attempt_records(results / "counting"))
+
+    job = lab.submit(*words, "retry=failed", results=results)
+    wait_for(lambda: failures() == 2 and committed(results) > 8, 180, "the bug is met again", lambda: lab.log(job))
+    lab.on("login", "scontrol", "requeue", str(job))
+    lab.wait_until_over(job)
+    log = lab.log(job, results)
+    assert ("DUE TO JOB REQUEUE" in log, ENDS.findall(log)[-1]) == (True, ("1", "1")), log
+    ends = [r["how"] for r in exported(results, "counting", "attempts")]
+    assert (ends.count("failed"), ends.count("completed"), len(ends) > 4) == (2, 2, True), log
 
 
 def test_two_farms_on_the_same_nodes_do_not_disturb_each_other_though_one_is_preempted(

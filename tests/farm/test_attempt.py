@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import json
 import math
 import signal
 import threading
@@ -17,7 +18,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from attempts import attempt, directory, request
+from attempts import attempt, directory, lose, request
 
 from farm import attempt as attempting
 from farm.attempt import End, Request, StopFlag
@@ -302,6 +303,31 @@ def test_an_attempt_says_where_it_started_from(tmp_path: Path) -> None:
     records = list(scan.attempt_records(tmp_path))
     assert [r["from_epoch"] for r in records] == [0, 3]
     assert [r["how"] for r in records] == ["drained", "completed"]
+
+
+def seconds_of(wanted: Request) -> float:
+    """As the trial's one row has them."""
+    return float(pq.read_table(directory(wanted) / "done" / "trial.parquet")["seconds"][0].as_py())
+
+
+def test_the_time_of_attempts_whose_end_nobody_saw_counts_up_to_their_commits(tmp_path: Path) -> None:
+    wanted = request(tmp_path, epochs=12)
+    for number, (stop_at, seconds) in enumerate([(2, 1000.0), (6, 200.0)], start=1):
+        attempt(wanted, stop_at=stop_at)
+        lose(wanted, number, seconds)
+    attempt(wanted)
+    assert seconds_of(wanted) == pytest.approx(1200, abs=60)
+
+
+def test_after_a_commit_of_an_older_farm_the_time_of_earlier_attempts_is_that_of_their_ends(tmp_path: Path) -> None:
+    wanted = request(tmp_path, epochs=12)
+    attempt(wanted, stop_at=2)
+    end = directory(wanted) / "attempts" / "1" / "end.json"
+    end.write_text(json.dumps(json.loads(end.read_text()) | {"seconds": 1000.0}))
+    attempt(wanted, stop_at=6)
+    lose(wanted, 2, 200.0, "from_epoch", "earlier_seconds")
+    attempt(wanted)
+    assert seconds_of(wanted) == pytest.approx(1200, abs=60)
 
 
 def test_a_request_for_absent_cuda_is_the_machines_failure(tmp_path: Path) -> None:

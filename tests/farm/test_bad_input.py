@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from http.client import IncompleteRead, RemoteDisconnected
@@ -259,6 +260,43 @@ def test_a_trial_module_that_declares_wrongly_is_one_line(
     assert (done.code, len(done.err.splitlines())) == (2, 1), done.err
     assert done.err.startswith("farm: ")
     assert says in done.err
+
+
+OWN = """
+import argparse, sys
+from dataclasses import dataclass
+from trials.spec import parameter
+REVISION = 1
+@dataclass
+class Parameters:
+    x: int = parameter(1, "")
+def check(parameters):
+    print("a note")
+"""
+
+
+@pytest.mark.parametrize(
+    "end", ["sys.exit(0)", "p = argparse.ArgumentParser(); p.add_argument('--lr', required=True); p.parse_args()"]
+)
+def test_a_script_in_place_of_a_module_is_told_that_it_ends_the_process(
+    farm: Callable[..., Finished], tmp_path: Path, end: str
+) -> None:
+    (tmp_path / "own.py").write_text(f"{OWN}{end}\n")
+    (tmp_path / "own.yaml").write_text("module: own\ndata: none\ndevice: cpu\n")
+    done = farm(f"study={tmp_path / 'own.yaml'}", "executor=inline")
+    told = "farm: module: own ends the process when it is imported; keep that under if __name__ == '__main__'"
+    assert (done.code, done.err.splitlines()[-1]) == (2, told)
+
+
+def test_a_module_sees_no_words_of_the_farm_and_prints_nothing_between_them(
+    farm: Callable[..., Finished], tmp_path: Path
+) -> None:
+    reads = "p = argparse.ArgumentParser(); p.add_argument('words', nargs='*'); print(p.parse_args().words)"
+    (tmp_path / "own.py").write_text(f"{OWN}{reads}\n")
+    (tmp_path / "own.yaml").write_text("module: own\ndata: none\ndevice: cpu\n")
+    done = farm(f"study={tmp_path / 'own.yaml'}", "--json", verb="plan")
+    assert (done.code, json.loads(done.out)["counts"]["new"]) == (0, 1), done.err
+    assert done.err.splitlines()[:2] == ["[]", "a note"]
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ def test_a_head_that_dies_as_the_driver_connects_requeues_the_job(start: Start, 
 def test_a_run_that_got_on_and_has_trials_left_requeues_the_job(start: Start, tmp_path: Path) -> None:
     export, commit = tmp_path / "ledger" / "export", tmp_path / "ledger/trials/a-0123456789ab/attempts/1/commit-4"
     export.mkdir(parents=True)
-    pq.write_table(pa.table({"state": ["done", "partial"]}), export / "plan.parquet")
+    pq.write_table(pa.table({"trial_id": ["a", "b"], "state": ["done", "partial"]}), export / "plan.parquet")
     job = start(f"mkdir -p {shlex.quote(str(commit))}; exit 1")
     said, _ = job.communicate(timeout=60)
     assert (job.returncode, (tmp_path / "requeued").read_text()) == (75, "requeue 7\n"), said

@@ -63,6 +63,18 @@ def test_a_wrong_word_is_named_with_the_right_one(arguments: list[str], says: st
         configuration.load(arguments)
 
 
+@pytest.mark.parametrize("word", ["results=/tmp/\udcff", "study=\udcff.yaml", "trial.end=\udcff", "data_root=\udcff"])
+def test_bytes_that_are_not_utf8_are_called_so(word: str) -> None:
+    with pytest.raises(UsageError, match=r"=.*\\xff.*: has bytes that are not UTF-8"):
+        configuration.load([f"study={COUNTING}", word])
+
+
+def test_so_are_those_of_a_directory_of_results_that_no_word_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FARM_RESULTS", "/tmp/\udcff")
+    with pytest.raises(UsageError, match=r"results=/tmp/\\xff: has bytes that are not UTF-8"):
+        configuration.load([f"study={COUNTING}"])
+
+
 def test_a_wrong_word_ends_with_exit_code_2(farm) -> None:
     done = farm("problem=4", "trial.epochs=ten")
     assert (done.code, done.out) == (2, "")

@@ -152,6 +152,28 @@ def test_a_failed_trial_runs_again_only_when_asked() -> None:
     assert plan("retry=failed", ledger=failed).trials[0].state == "partial"
 
 
+@pytest.mark.parametrize(
+    ("ended_at", "state"),
+    [("2026-11-30T11:59:59.999+00:00", "new"), ("2026-11-30T12:00:00.000+00:00", "failed"), ("", "new")],
+)
+def test_what_failed_before_a_time_runs_again(ended_at: str, state: str) -> None:
+    failed = {grid()[0][0].id: Progress("failed", ended_at=ended_at)}
+    assert plan("retry=2026-11-30T13:00:00+01:00", ledger=failed).trials[0].state == state
+
+
+@pytest.mark.parametrize("wrong", ["all", "2026-11-30", "12:00", "2026-11-30T12:00:00"])
+def test_any_other_retry_is_refused(wrong: str) -> None:
+    with pytest.raises(UsageError, match=r"retry=.*: none, failed, or a time as 2026-"):
+        plan(f"retry={wrong}")
+
+
+def test_a_trial_that_reserves_nothing_is_refused_but_inline() -> None:
+    with pytest.raises(UsageError, match=r"resources\.cpu=0: Ray starts no trial that reserves nothing"):
+        grid("resources.cpu=0")
+    for more in (["executor=inline"], ["resources.gpu=1"], ["resources.exclusive=node"]):
+        assert grid("resources.cpu=0", *more)
+
+
 def test_what_no_node_holds_is_unschedulable() -> None:
     made = plan("trial.gpus=8", "resources.gpu=gpus", nodes=(Node(8, 4), Node(8, 2)))
     assert {t.state for t in made.trials} == {"unschedulable"}

@@ -251,6 +251,8 @@ def test_a_signal_just_after_ray_would_take_it_for_itself_drains(
     done = subprocess.run([*words, f"results={results}"], env=variables, capture_output=True, text=True, timeout=120)
     assert (done.returncode, "asked for the signal" in done.stdout) == (75, True), done.stdout + done.stderr
     assert "drained" not in done.stdout, "no attempt was begun"
+    answered = "stopping: no trial begins; the run ends as soon as Ray has started" in done.stderr
+    assert answered == (number == signal.SIGTERM), "the other one comes when Ray has started"
     assert [r["state"] for r in exported(results, "counting", "plan")] == ["new", "new"]
     assert run_farm(tmp_path, STUDY, "executor=inline").code == 0
     assert len(rows(results)) == 6

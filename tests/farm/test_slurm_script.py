@@ -20,10 +20,13 @@ from farm import config as configuration
 from farm.cli import main
 from farm.config import load
 from farm.errors import PreflightError, UsageError
+from farm.ledger.scan import attempt_records
 from farm.site import NodeType, Slurm, check_time, share
+from farm.slurm import requeue
 from farm.slurm.requeue import progress, trials_left, verdict
 from farm.slurm.script import BatchJob, render
 from farm.slurm.submit import allocation_plan, batch_job, submit
+from farm.study import make_plan
 
 GOLDEN = Path(__file__).with_name("golden")
 PLAIN = BatchJob(
@@ -355,6 +358,33 @@ def test_left_are_trials_that_ran_out_of_retries_and_not_those_that_failed(
     done = farm(f"study={COUNTING}", "executor=inline", f"trial.end={end}", "retries=0", "commit_seconds=0")
     assert (done.code, trials_left(ledger)) == (int(end != "completed"), left), done.err
     assert progress(ledger) > 0
+
+
+def test_a_job_that_is_requeued_meets_a_bug_once(tmp_path: Path) -> None:
+    """What had failed when it was submitted runs again, in whichever allocation, and what fails then does not."""
+    words = [f"study={COUNTING}", f"results={tmp_path}", "executor=inline", "trial.end=failed"]
+    assert main(["run", *words, "sweep.factor=[1]"]) == 1
+    job = job_of([*words, "retry=failed", "device=cpu", "resources.gpu=0"])
+    assert [w.partition("=")[2] == "failed" for w in job.arguments if w.startswith("retry=")] == [False]
+    for _ in range(2):  # the second round is a requeue's
+        assert main(["run", *job.arguments]) == 1
+    attempts = [r["how"] for r in attempt_records(tmp_path / "counting")]
+    assert attempts == ["failed"] * 3  # one of factor=1 before, and then one of each
+
+
+def test_a_run_of_a_chosen_trial_has_none_left_when_that_one_has_ended(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [f"study={COUNTING}", f"results={tmp_path}", "executor=inline", "trial.end=failed"]
+    first, second = (t.id for t in make_plan(load(words)).trials)
+    assert main(["run", *words, f"trial={first}"]) == 1
+    for chosen, said in (([first[:8]], "end 1"), ([second], "requeue 75"), ([], "requeue 75")):
+        capsys.readouterr()
+        requeue.main([str(tmp_path / "counting"), "--code=1", "--before=-1", *(f"--trial={i}" for i in chosen)])
+        assert capsys.readouterr().out == f"{said}\n"
+    job = job_of([*words, f"trial={first},{second[:8]}", "device=cpu", "resources.gpu=0"])
+    assert job.chosen == (first, second[:8])
+    assert f'farm.slurm.requeue "$ledger" --trial {first} --trial {second[:8]} "$@"' in render(job)
 
 
 def test_progress_grows_with_the_ledger(farm: Callable[..., Finished], tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from attempts import attempt, directory, request
+from attempts import attempt, directory, lose, request
 from commands import COUNTING, command, environment
 from rich.console import Console
 
@@ -21,12 +21,12 @@ from farm import config as configuration
 from farm import status as looking
 from farm import status_view, study
 from farm.cli import main
-from farm.ledger.durable import OWN_DIGEST
 from farm.ledger.lock import SILENT_SECONDS, LedgerLock
 from farm.ledger.store import now
 from farm.plan import Node
 from farm.recall import following, last_grid
 
+RUN = f"{os.getpid()}-x"
 STUDY = [f"study={COUNTING}", "executor=inline", "trial.epochs=10"]
 
 
@@ -46,16 +46,15 @@ def half_done(ledger: Path) -> Iterator[Path]:
     """factor=1 has committed 5 epochs in 10 s under a driver that lives; factor=2 is new."""
     wanted = request(ledger, factor=1, epochs=10)
     attempt(wanted, stop_at=4)
-    first = directory(wanted) / "attempts" / "1"
-    (first / "end.json").unlink()
-    (first / "attempt.json").write_text(
-        json.dumps({"driver": f"{os.getpid()}-x", "host": "n1", "gpu_ids": "0,3", "started_at": now()})
-    )
-    manifest = first / "commit-5" / "manifest.json"
-    content = json.loads(manifest.read_text()) | {"seconds": 10.0}
-    manifest.write_text(json.dumps({k: v for k, v in content.items() if k != OWN_DIGEST}))
-    with LedgerLock(ledger):
+    drive(lose(wanted, 1, seconds=10.0))
+    with LedgerLock(ledger, run=RUN):
         yield ledger
+
+
+def drive(path: Path) -> None:
+    """Have an attempt be of a driver that this process is."""
+    begun = {"driver": RUN, "host": "n1", "gpu_ids": "0,3", "started_at": now()}
+    (path / "attempt.json").write_text(json.dumps(begun))
 
 
 def test_an_empty_ledger_is_all_new(tmp_path: Path) -> None:
@@ -74,11 +73,40 @@ def test_a_running_trial_is_told_with_its_place_and_pace(half_done: Path) -> Non
     assert found.driver.pid == os.getpid()
 
 
+@pytest.mark.parametrize(("commit_seconds", "without"), [(0, ()), (3600, ("from_epoch", "earlier_seconds"))])
+def test_a_resumed_trial_is_told_by_the_pace_of_what_it_has_done_itself(
+    ledger: Path, commit_seconds: float, without: tuple[str, ...]
+) -> None:
+    """Its second commit takes away what it went on from. One of an older farm does not say where that was."""
+    attempt(request(ledger, factor=1, epochs=20), stop_at=4)
+    wanted = request(ledger, commit_seconds, factor=1, epochs=20)
+    attempt(wanted, stop_at=9)
+    drive(lose(wanted, 2, 10.0, *without))
+    with LedgerLock(ledger, run=RUN):
+        found = look(ledger.parent, "trial.epochs=20", later=10)
+    assert found.trials[0].seconds_left == pytest.approx(20, abs=1)  # 10 epochs, at 2 s each of the last five
+
+
 def test_a_dead_drivers_trial_is_not_running(half_done: Path) -> None:
     path = next((half_done / "lock").glob("*.json"))
     path.write_text(json.dumps(json.loads(path.read_text()) | {"pid": 2**22 + 1}))
     found = look(half_done.parent)
     assert (found.driver, found.trials[0].state) == (None, "partial")
+
+
+@pytest.mark.parametrize(
+    ("run", "state"),
+    [(RUN, "running"), (None, "running"), ("", "partial"), ("1-y", "partial")],
+    ids=["its", "unknown", "none", "another"],  # RUN has this process's pid, and pytest-xdist's workers have their own
+)
+def test_a_trial_of_an_earlier_driver_with_the_same_pid_is_not_running(
+    half_done: Path, run: str | None, state: str
+) -> None:
+    """In a container every driver may have the same pid. The lock of an older farm does not say which run it is of."""
+    path = next((half_done / "lock").glob("*.json"))
+    content = json.loads(path.read_text()) | {"run": run}
+    path.write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
+    assert look(half_done.parent).trials[0].state == state
 
 
 def test_a_driver_elsewhere_lives_while_its_heartbeat_is_fresh(half_done: Path) -> None:
@@ -193,6 +221,16 @@ def test_gpu_hours_of_all_attempts_in_the_ledger_are_spent(tmp_path: Path) -> No
     found = look(tmp_path, "trial.epochs=3", "sweep.factor=[1]", "resources.gpu=2", "gpus=2")
     assert (found.counts, found.gpu_hours_spent) == ({"done": 1}, 2.0)
     assert (found.trials[0].epoch, found.trials[0].epochs) == (3, 3)
+
+
+@pytest.mark.parametrize("done", [False, True])
+def test_gpu_hours_of_a_lost_attempt_stay_spent_when_the_trial_goes_on(tmp_path: Path, done: bool) -> None:
+    wanted = request(tmp_path / "counting", factor=1, epochs=20)
+    attempt(wanted, stop_at=4)
+    lose(wanted, 1, 3600.0)
+    attempt(wanted, stop_at=None if done else 9)
+    found = look(tmp_path, "trial.epochs=20", "sweep.factor=[1]", "resources.gpu=2", "gpus=2")
+    assert found.gpu_hours_spent == pytest.approx(2.0, abs=0.1)
 
 
 def test_this_machines_size_is_held_against_no_trial(tmp_path: Path) -> None:

@@ -167,16 +167,39 @@ def test_estimates_tell_before_the_first_pace() -> None:
 
 
 def test_nothing_is_said_before_anything_tells_and_after_all_has_ended() -> None:
-    plan, clock = plan_of(f"study={COUNTING}", "trial.epochs=2", "sweep.factor=[1,2]"), Clock()
+    plan, clock = plan_of(f"study={COUNTING}", "trial.epochs=3", "sweep.factor=[1,2]"), Clock()
     left = TimeLeft(plan, clock)
     assert left.seconds is None
     for label in ("factor=1", "factor=2"):
         left.started(label)
-        clock.now += 2
-        left.progress(label, 1)
+        for step in (1, 2):
+            clock.now += 2
+            left.progress(label, step)
         assert left.seconds
         left.ended(label, "failed")
     assert left.seconds is None
+
+
+def test_a_first_step_tells_nothing_for_it_has_the_start_in_it() -> None:
+    """Inline the first trial imports torch: with that in its pace, 20 s of steps were said to take 3 min."""
+    plan, clock = plan_of(f"study={COUNTING}", "trial.epochs=100", "sweep.factor=[1,2]"), Clock()
+    left = TimeLeft(plan, clock)
+    left.started("factor=1")
+    clock.now += 3
+    left.progress("factor=1", 1)
+    assert left.seconds is None
+    clock.now += 0.2
+    left.progress("factor=1", 2)
+    assert left.seconds == pytest.approx(198 * 0.2 + 3, rel=0.1)
+
+
+def test_a_first_step_of_an_hour_tells() -> None:
+    plan, clock = plan_of(f"study={COUNTING}", "trial.epochs=10", "sweep.factor=[1]"), Clock()
+    left = TimeLeft(plan, clock)
+    left.started(plan.trials[0].label)
+    clock.now += 3600
+    left.progress(plan.trials[0].label, 1)
+    assert left.seconds == pytest.approx(9 * 3600)
 
 
 def test_a_trial_that_begins_again_is_counted_again() -> None:

@@ -45,6 +45,8 @@ def test_the_summary_follows_each_trial(how: str) -> None:
     first, second, *_ = view._lines
     for label in (first, second, first):  # the first begins again
         view.started(label)
+    view.progress(second, {"epoch": 1})
+    assert view._summary() == "0/4 done, 2 running, 0.6/1 GPUs"
     view.progress(second, {"epoch": 2})
     assert view._summary().startswith("0/4 done, 2 running, 0.6/1 GPUs, about")
     view.ended(first, how)

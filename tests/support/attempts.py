@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 from farm.attempt import End, Request, StopFlag, run_attempt
+from farm.ledger import scan
+from farm.ledger.durable import OWN_DIGEST
 from farm.ledger.store import trial_path
 from trials.spec import Spec, parameter_defaults
 
@@ -29,3 +32,17 @@ def attempt(wanted: Request, stop_at: int | None = None) -> End:
 
 def directory(wanted: Request) -> Path:
     return trial_path(Path(wanted.ledger), Spec(**wanted.spec))
+
+
+def lose(wanted: Request, number: int, seconds: float, *without: str) -> Path:
+    """Have nobody know of an attempt's end, and its newest commit be of so many seconds; the attempt's directory.
+
+    `without` names what a commit of an older farm did not say.
+    """
+    path = directory(wanted) / "attempts" / str(number)
+    (path / "end.json").unlink()
+    for commit in scan.commits(path):
+        manifest = commit / "manifest.json"
+        content = json.loads(manifest.read_text()) | {"seconds": seconds}
+        manifest.write_text(json.dumps({k: v for k, v in content.items() if k not in (OWN_DIGEST, *without)}))
+    return path
