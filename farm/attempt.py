@@ -19,7 +19,7 @@ from typing import Any
 from farm import provenance
 from farm.errors import UsageError
 from farm.failures import LONGEST_BACK_OFF_SECONDS, POLICIES, Infrastructure, kind_of
-from farm.ledger.scan import attempt_records, progress
+from farm.ledger.scan import TRIALS, attempt_records, progress
 from farm.ledger.schema import EPOCHS, RowCheck, row_table
 from farm.ledger.store import Attempt, drain_file, now, trial_path
 from farm.ledger.tidy import tidy
@@ -52,6 +52,14 @@ class Request:
     keep: str = "none"
     info: dict[str, Any] = field(default_factory=dict)
     """Further columns of attempt.json: GPU ids, driver, node."""
+    directory: str = ""
+    """Name of the trial's directory, where the driver has looked it up: each look reads all names in a ledger."""
+
+    @property
+    def trial(self) -> Path:
+        """The trial's directory."""
+        root = Path(self.ledger)
+        return root / TRIALS / self.directory if self.directory else trial_path(root, Spec(**self.spec))
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -105,10 +113,11 @@ def run_attempt(request: Request, stop: StopFlag, report: Report, on_claim: Call
     """
     spec = Spec(**request.spec)
     try:
-        if (found := progress(trial_path(Path(request.ledger), spec))).state == "done":
+        trial = request.trial
+        if (found := progress(trial)).state == "done":
             return End(found.status, found.epoch)
         sources = provenance.source_digests(spec.module)
-        attempt = Attempt.claim(Path(request.ledger), spec, _info(request, sources))
+        attempt = Attempt.claim(Path(request.ledger), spec, _info(request, sources), trial)
         log = str(on_claim(attempt) or "")
     except UsageError as error:  # a plan has refused it before
         return End("failed", found.epoch, type(error).__name__, str(error), failure="bug")

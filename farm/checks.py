@@ -8,7 +8,7 @@ import difflib
 import math
 import os
 from collections.abc import Collection, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,8 +86,8 @@ def check_retry(retry: str) -> None:
     """Raise `UsageError` unless `retry` is none, failed, or a time that says its zone."""
     if retry in ("none", "failed"):
         return
-    with contextlib.suppress(ValueError):
-        if datetime.fromisoformat(retry).tzinfo is not None:
+    with contextlib.suppress(ValueError, OverflowError):  # the latter of a time at the edge of the calendar
+        if (time := datetime.fromisoformat(retry)).tzinfo is not None and time.astimezone(UTC):
             return
     raise UsageError(f"retry={retry}: none, failed, or a time as 2026-11-30T12:00:00+00:00 is expected")
 

@@ -6,14 +6,11 @@ import contextlib
 import functools
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from farm import failures
 from farm.attempt import Request, StopFlag, run_attempt
-from farm.ledger.store import trial_path
 from farm.signals import Signals
 from farm.view import View
-from trials.spec import Spec
 
 
 def run_inline(jobs: Sequence[tuple[str, Request]], view: View, signals: Signals, retries: int) -> None:
@@ -42,7 +39,7 @@ def _run(jobs: Sequence[tuple[str, Request]], view: View, signals: Signals, retr
         if signals.stopping():
             return
         view.started(label)
-        trial, driver = trial_path(Path(request.ledger), Spec(**request.spec)), request.info.get("driver")
+        trial, driver = request.trial, request.info.get("driver")
         how = "drained"
         for left in reversed(range(retries + 1)):
             stop.wait(failures.back_off(trial, driver, request.back_off_seconds))

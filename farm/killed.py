@@ -39,7 +39,7 @@ def record_killed(request: Request, number: int, code: int, by_kernel: bool = Fa
         "failure": kind,
     }
     if number:
-        attempt = Attempt(Path(request.ledger), Spec(**request.spec), number)
+        attempt = Attempt(Path(request.ledger), Spec(**request.spec), number, request.trial)
         begun = (read_json(attempt.path / "attempt.json") or {}).get("started_at")
         seconds = (datetime.now(UTC) - datetime.fromisoformat(begun)).total_seconds() if begun else None
         end |= {"epoch": progress(attempt.trial).epoch, "log_path": str(attempt.path / "log.txt"), "seconds": seconds}

@@ -34,13 +34,12 @@ from farm.attempt import Request
 from farm.config import ROOT
 from farm.forkclient import STUDY_DIRECTORY, ForkClient, see_study_modules
 from farm.killed import record_killed
-from farm.ledger.store import drain_file, trial_path
+from farm.ledger.store import drain_file
 from farm.plan import Bundle, Node
 from farm.private import scratch_directory
 from farm.reservation import first_gpus, reservation
 from farm.signals import Signals
 from farm.view import View
-from trials.spec import Spec
 
 STEP_SECONDS = 1.0
 CONNECT_SECONDS = 10.0
@@ -91,6 +90,7 @@ class TrialActor(Trainable):
     def _begin(self, config: dict[str, Any]) -> None:
         self._config = config
         self._request = Request(**config["request"])
+        self._trial = self._request.trial
         self._drain = drain_file(Path(self._request.ledger), config["run"])
         self._stopping = False
         self._claimed = 0
@@ -158,11 +158,6 @@ class TrialActor(Trainable):
             self._end = self._ended or record_killed(
                 self._request, self._claimed, message["exit"], failures.kernel_kills() > self._kernel_kills
             )
-
-    @property
-    def _trial(self) -> Path:
-        """The trial's directory, looked for by steps alone: one that a file server fails is tried again."""
-        return trial_path(Path(self._request.ledger), Spec(**self._request.spec))
 
     def _draining(self) -> bool:
         return self._drain.exists()

@@ -2,8 +2,8 @@
 
 That is: directories of attempts at finished trials (their records stay, in one file a trial, and so does every row of
 export/attempts.parquet; their logs go), results that were damaged and have been made again, trials of older revisions
-of the study's module or with parameters of other types than it has now, which no plan counts, and temporary names of
-killed writers. Everything else stays.
+of the study's module or with parameters of other types than it has now, which no plan counts, second directories of
+trials that are done in another (`scan.directories`), and temporary names of killed writers. Everything else stays.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from farm.ledger.durable import TEMPORARY
 from farm.ledger.export import alone, export
 from farm.ledger.gather import read
 from farm.ledger.lock import LedgerLock
-from farm.ledger.scan import TRIALS, attempt_directories, trial_directories, trial_id
+from farm.ledger.scan import TRIALS, attempt_directories, directories, trial_directories, trial_id
 from farm.ledger.schema import fits_columns
 from farm.ledger.store import spec_of
 from farm.ledger.tidy import fold, remove, sweep, sweep_ledger
@@ -33,9 +33,10 @@ KINDS = {
     "damaged": "damaged results that have been made again",
     "revisions": "trials of older revisions, which no plan counts; their rows leave export/",
     "types": "trials with parameters of other types than now, which no plan counts; their rows leave export/",
+    "twins": "second directories of trials that are done in another",
     "temporary": "temporary names of killed writers",
 }
-WHOLE = ("revisions", "types")
+WHOLE = ("revisions", "types", "twins")
 """Kinds of which a trial's whole directory goes."""
 
 UNITS = ("bytes", "kB", "MB", "GB", "TB")
@@ -75,8 +76,12 @@ def run(config: Config, yes: bool) -> int:
 
 def leftovers(root: Path, module: str) -> Iterator[Leftover]:
     """What can go, in the order of trials. For the holder of the lock: a running trial is one that nobody finished."""
+    counted = directories(root)
     for trial in trial_directories(root):
-        if kind := _uncounted(trial, module):
+        twin = counted[trial_id(trial)]
+        if twin != trial and read(twin) is not None:
+            yield _leftover("twins", trial)
+        elif kind := _uncounted(trial, module):
             yield _leftover(kind, trial)
         elif read(trial) is not None:  # nothing goes of a trial that may have to run again
             yield from (_leftover("attempts", a) for a in attempt_directories(trial))

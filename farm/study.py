@@ -10,7 +10,7 @@ import secrets
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,8 +23,8 @@ from farm.config import Config
 from farm.errors import COMPLETE, FAILED, PreflightError, UsageError
 from farm.ledger.durable import read_json, write_file
 from farm.ledger.lock import LedgerLock
-from farm.ledger.scan import DONE, STUDY, has_finished, scan, trial_directories, trial_id
-from farm.ledger.store import drain_file, quarantine, spec_of
+from farm.ledger.scan import DONE, STUDY, directories, has_finished, scan, trial_directories, trial_id
+from farm.ledger.store import directory_name, drain_file, quarantine, spec_of
 from farm.ledger.tidy import sweep_ledger
 from farm.plan import Node, Plan, Trial
 from farm.signals import Signals
@@ -211,10 +211,10 @@ def _execute(config: Config, plan: Plan, run_id: str, signals: Signals) -> Plan:
     if config.settings.executor == "inline":
         from farm.inline import run_inline
 
+        begun = directories(config.ledger)
+        jobs = [(t.label, request(config, t, run_id, begun)) for t in plan.to_run]
         with View(plan, config.settings.view) as view:
-            run_inline(
-                [(t.label, request(config, t, run_id)) for t in plan.to_run], view, signals, config.settings.retries
-            )
+            run_inline(jobs, view, signals, config.settings.retries)
         return make_plan(settled(config))
     with signals.kept():
         nodes = _execute_with_ray(config, plan, run_id, signals)
@@ -253,7 +253,8 @@ def _execute_with_ray(config: Config, plan: Plan, run_id: str, signals: Signals)
                     if trial.state == "unschedulable":
                         view.say(f"unschedulable {trial.label}: {trial.reason}")
             waiting = plan.longest_first if elastic or plan.room(nodes) > 1 else plan.to_run
-            jobs = [launch.Job(t.label, t.bundle, request(config, t, run_id)) for t in waiting]
+            begun = directories(config.ledger)
+            jobs = [launch.Job(t.label, t.bundle, request(config, t, run_id, begun)) for t in waiting]
             if jobs and not signals.stopping():
                 patience = drain_patience(settings.drain_seconds, settings.slurm.signal_seconds)
                 launch.run(jobs, run_id, view, signals, settings.retries, patience, kinds, own=address is None)
@@ -278,9 +279,9 @@ def _head_address() -> str:
         raise PreflightError("ray_address=up: the head of `farm up` is gone") from None
 
 
-def request(config: Config, trial: Trial, run_id: str) -> Request:
-    """What an attempt at a planned trial is told."""
-    settings = config.settings
+def request(config: Config, trial: Trial, run_id: str, begun: Mapping[str, Path] | None = None) -> Request:
+    """What an attempt at a planned trial is told. `begun` has the directories that there are, by id."""
+    settings, found = config.settings, (begun or {}).get(trial.spec.id)
     return Request(
         ledger=str(config.ledger),
         spec=trial.spec.as_dict(),
@@ -292,6 +293,7 @@ def request(config: Config, trial: Trial, run_id: str) -> Request:
         back_off_seconds=settings.back_off_seconds,
         keep=settings.keep,
         info={"driver": run_id},
+        directory="" if begun is None else found.name if found else directory_name(trial.spec),
     )
 
 

@@ -138,7 +138,8 @@ def resolved(module: str, parameters: Mapping[str, Scalar]) -> dict[str, Scalar]
     for name, value in found.items():
         if name not in kinds:
             raise ModuleError(f"{module}.resolve: {name} is no parameter")
-        if not holds(kinds[name], value):
+        plain = found[name] = value.item() if getattr(value, "shape", None) == () else value  # NumPy's and torch's
+        if not holds(kinds[name], plain):
             raise ModuleError(f"{module}: Parameters.{name}: {kinds[name]} is expected, and not {value!r}")
     return found
 
@@ -226,8 +227,15 @@ def parameter_types(module: str) -> dict[str, Kind]:
 
 def _kind_of(hint: Any) -> Kind | None:
     several = typing.get_origin(hint) in (typing.Union, types.UnionType)
-    named = {*typing.get_args(hint)} - {types.NoneType} if several else {hint}
-    return _KINDS.get(frozenset(named))
+    named = {kind for one in (typing.get_args(hint) if several else (hint,)) for kind in _plain_types(one)}
+    return _KINDS.get(frozenset(named - {types.NoneType}))
+
+
+def _plain_types(hint: Any) -> set[Any]:
+    """The types of a Literal's values; of an Enum of texts, which are texts, str."""
+    if typing.get_origin(hint) is Literal:
+        return {type(value) for value in typing.get_args(hint)}
+    return {str} if isinstance(hint, type) and issubclass(hint, str) else {hint}
 
 
 _KINDS: dict[frozenset[type], Kind] = {

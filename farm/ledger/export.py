@@ -287,7 +287,9 @@ def _empty_trials(module: str) -> pa.Table:
 
 
 def _attempts(root: Path) -> pa.Table:
-    rows = [{c.name: _fitting(record.get(c.name), c.type) for c in schema.ATTEMPTS} for record in attempt_records(root)]
+    trials = directories(root).values()
+    records = attempt_records(root, *trials) if trials else ()
+    rows = [{c.name: _fitting(record.get(c.name), c.type) for c in schema.ATTEMPTS} for record in records]
     return schema.table(rows, schema.ATTEMPTS)
 
 

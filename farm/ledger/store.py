@@ -67,9 +67,14 @@ class Commit:
 def trial_path(root: Path, spec: Spec) -> Path:
     """Directory of a spec's trial: the one that has its id, else trials/<readable>-<id>.
 
-    The readable part alone depends on the order of the module's parameters.
+    The readable part alone depends on the order of the module's parameters. Reads the names of all trials.
     """
-    return directory_of(root, spec.id) or root / TRIALS / f"{readable(spec)}-{spec.id}"
+    return directory_of(root, spec.id) or root / TRIALS / directory_name(spec)
+
+
+def directory_name(spec: Spec) -> str:
+    """Name of the directory of a trial that has none yet."""
+    return f"{readable(spec)}-{spec.id}"
 
 
 class Attempt:
@@ -88,12 +93,13 @@ class Attempt:
         self._begun = time.monotonic()
 
     @classmethod
-    def claim(cls, root: Path, spec: Spec, info: Mapping[str, Any]) -> Attempt:
+    def claim(cls, root: Path, spec: Spec, info: Mapping[str, Any], trial: Path | None = None) -> Attempt:
         """Take the next number by mkdir, which one process alone can win, and record who runs it.
 
-        Raises `UsageError` where what there is of the trial was made with other values of its parameters.
+        `trial` is the trial's directory, where the caller has found it. Raises `UsageError` where what there is of the
+        trial was made with other values of its parameters.
         """
-        trial = trial_path(root, spec)
+        trial = trial or trial_path(root, spec)
         create_directories(trial / ATTEMPTS)
         set_damaged_aside(trial)
         if changes := changed(progress(trial).parameters, spec.parameters):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
+import pyarrow.parquet as pq
 import pytest
 import two_tables
 from attempts import attempt, directory, request
@@ -260,6 +261,29 @@ def test_a_trial_module_that_declares_wrongly_is_one_line(
     assert (done.code, len(done.err.splitlines())) == (2, 1), done.err
     assert done.err.startswith("farm: ")
     assert says in done.err
+
+
+def test_names_to_choose_from_may_be_a_literal_or_an_enum_of_texts(
+    farm: Callable[..., Finished], tmp_path: Path
+) -> None:
+    (tmp_path / "own.py").write_text(
+        "import enum\nfrom dataclasses import dataclass\nfrom typing import Literal\nimport numpy as np\n"
+        "from trials.spec import Outcome, parameter\nREVISION = 1\n"
+        "class Kind(str, enum.Enum):\n    one = 'one'\n    two = 'two'\n"
+        "@dataclass\nclass Parameters:\n    form: Literal['a', 'b'] = parameter('a', '')\n"
+        "    kind: Kind = parameter(Kind.one, '')\n    rate: float = parameter(0.5, '')\n"
+        "def resolve(parameters):\n    return parameters | {'rate': np.float32(0.25)}\n"
+        "def run(spec, context):\n    yield [{'epoch': 1, 'train_loss': spec.parameters['rate']}], None\n"
+        "    return Outcome('completed', {})\n"
+    )
+    (tmp_path / "own.yaml").write_text("module: own\ndata: none\ndevice: cpu\nsweep: {form: [a, b]}\n")
+    done = farm(f"study={tmp_path / 'own.yaml'}", "executor=inline")
+    assert done.code == 0, done.err
+    rows = pq.read_table(next(tmp_path.rglob("export/trials.parquet"))).to_pylist()
+    assert sorted((r["config_form"], r["config_kind"], r["config_rate"]) for r in rows) == [
+        ("a", "one", 0.25),
+        ("b", "one", 0.25),
+    ]
 
 
 OWN = """

@@ -161,7 +161,7 @@ def test_what_failed_before_a_time_runs_again(ended_at: str, state: str) -> None
     assert plan("retry=2026-11-30T13:00:00+01:00", ledger=failed).trials[0].state == state
 
 
-@pytest.mark.parametrize("wrong", ["all", "2026-11-30", "12:00", "2026-11-30T12:00:00"])
+@pytest.mark.parametrize("wrong", ["all", "2026-11-30", "12:00", "2026-11-30T12:00:00", "0001-01-01T00:00:00+23:00"])
 def test_any_other_retry_is_refused(wrong: str) -> None:
     with pytest.raises(UsageError, match=r"retry=.*: none, failed, or a time as 2026-"):
         plan(f"retry={wrong}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -199,3 +200,22 @@ def test_attempts_whose_records_rotted_are_counted_as_lost(ledger: Path) -> None
     export(ledger, None, "counting")
     attempts = exported(ledger.parent, "counting", "attempts")
     assert [(r["attempt"], r["how"]) for r in attempts] == [(1, "lost"), (2, "lost"), (3, "completed")]
+
+
+def test_a_second_directory_of_a_done_trial_goes_and_its_attempts_are_counted_once(
+    ledger: Path, pruned: Callable[..., tuple[int, str]]
+) -> None:
+    """Such as was made before directories were found by their ids, where a module's parameters had changed places."""
+    attempt(request(ledger, epochs=6), stop_at=2)
+    done = directory(request(ledger, epochs=6))
+    twin = done.with_name(f"another-{done.name.rpartition('-')[2]}")
+    shutil.copytree(done, twin)
+    attempt(dataclasses.replace(request(ledger, epochs=6), directory=done.name))
+    export(ledger, None, "counting")
+    assert [(r["attempt"], r["how"]) for r in exported(ledger.parent, "counting", "attempts")] == [
+        (1, "drained"),
+        (2, "completed"),
+    ]
+    code, said = pruned("--yes")
+    assert (code, "1 second directories of trials that are done in another" in said) == (0, True)
+    assert (twin.exists(), done.exists()) == (False, True)
