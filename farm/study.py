@@ -21,6 +21,7 @@ from farm.attempt import Request
 from farm.checks import counted
 from farm.config import Config
 from farm.errors import COMPLETE, FAILED, PreflightError, UsageError
+from farm.ledger.declared import check_columns
 from farm.ledger.durable import read_json, write_file
 from farm.ledger.lock import LedgerLock
 from farm.ledger.scan import DONE, STUDY, has_finished, scan, trial_directories, trial_id
@@ -58,10 +59,12 @@ class Result:
 def make_plan(config: Config, nodes: list[Node] | None = None, estimate: bool = True) -> Plan:
     """The plan of a configuration against its ledger. `nodes` None: this machine's, unless a cluster is named.
 
-    Without `estimate` no finished trial is read for what the others will take.
+    Without `estimate` no finished trial is read for what the others will take. Raises `ModuleError` where the trial
+    module declares wrong columns, and what `planning.specs` and `planning.chosen` raise.
     """
     from farm.history import estimated_seconds
 
+    check_columns(config.settings.module)
     grid = planning.specs(config, _fingerprint(config), _hardware(config))
     if config.with_finished:
         grid += finished_outside(config, grid)
