@@ -86,8 +86,13 @@ class Spec:
     @functools.cached_property
     def id(self) -> str:
         """Twelve hexadecimal digits (48 bits) of the SHA-256 of the canonical JSON."""
-        text = json.dumps(self.canonical(), sort_keys=True, separators=(",", ":"), allow_nan=False)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return id_of(self.canonical())
+
+
+def id_of(canonical: Mapping[str, Any]) -> str:
+    """The id that a spec with this canonical content has. Raises `ValueError` for NaN, which JSON has not."""
+    text = json.dumps(canonical, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def same(a: Scalar, b: Scalar) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -331,3 +332,21 @@ def test_a_renamed_parameter_of_an_unfinished_trial_is_kept_too(
     assert declare(value=2.0, fails=False)("export").code == 0
     (row,) = exported(tmp_path / "results", "changing", "unfinished/epochs")
     assert (row["config_value"], row["config_number"], row["config_fails"]) == (None, 9.0, True)
+
+
+@pytest.mark.parametrize(("default", "then"), [(5, "another"), (6, "6")])
+def test_an_id_that_a_default_has_formed_otherwise_is_explained(
+    declare: Callable[..., Callable[..., Finished]], tmp_path: Path, default: int, then: str
+) -> None:
+    """The study names the value, so that the trial is another and no default is amiss."""
+    assert declare(number=2.0, epochs=default)("run", "trial.epochs=6").code == 0
+    (done,) = {r["trial_id"] for r in exported(tmp_path / "results", "changing", "trials")}
+    now = 11 - default
+    command = declare(number=2.0, epochs=now)
+    plan = command("plan", "trial.epochs=6", "--json")
+    ((identity, state),) = ((t["id"], t["state"]) for t in json.loads(plan.out)["trials"])
+    assert (plan.err, state) == ("", "new")
+    for wanted in (identity, done):
+        last = command("why", wanted, "trial.epochs=6").out.splitlines()[-1]
+        said = f"nothing but how the id was formed: the default of `epochs` was {then} when it began and is {now} now"
+        assert last.endswith(f"differs in {said}")
