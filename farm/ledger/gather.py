@@ -99,7 +99,7 @@ def vanished_columns(schemas: Iterable[pa.Schema], module: str) -> dict[str, pa.
 def schema_of(trial: Path) -> pa.Schema:
     """Columns of a finished trial's one row; none where it cannot be read, which `read` tells."""
     try:
-        return pq.read_schema(trial / DONE / TRIAL)
+        return pq.read_schema(pa.BufferReader((trial / DONE / TRIAL).read_bytes()))
     except (OSError, pa.ArrowException):
         return pa.schema([])
 
