@@ -13,7 +13,7 @@ def check_columns(module: str) -> None:
     """Raise `ModuleError` where a trial module declares columns or tables that the ledger cannot make."""
     source = trial_module(module)
     _check_listed(f"{module}.COLUMNS", getattr(source, "COLUMNS", ()))
-    _check_listed(f"{module}.SUMMARY", getattr(source, "SUMMARY", ()), [c.name for c in schema.TRIALS])
+    _check_listed(f"{module}.SUMMARY", getattr(source, "SUMMARY", ()), beside=schema.TRIALS)
     table, tables = getattr(source, "TABLE", schema.EPOCHS), getattr(source, "TABLES", None)
     if not isinstance(table, str) or not table:
         raise ModuleError(f"{module}.TABLE: the name of its row table is expected, and not {table!r}")
@@ -29,14 +29,15 @@ def check_columns(module: str) -> None:
         raise ModuleError(str(error)) from None
 
 
-def _check_listed(where: str, columns: Any, taken: Sequence[str] = (), standard: Sequence[str] = ()) -> None:
-    """One tuple or list of columns; `standard` columns may stand there by their names, and `taken` names not at all."""
+def _check_listed(where: str, columns: Any, beside: Sequence[Column] = (), standard: Sequence[str] = ()) -> None:
+    """One tuple or list of columns, in a table `beside` others; `standard` ones may stand there by their names."""
     if not isinstance(columns, (tuple, list)) or not all(isinstance(c, (Column, str)) for c in columns):
         raise ModuleError(f"{where}: a tuple of Column is expected; (Column(…),) has a comma")
     if unknown := [c for c in columns if isinstance(c, str) and c not in standard]:
         known = "is no column of farm/ledger/schema.py" if standard else "is no Column"
         raise ModuleError(f"{where}: {unknown[0]!r} {known}; Column({unknown[0]!r}, …) declares it")
-    names = [*taken, *(c if isinstance(c, str) else c.name for c in columns)]
-    if twice := [n for n in names if names.count(n) > 1]:
-        already = "is the ledger's own" if twice[0] in taken else "stands there twice"
-        raise ModuleError(f"{where}: column {twice[0]!r} {already}")
+    types: dict[str, str] = {c.name: c.type for c in beside}
+    for c in (c for c in columns if isinstance(c, Column)):
+        if types.setdefault(c.name, c.type) != c.type:
+            whose = "in farm/ledger/schema.py" if any(c.name == b.name for b in beside) else "too"
+            raise ModuleError(f"{where}: column {c.name!r} is declared as {c.type}, and as {types[c.name]} {whose}")
