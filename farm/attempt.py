@@ -20,7 +20,7 @@ from farm import provenance
 from farm.errors import UsageError
 from farm.failures import LONGEST_BACK_OFF_SECONDS, POLICIES, Infrastructure, kind_of
 from farm.ledger.scan import TRIALS, attempt_records, progress
-from farm.ledger.schema import EPOCHS, RowCheck, row_table
+from farm.ledger.schema import EPOCHS, RowCheck, check_summary, row_table
 from farm.ledger.store import Attempt, drain_file, now, trial_path
 from farm.ledger.tidy import tidy
 from farm.write_behind import WriteBehind
@@ -294,6 +294,7 @@ class _Run:
         return End(outcome.status, self.epoch, failure="divergence" if outcome.status == "diverged" else "")
 
     def _write_done(self, outcome: Outcome, state: bytes | None) -> None:
+        check_summary(self.spec.module, outcome.summary)
         row = self._trial_row() | outcome.summary
         try:
             self.attempt.finish(outcome.status, self.epoch, self.rows, row, state)

@@ -188,6 +188,8 @@ def _show_plan(config: Config, as_json: bool) -> int:
         print(json.dumps(_plan_json(plan), indent=1))
     else:
         print_plan(plan)
+    if plan.remark:
+        print(f"{plan.study}: {plan.remark}", file=sys.stderr)
     elsewhere.check_trials(config)
     check_defaults(plan)
     check_work(plan)

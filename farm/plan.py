@@ -96,6 +96,8 @@ class Plan:
 
     study: str
     trials: tuple[Trial, ...]
+    remark: str = ""
+    """What is to be said of the ledger's other trials, in one line; empty as a rule."""
 
     def count(self, state: State) -> int:
         """Number of trials in a state."""

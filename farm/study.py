@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from farm import budget, elsewhere, provenance
+from farm import budget, elsewhere, provenance, renamed
 from farm import plan as planning
 from farm.attempt import Request
 from farm.checks import counted
 from farm.config import Config
 from farm.errors import COMPLETE, FAILED, PreflightError, UsageError
+from farm.ledger.declared import check_columns
 from farm.ledger.durable import read_json, write_file
 from farm.ledger.lock import LedgerLock
 from farm.ledger.scan import DONE, STUDY, directories, has_finished, scan, trial_directories, trial_id
@@ -58,10 +59,12 @@ class Result:
 def make_plan(config: Config, nodes: list[Node] | None = None, estimate: bool = True) -> Plan:
     """The plan of a configuration against its ledger. `nodes` None: this machine's, unless a cluster is named.
 
-    Without `estimate` no finished trial is read for what the others will take.
+    Without `estimate` no finished trial is read for what the others will take. Raises `ModuleError` where the trial
+    module declares wrong columns, and what `planning.specs` and `planning.chosen` raise.
     """
     from farm.history import estimated_seconds
 
+    check_columns(config.settings.module)
     grid = planning.specs(config, _fingerprint(config), _hardware(config))
     if config.with_finished:
         grid += finished_outside(config, grid)
@@ -75,7 +78,9 @@ def make_plan(config: Config, nodes: list[Node] | None = None, estimate: bool = 
     epochs_done = {i: progress.epoch for i, progress in states.items()}
     on_gpu = {s.id: _device(config, bundle) != "cpu" for s, bundle in grid}
     seconds = estimated_seconds(config.ledger, missing, epochs_done, on_gpu) if estimate else {}
-    return planning.make(config, grid, states, nodes, digest, seconds)
+    plan = planning.make(config, grid, states, nodes, digest, seconds)
+    told = renamed.remark(config.ledger, config.settings.module, {s.revision for s, _ in grid}, states)
+    return dataclasses.replace(plan, remark=told)
 
 
 def finished_outside(
@@ -149,6 +154,8 @@ def run(config: Config, arguments: list[str], signals: Signals | None = None) ->
         drain = drain_file(config.ledger, run_id)
         signals.call(touch := drain.touch)
         print(f"{config.study}: {counts(plan, planning.STATES)}", flush=True)
+        if plan.remark:
+            _say(f"{config.study}: {plan.remark}")
         if config.settings.keep == "weights" and (without := _finished_without_weights(config.ledger, plan)):
             _say(f"keep=weights: {without} finished before, and hold no weights; the run that finishes one keeps them")
         if begun := sum(t.stale for t in plan.to_run):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from farm.ledger.scan import (
 )
 from farm.plan import Plan, Trial
 from farm.slurm.submit import site_nodes
-from trials.spec import parameter_defaults
+from trials.spec import id_of, parameter_defaults, same
 
 ABSENT = "(not there)"
 REASONS = {
@@ -54,6 +55,8 @@ class Relative:
     id: str
     name: str
     differences: tuple[Difference, ...]
+    spec: Mapping[str, Any]
+    """As it is recorded."""
 
 
 def find(plan: Plan, wanted: str) -> Trial:
@@ -87,8 +90,12 @@ def explain(config: Config, plan: Plan, trial: Trial) -> Iterator[str]:
     first = found[0]
     alike = sum(len(r.differences) == len(first.differences) for r in found) - 1
     others = f", and {alike} more as near" if alike else ""
-    yield f"nearest finished relative: {first.name} ({first.id}{others}), which differs in"
-    yield from map(str, first.differences)
+    nearest_one = f"nearest finished relative: {first.name} ({first.id}{others}), which differs in"
+    if first.differences:
+        yield nearest_one
+        yield from map(str, first.differences)
+    else:
+        yield f"{nearest_one} {otherwise_formed(first.spec, first.id)}"
 
 
 def relatives(ledger: Path, trial: Trial) -> list[Relative]:
@@ -100,7 +107,7 @@ def relatives(ledger: Path, trial: Trial) -> list[Relative]:
         finished = trial_id(path) != trial.id and has_finished(path)
         if finished and isinstance(content.get("parameters"), dict):
             there = inputs(content, trial.spec.module)
-            found.append(Relative(trial_id(path), path.name.rpartition("-")[0], differences(here, there)))
+            found.append(Relative(trial_id(path), path.name.rpartition("-")[0], differences(here, there), content))
     return sorted(found, key=lambda r: (len(r.differences), r.name))
 
 
@@ -117,6 +124,30 @@ def differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> tuple[Diff
     if "dataset" in names and "fingerprint" in names:
         names.remove("fingerprint")
     return tuple(Difference(n, here.get(n, ABSENT), there.get(n, ABSENT)) for n in names)
+
+
+def otherwise_formed(spec: Mapping[str, Any], identity: str) -> str:
+    """What to say of a recorded spec whose inputs are another's, and whose id is not: defaults decide what is in an id.
+
+    Which default it was, the id tells: with that parameter in its content, or without it, it comes out as recorded.
+    """
+    content = {k: v for k, v in spec.items() if k != "id"}
+    values: Mapping[str, Any] = spec["parameters"]
+    defaults = parameter_defaults(spec["module"])
+    now = {k for k, v in values.items() if k not in defaults or not same(defaults[k], v)}
+    changes = (change for number in (1, 2) for change in itertools.combinations(defaults.keys() & values, number))
+    for change in changes:
+        then = now ^ {*change}
+        if id_of(content | {"parameters": {k: v for k, v in values.items() if k in then}}) == identity:
+            told = [
+                f"the default of `{k}` was {'another' if k in then else repr(values[k])} when it began and is "
+                f"{defaults[k]!r} now"
+                for k in sorted(change)
+            ]
+            break
+    else:
+        told = ["the default of a parameter, or its type, has been changed since"]
+    return f"nothing but how the id was formed: {'; '.join(told)}"
 
 
 def _state(trial: Trial) -> str:
@@ -204,5 +235,9 @@ def explain_outside(ledger: Path, grid: Plan | None, refusal: UsageError | None,
     there = [(t, inputs(t.spec.as_dict(), t.spec.module)) for t in grid.trials]
     apart = [(t, differences(inputs(content, t.spec.module), other)) for t, other in there]
     nearest_trial, differing = min(apart, key=lambda pair: len(pair[1]))
-    yield f"nearest trial of the grid: {nearest_trial.label} ({nearest_trial.id}), from which it differs in"
-    yield from map(str, differing)
+    nearest_one = f"nearest trial of the grid: {nearest_trial.label} ({nearest_trial.id}), from which it differs in"
+    if differing:
+        yield nearest_one
+        yield from map(str, differing)
+    else:
+        yield f"{nearest_one} {otherwise_formed(content, trial_id(path))}"

@@ -27,6 +27,8 @@ Row = dict[str, Scalar]
 State = dict[str, Any]
 Kind = Literal["int", "float", "str", "bool"]
 """Type of a parameter or of a column; any may lack a value."""
+Better = Literal["lower", "higher", ""]
+"""Which direction of a column is the better one, if any is."""
 STATUSES = ("completed", "diverged", "oom")
 """How a trial that is done has ended."""
 
@@ -84,8 +86,13 @@ class Spec:
     @functools.cached_property
     def id(self) -> str:
         """Twelve hexadecimal digits (48 bits) of the SHA-256 of the canonical JSON."""
-        text = json.dumps(self.canonical(), sort_keys=True, separators=(",", ":"), allow_nan=False)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return id_of(self.canonical())
+
+
+def id_of(canonical: Mapping[str, Any]) -> str:
+    """The id that a spec with this canonical content has. Raises `ValueError` for NaN, which JSON has not."""
+    text = json.dumps(canonical, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def same(a: Scalar, b: Scalar) -> bool:
@@ -283,15 +290,22 @@ class Column:
     """One column of a row table: its name, type, unit, and what it means.
 
     `measured` columns come from clocks or hardware; two runs of one spec are equal in all others.
-    `better` is "lower", "higher" or "" where neither direction is.
+    `better` is "lower", "higher" or "" where neither direction is. Raises `ValueError` for another type or direction.
     """
 
     name: str
     type: Kind
     unit: str = ""
     measured: bool = False
-    better: Literal["lower", "higher", ""] = ""
+    better: Better = ""
     help: str = ""
+
+    def __post_init__(self) -> None:
+        if self.type not in typing.get_args(Kind):
+            expected = ", ".join(typing.get_args(Kind))
+            raise ValueError(f"Column({self.name!r}, {self.type!r}): its type is one of {expected}")
+        if self.better not in typing.get_args(Better):
+            raise ValueError(f"Column({self.name!r}, …, better={self.better!r}): lower, higher or nothing is expected")
 
 
 class Context(Protocol):

@@ -12,7 +12,7 @@ import errno
 import fcntl
 import io
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,13 +40,14 @@ from farm.ledger.gather import (
     merged,
     read,
     results_digests,
-    with_defaults,
+    schema_of,
+    vanished_columns,
 )
 from farm.ledger.lock import is_driven
 from farm.ledger.scan import DONE, attempt_records, directories, has_finished, trial_id
 from farm.ledger.store import parquet
 from farm.ledger.tidy import tidy
-from farm.ledger.unfinished import read_newest
+from farm.ledger.unfinished import configuration_schema, read_newest
 from farm.plan import Plan
 
 WRITE_BYTES = 1 << 20
@@ -111,6 +112,7 @@ def _export(root: Path, directory: Path, plan: Plan | None, module: str) -> Expo
     kept |= {path: schema.row_types(module, name) for name, path in row_paths.items()}
     digests = read_json(directory / DIGESTS) or {}
     intact = all(p.exists() and digests.get(p.name) == file_digest(p) and fits(p, kept[p]) for p in kept)
+    intact = intact and _have_parameters(kept, module)
     old = _old_trials(paths["trials"], found) if intact else _Old([], set(), False)
     fresh = [t for i, t in sorted(found.items()) if i not in old.ids]
     # In a ledger that is driven what passes for litter of a dead attempt may be the record that one writes just now.
@@ -120,18 +122,19 @@ def _export(root: Path, directory: Path, plan: Plan | None, module: str) -> Expo
                 tidy(trial)  # its last attempt may have died just before it did so itself
     written = [paths["attempts"]]
     if fresh or old.dropped or not intact:
-        trials = [with_defaults(t, module) for t in old.trials]
+        trials = list(old.trials)
+        vanished = vanished_columns([*(t.schema for t in trials), *map(schema_of, fresh)], module)
         with contextlib.ExitStack() as stack:
-            rows = [stack.enter_context(_Rows(path, module, name)) for name, path in row_paths.items()]
+            rows = [stack.enter_context(_Rows(path, module, name, vanished)) for name, path in row_paths.items()]
             for one in rows:
                 one.keep(old.ids)
-            for batch in batches(fresh, read, module, damaged, misfits):
+            for batch in batches(fresh, read, module, damaged, misfits, vanished):
                 trials.append(batch.trials)
                 for one in rows:
                     one.add(batch.rows)
             for one in rows:
                 one.close()
-        whole = merged(trials, kept[paths["trials"]], misfits) if trials else _empty_trials(module)
+        whole = merged(trials, kept[paths["trials"]] | vanished, misfits) if trials else _empty_trials(module)
         write_file(paths["trials"], parquet(whole.sort_by("trial_id")))
         written += kept
     unfinished = _unfinished(directory, [t for i, t in sorted(begun.items()) if i not in found], module, misfits)
@@ -147,6 +150,16 @@ def _export(root: Path, directory: Path, plan: Plan | None, module: str) -> Expo
     return Export(directory, paths, damaged, unfinished)
 
 
+def _have_parameters(tables: Iterable[Path], module: str) -> bool:
+    """Whether tables of the last export have a column of each parameter that there is now, and the same of others.
+
+    Else one is new, or renamed, and only the trials themselves tell what they had. (Until 2026-11-30 the row tables had
+    no parameters that were no more, and today's defaults in their place.)
+    """
+    names = [{n for n in pq.read_schema(path).names if n.startswith("config_")} for path in tables]
+    return {f.name for f in schema.config_schema(module)} <= names[0] and all(own == names[0] for own in names)
+
+
 def _unfinished(directory: Path, trials: Sequence[Path], module: str, misfits: set[str]) -> Unfinished:
     """Write the row tables of trials without an end; all of them, if empty, so that nothing stays of one that ended.
 
@@ -157,9 +170,10 @@ def _unfinished(directory: Path, trials: Sequence[Path], module: str, misfits: s
     if all(_has_types(target / f"{name}.parquet", schema.row_types(module, name)) for name in names):
         misfits = set()
     counts = []
+    vanished = vanished_columns((configuration_schema(t, module) for t in trials), module)
     with contextlib.ExitStack() as stack:
-        tables = [stack.enter_context(_Rows(target / f"{name}.parquet", module, name)) for name in names]
-        for batch in batches(trials, lambda trial: read_newest(trial, module), module, [], misfits):
+        tables = [stack.enter_context(_Rows(target / f"{name}.parquet", module, name, vanished)) for name in names]
+        for batch in batches(trials, lambda trial: read_newest(trial, module), module, [], misfits, vanished):
             counts.append((len(batch.trials), len(batch.rows)))
             for one in tables:
                 one.add(batch.rows)
@@ -236,11 +250,11 @@ class _Rows:
     """A row table, written in batches to a temporary file, which is renamed into place by `close` or goes with the
     block."""
 
-    def __init__(self, target: Path, module: str, name: str) -> None:
+    def __init__(self, target: Path, module: str, name: str, vanished: Mapping[str, pa.DataType]) -> None:
         self._target, self._file = target, Growing(target)
         self._buffer = io.BufferedWriter(self._file, WRITE_BYTES)
-        self._name, self._main, self._module = name, schema.row_table(module), module
-        self._schema = pa.schema(schema.row_types(module, name))
+        self._name, self._main = name, schema.row_table(module)
+        self._schema = pa.schema({**schema.row_types(module, name), **vanished})
         self._writer = pq.ParquetWriter(self._buffer, self._schema, compression="zstd")
 
     def __enter__(self) -> _Rows:
@@ -269,9 +283,9 @@ class _Rows:
     def _append(self, table: pa.Table) -> None:
         """Append rows; columns that they lack are null."""
         if len(table):
-            table = with_defaults(table, self._module)
+            names = {*table.column_names}
             columns = [
-                table[f.name] if f.name in table.column_names else pa.nulls(len(table), f.type) for f in self._schema
+                table[f.name].cast(f.type) if f.name in names else pa.nulls(len(table), f.type) for f in self._schema
             ]
             self._writer.write_table(pa.table(columns, schema=self._schema))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,10 +56,11 @@ def batches(
     module: str,
     damaged: list[Path],
     misfits: set[str],
+    vanished: Mapping[str, pa.DataType],
 ) -> Iterator[Batch]:
     """Read trials, `BATCH` at a time; those that `read` has nothing of are appended to `damaged`.
 
-    `misfits` gets names of columns, see `merged`.
+    `misfits` gets names of columns, see `merged`; `vanished` are those of `vanished_columns`.
     In one thread: two spent twice the CPU time on handing the interpreter's lock to each other.
     """
     for start in range(0, len(trials), BATCH):
@@ -67,20 +68,40 @@ def batches(
         answers = [read(trial) for trial in part]
         damaged += [path for path, one in zip(part, answers, strict=True) if one is None]
         if found := [one for one in answers if one is not None]:
-            yield _batch(found, module, misfits)
+            yield _batch(found, module, misfits, vanished)
 
 
 def with_defaults(table: pa.Table, module: str) -> pa.Table:
-    """Results older than a parameter have it at the default that it was introduced with."""
+    """A trial's configuration, with each parameter that it is older than at the default of its introduction.
+
+    Null instead where the trial has a parameter that its module has no more: what it lacks may be that one renamed.
+    """
     defaults, names = parameter_defaults(module), set(table.column_names)
-    lacking = [k for k in defaults if f"config_{k}" not in names] if len(table) else []
-    if not lacking:
-        return table
-    fields = {f.name: f for f in schema.config_schema(module)}
-    for key in lacking:
-        field = fields[f"config_{key}"]
-        table = table.append_column(field, pa.repeat(pa.scalar(defaults[key], field.type), len(table)))
+    known = not vanished_columns([table.schema], module)
+    for field in schema.config_schema(module):
+        key = field.name.removeprefix("config_")
+        if key in defaults and field.name not in names:
+            value = defaults[key] if known else None
+            table = table.append_column(field, pa.array([value] * len(table), field.type))
     return table
+
+
+def vanished_columns(schemas: Iterable[pa.Schema], module: str) -> dict[str, pa.DataType]:
+    """Columns config_* of parameters that the module has no more, with their types; text where they had several."""
+    known = {f.name for f in schema.config_schema(module)}
+    found: dict[str, pa.DataType] = {}
+    for field in (f for one in schemas for f in one if f.name.startswith("config_") and f.name not in known):
+        if not pa.types.is_null(field.type) and found.setdefault(field.name, field.type) != field.type:
+            found[field.name] = pa.string()
+    return found
+
+
+def schema_of(trial: Path) -> pa.Schema:
+    """Columns of a finished trial's one row; none where it cannot be read, which `read` tells."""
+    try:
+        return pq.read_schema(pa.BufferReader((trial / DONE / TRIAL).read_bytes()))
+    except (OSError, pa.ArrowException):
+        return pa.schema([])
 
 
 def results_digests(trial: Path) -> tuple[str, ...]:
@@ -111,9 +132,10 @@ def read_table(directory: Path, name: str, manifest: Mapping[str, Any] | None = 
     return pq.ParquetFile(pa.BufferReader(read_verified(directory, name, manifest))).read(use_threads=False)
 
 
-def _batch(found: Sequence[Results], module: str, misfits: set[str]) -> Batch:
+def _batch(found: Sequence[Results], module: str, misfits: set[str], vanished: Mapping[str, pa.DataType]) -> Batch:
     lengths = [len(one.rows) for one in found]
-    trials = merged([with_defaults(one.trial, module) for one in found], schema.trial_types(module), misfits)
+    declared = {**schema.trial_types(module), **vanished}
+    trials = merged([with_defaults(one.trial, module) for one in found], declared, misfits)
     rows = merged([one.rows for one in found], schema.row_types(module, *schema.row_tables(module)), misfits)
     owner = pa.array(np.repeat(np.arange(len(found)), lengths))
     own = {"trial_id": pa.array([trial_id(one.path) for one in found])}

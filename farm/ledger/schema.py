@@ -170,6 +170,16 @@ def trial_columns(module: str) -> tuple[Column, ...]:
     return TRIALS + own
 
 
+def check_summary(module: str, summary: Iterable[str]) -> None:
+    """Raise `SchemaError` naming a column of a trial's summary that neither the ledger nor its module declares."""
+    declared = {c.name for c in trial_columns(module)}
+    if unknown := [name for name in summary if name not in declared]:
+        raise SchemaError(
+            f"summary column {unknown[0]!r} is declared neither in farm/ledger/schema.py nor by {module}; "
+            f"SUMMARY = (Column({unknown[0]!r}, …),) there declares it"
+        )
+
+
 def trial_types(module: str) -> dict[str, pa.DataType]:
     """Columns of trials.parquet by name, the configuration's too, with their types."""
     return types(trial_columns(module), config_schema(module))

@@ -35,6 +35,12 @@ def read_newest(trial: Path, module: str) -> Results | None:
     return None
 
 
+def configuration_schema(trial: Path, module: str) -> pa.Schema:
+    """Columns of the configuration in a trial's spec.json; none where that cannot be read."""
+    spec = spec_of(trial)
+    return pa.schema([]) if spec is None else _configuration(spec, module).schema
+
+
 def _configuration(spec: Spec, module: str) -> pa.Table:
     """Columns config_* of one row, each of its value's type; `merged` gives them the types that are declared now."""
     declared = {f.name: f.type for f in schema.config_schema(module)}

@@ -209,6 +209,22 @@ def test_a_row_that_does_not_fit_fails_the_trial_as_it_is_yielded(
     assert scan.progress(directory(wanted)).state == "failed"
 
 
+def test_a_summary_that_nothing_declares_is_told_with_the_way_to_declare_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(spec: Spec, context: Context) -> TrialRun:
+        yield [{"epoch": 1}], None
+        return Outcome("completed", {"best": 0.5})
+
+    monkeypatch.setattr(counting, "run", run)
+    end = attempt(request(tmp_path))
+    assert (end.how, end.failure) == ("failed", "bug")
+    assert end.error.endswith(
+        "SchemaError: summary column 'best' is declared neither in farm/ledger/schema.py nor by counting; "
+        "SUMMARY = (Column('best', …),) there declares it"
+    )
+
+
 def test_a_row_keeps_the_values_that_it_had_when_it_was_yielded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -248,13 +248,45 @@ def test_a_mistake_in_a_study_file_is_told_without_a_traceback(
             "def resolve(parameters):\n    return parameters | {'y': 2}",
             "own.resolve: y is no parameter",
         ),
+        *(
+            (f"REVISION = 1\n@dataclass\nclass Parameters:\n    x: int = parameter(1, '')\n{declared}", says)
+            for declared, says in (
+                (
+                    "COLUMNS = (Column('x', 'int'))",
+                    "own.COLUMNS: a tuple of Column is expected; (Column(…),) has a comma",
+                ),
+                ("COLUMNS = ('x',)", "own.COLUMNS: 'x' is no Column; Column('x', …) declares it"),
+                ("COLUMNS = [Column('x', k) for k in ('int', 'str')]", "column 'x' is declared as str, and as int too"),
+                (
+                    "COLUMNS = (Column('x', 'double'),)",
+                    "Column('x', 'double'): its type is one of int, float, str, bool",
+                ),
+                (
+                    "COLUMNS = (Column('x', 'int', better='max'),)",
+                    "better='max'): lower, higher or nothing is expected",
+                ),
+                ("SUMMARY = Column('x', 'int')", "own.SUMMARY: a tuple of Column is expected"),
+                (
+                    "SUMMARY = (Column('seconds', 'int'),)",
+                    "'seconds' is declared as int, and as float in farm/ledger/schema.py",
+                ),
+                ("TABLE = 3", "own.TABLE: the name of its row table is expected, and not 3"),
+                ("TABLES = ('steps',)", "own.TABLES: a dict of tables by their names is expected"),
+                ("TABLES = {'a': ('epoch')}", "own.TABLES['a']: a tuple of Column is expected"),
+                ("TABLES = {'a': ('epcoh',)}", "own.TABLES['a']: 'epcoh' is no column of farm/ledger/schema.py"),
+                (
+                    "TABLES = {'a': (Column('x', 'int'),), 'b': (Column('x', 'str'),)}",
+                    "TABLES of own: column 'x' of b has another type elsewhere",
+                ),
+            )
+        ),
     ],
 )
 def test_a_trial_module_that_declares_wrongly_is_one_line(
     farm: Callable[..., Finished], tmp_path: Path, module: str, says: str
 ) -> None:
     (tmp_path / "own.py").write_text(
-        f"from dataclasses import dataclass\nfrom trials.spec import parameter\n{module}\n"
+        f"from dataclasses import dataclass\nfrom trials.spec import Column, parameter\n{module}\n"
     )
     (tmp_path / "own.yaml").write_text("module: own\ndata: none\ndevice: cpu\n")
     done = farm(f"study={tmp_path / 'own.yaml'}", "executor=inline")

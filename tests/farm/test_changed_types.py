@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -249,3 +251,102 @@ def test_a_column_is_cast_where_it_loses_nothing(values: list[Any], kind: pa.Dat
 def test_what_is_declared_no_more_and_had_two_types_is_text() -> None:
     tables = [pa.table({"a": ["x"]}), pa.table({"a": [0.5]}), pa.table({"b": [1]})]
     assert merged(tables, {}, set()).to_pydict() == {"a": ["x", "0.5", None], "b": [None, None, 1]}
+
+
+RENAMED = """
+from dataclasses import dataclass
+from trials.spec import Outcome, parameter
+
+REVISION = %(revision)d
+
+@dataclass(frozen=True)
+class Parameters:
+%(parameters)s
+
+def run(spec, context):
+    yield [{"epoch": 1, "train_loss": 0.5}], dict
+    if spec.parameters.get("fails"):
+        raise ValueError("a bug")
+    return Outcome("completed", {})
+"""
+
+
+@pytest.fixture
+def declare(farm: Callable[..., Finished], tmp_path: Path) -> Callable[..., Callable[..., Finished]]:
+    """Write the module with these parameters and their defaults; returns what runs a command of its study."""
+    (tmp_path / "changing.yaml").write_text(STUDY)
+
+    def command(verb: str, *words: str) -> Finished:
+        return farm("study=changing.yaml", *words, verb=verb, variables={"PYTHONDONTWRITEBYTECODE": "1"})
+
+    def write(revision: int = 1, **parameters: Any) -> Callable[..., Finished]:
+        lines = [f"    {k}: {type(v).__name__} = parameter({v!r}, '')" for k, v in parameters.items()]
+        text = RENAMED % {"revision": revision, "parameters": "\n".join(lines)}
+        (tmp_path / "changing.py").write_text(text)
+        return command
+
+    return write
+
+
+@pytest.mark.parametrize("export_before", [True, False])
+def test_what_a_renamed_parameter_was_nobody_makes_up(
+    declare: Callable[..., Callable[..., Finished]], tmp_path: Path, export_before: bool
+) -> None:
+    assert declare(number=2.0)("run", "sweep.number=[2.0,9.0]").code == 0
+    if not export_before:
+        shutil.rmtree(tmp_path / "results" / "changing" / "export")
+    command = declare(value=2.0)
+    told = (
+        "changing: 2 finished trials began with a parameter `number` that is no more; export/ has them with "
+        "config_value empty; raise REVISION if results change\n"
+    )
+    assert command("plan", "sweep.value=[4.0,9.0]").err == told
+    run = command("run", "sweep.value=[4.0,9.0]")
+    assert (run.code, run.err.count(told)) == (0, 1)
+    expected = [("4.0", "None"), ("9.0", "None"), ("None", "2.0"), ("None", "9.0")]
+    for verb in ("export", "report"):  # what the run has exported, and again with nothing new
+        for table in ("epochs", "trials"):
+            rows = exported(tmp_path / "results", "changing", table)
+            assert sorted((str(r["config_value"]), str(r["config_number"])) for r in rows) == expected
+        assert command(verb).code == 0
+    assert declare(revision=2, value=2.0)("plan", "sweep.value=[4.0,9.0]").err == ""
+
+
+def test_a_parameter_that_was_added_is_at_its_default_and_one_that_was_removed_is_kept(
+    declare: Callable[..., Callable[..., Finished]], tmp_path: Path
+) -> None:
+    assert declare(number=2.0)("run", "sweep.number=[2.0,9.0]").code == 0
+    added = declare(number=2.0, scale=1)("run", "sweep.number=[2.0,9.0]", "trial.scale=3")
+    removed = declare(number=2.0)("run", "sweep.number=[2.0,9.0]")
+    assert (added.code, added.err, removed.code, removed.err) == (0, "", 0, "")
+    for table in ("epochs", "trials"):
+        rows = exported(tmp_path / "results", "changing", table)
+        found = sorted((r["config_number"], r["config_scale"]) for r in rows)
+        assert found == [(2.0, 1), (2.0, 3), (9.0, 1), (9.0, 3)]
+
+
+def test_a_renamed_parameter_of_an_unfinished_trial_is_kept_too(
+    declare: Callable[..., Callable[..., Finished]], tmp_path: Path
+) -> None:
+    assert declare(number=2.0, fails=False)("run", "trial.number=9.0", "trial.fails=true", "commit_seconds=0").code == 1
+    assert declare(value=2.0, fails=False)("export").code == 0
+    (row,) = exported(tmp_path / "results", "changing", "unfinished/epochs")
+    assert (row["config_value"], row["config_number"], row["config_fails"]) == (None, 9.0, True)
+
+
+@pytest.mark.parametrize(("default", "then"), [(5, "another"), (6, "6")])
+def test_an_id_that_a_default_has_formed_otherwise_is_explained(
+    declare: Callable[..., Callable[..., Finished]], tmp_path: Path, default: int, then: str
+) -> None:
+    """The study names the value, so that the trial is another and no default is amiss."""
+    assert declare(number=2.0, epochs=default)("run", "trial.epochs=6").code == 0
+    (done,) = {r["trial_id"] for r in exported(tmp_path / "results", "changing", "trials")}
+    now = 11 - default
+    command = declare(number=2.0, epochs=now)
+    plan = command("plan", "trial.epochs=6", "--json")
+    ((identity, state),) = ((t["id"], t["state"]) for t in json.loads(plan.out)["trials"])
+    assert (plan.err, state) == ("", "new")
+    for wanted in (identity, done):
+        last = command("why", wanted, "trial.epochs=6").out.splitlines()[-1]
+        said = f"nothing but how the id was formed: the default of `epochs` was {then} when it began and is {now} now"
+        assert last.endswith(f"differs in {said}")
