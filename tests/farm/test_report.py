@@ -73,6 +73,46 @@ def test_a_run_of_a_narrower_grid_leaves_figures_that_are_not_the_reports(
     assert "arms.csv was written anew by a run" in capsys.readouterr().err
 
 
+def pictures(results: Path) -> set[str]:
+    """Figures and tables of the report's directory."""
+    report = results / "counting" / "report"
+    return {str(path.relative_to(report)) for path in report.glob("*/*")}
+
+
+def listed(results: Path) -> set[str]:
+    content = json.loads((results / "counting" / "report" / "manifest.json").read_text())
+    return {name for name in content["files"] if "/" in name}
+
+
+def test_a_report_leaves_no_figure_of_the_run_or_the_report_before(words: list[str], tmp_path: Path) -> None:
+    assert pictures(tmp_path) == listed(tmp_path)
+    assert "figures/train_loss.svg" in pictures(tmp_path)
+    assert main(["report", *words, "trial.epochs=9"]) == 0  # nothing of it has run
+    assert pictures(tmp_path) == listed(tmp_path)
+    assert main(["run", *words, "executor=inline"]) == main(["report", *words, "trial.epochs=9"]) == 0
+    assert "figures/train_loss.svg" not in pictures(tmp_path)
+    assert not (tmp_path / "counting" / "report" / "made.json").exists()
+
+
+def test_a_report_that_was_cut_off_leaves_nothing_to_the_next(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(report, "_save_parts", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            main(["report", *words])
+    assert main(["report", *words, "trial.epochs=9"]) == 0
+    assert pictures(tmp_path) == listed(tmp_path)
+
+
+def test_a_file_of_the_users_stays_beside_the_report(words: list[str], tmp_path: Path) -> None:
+    tables = tmp_path / "counting" / "report" / "tables"
+    (tables / "arms.csv").write_text("corrected by hand")
+    (tables / "mine.csv").write_text("mine")
+    assert main(["report", *words, "trial.epochs=9"]) == 0
+    assert pictures(tmp_path) - listed(tmp_path) == {"tables/arms.csv", "tables/mine.csv"}
+
+
 def test_a_wider_plan_with_results_makes_it_older(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", *words, "sweep.factor=[1]"]) == 0
     assert main(["export", *words]) == 0
