@@ -222,7 +222,7 @@ def test_a_mistake_in_a_study_file_is_told_without_a_traceback(
         ),
         (
             "@dataclass\nclass Parameters:\n    x: int = parameter(1, '')",
-            "own.revision: AttributeError: module 'own' has",
+            "own: REVISION = 1 is missing: the number that is raised when old results do not compare",
         ),
         (
             "REVISION = 1\n@dataclass\nclass Parameters:\n    layers: list[int] = parameter(None, '')",
