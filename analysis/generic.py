@@ -28,16 +28,22 @@ PREFERRED = ("validation_error", "test_error", "validation_loss", "test_loss", "
 
 
 def measure(data: Data) -> Column | None:
-    """The column that the study is about: the first known one of PREFERRED, else the first with a direction.
+    """The column that the study is about: the first of the module's own with a direction, else the first of PREFERRED.
 
-    The farm's own clocks and bytes are none: they say what a result cost. None where no other column with numbers
-    says which direction is better.
+    A module's own clocks come last; the farm's clocks and bytes are none: they say what a result cost. None where no
+    other column with numbers says which direction is better.
     """
     columns = _columns(data.module) if data.module else schema.ROWS
     told = [c for c in columns if c.better and not (c.measured and c in schema.ROWS)]
     usable = [c for c in told if c.name in data.rows and data.rows[c.name].notna().any()]
-    ranked = sorted(usable, key=lambda c: (c.measured, PREFERRED.index(c.name) if c.name in PREFERRED else 99))
-    return ranked[0] if ranked else None
+    return min(usable, key=_rank, default=None)
+
+
+def _rank(column: Column) -> tuple[bool, bool, int]:
+    """Less for the column that is rather the measure; equal for the module's own, between which its order decides."""
+    standard = column in schema.ROWS
+    place = PREFERRED.index(column.name) if standard and column.name in PREFERRED else len(PREFERRED)
+    return column.measured, standard, place if standard else 0
 
 
 def _columns(module: str) -> Sequence[Column]:

@@ -1,4 +1,4 @@
-"""What a report was made from, so that one can tell when it is older than its rows."""
+"""What a report was made from, so that one can tell when it is older than its rows; and which files are the farm's."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ from farm.ledger.durable import file_digest, read_json
 from farm.ledger.scan import TRIALS, has_finished, trial_directories, trial_id
 
 NAME = "manifest.json"
+MADE = "made.json"
+"""Digests of what a run, or a report that was cut off, wrote into the report's directory: what the next whole report
+does not make again, it removes. Gone after that, for the manifest lists its files."""
 PLAN = "plan.parquet"
 SHAPE = {"export": dict, "shown": list, "files": dict, "states": dict, "figures": list, "origins": dict}
 """Kinds of what a manifest has to hold."""
@@ -36,6 +39,38 @@ def write(study_dir: Path, content: Mapping[str, Any], files: Iterable[str]) -> 
     whole = {"export": _digests(study_dir), "shown": sorted(_planned(study_dir)), **content}
     path.write_text(json.dumps(whole, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return path
+
+
+def note(study_dir: Path, files: Iterable[str]) -> None:
+    """Remember `files` of the report's directory as made by the farm, beside those that are known, as they are now."""
+    report = report_directory(study_dir)
+    _write_made(report, _made(report) | {name: _digest(report / name) for name in files})
+
+
+def withdraw(study_dir: Path) -> None:
+    """Have the report be none until it is written anew; what it made stays known."""
+    report = report_directory(study_dir)
+    _write_made(report, read(study_dir).get("files", {}) | _made(report))
+    (report / NAME).unlink(missing_ok=True)
+
+
+def remove_left_over(study_dir: Path) -> None:
+    """Remove the figures and tables of before that the report does not make: a file that somebody changed is theirs."""
+    report = report_directory(study_dir)
+    made, listed = _made(report), read(study_dir).get("files", {})
+    for path in sorted(report.glob("*/*")):
+        name = path.relative_to(report).as_posix()
+        if name in made and name not in listed and _digest(path) == made[name]:
+            path.unlink()
+    (report / MADE).unlink(missing_ok=True)
+
+
+def _made(report: Path) -> dict[str, str]:
+    return read_json(report / MADE) or {}
+
+
+def _write_made(report: Path, digests: Mapping[str, str]) -> None:
+    (report / MADE).write_text(json.dumps(digests, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def read(study_dir: Path) -> dict[str, Any]:

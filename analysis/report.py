@@ -60,16 +60,20 @@ def write_main_results(study_dir: Path, problem: str, options: Options | None = 
         p for name, figure in figures.items() for p in style.save(figure, report / "figures", name, ("png", "svg"))
     ]
     paths += [p for name, table in tables.items() for p in table.save(report / "tables", name, ("csv", "md"))]
+    manifest.note(study_dir, _names(paths, report))
     return [p for p in paths if p.parent.name == "tables" or p.suffix != ".csv"]
 
 
 def write_report(study_dir: Path, problem: str, options: Options | None = None) -> ReportPaths:
-    """Write the whole report of a study. Raises `AnalysisError` where there is no usable export."""
+    """Write the whole report of a study; what the farm wrote there before and this report lacks is removed.
+
+    Raises `AnalysisError` where there is no usable export.
+    """
     from analysis import page  # Jinja, Markdown and MathML: not needed for the main figure after a run
 
     data, report = load(study_dir), report_directory(study_dir)
     report.mkdir(parents=True, exist_ok=True)
-    (report / manifest.NAME).unlink(missing_ok=True)
+    manifest.withdraw(study_dir)
     module = problem_module(problem, data)
     title = module.TITLE or load_title(study_dir)
     sections: Sequence[Section] = module.sections(data, options or Options())
@@ -87,8 +91,8 @@ def write_report(study_dir: Path, problem: str, options: Options | None = None) 
         "origins": {n: provenance.sentence(data, f.source) for s in sections for n, f in s.figures.items()},
     }
     content |= {"questions": [q for s in sections for q in s.questions]}
-    names = sorted(str(p.relative_to(report)) for p in [*files, paths.markdown, paths.html])
-    manifest.write(study_dir, content, names)
+    manifest.write(study_dir, content, _names([*files, paths.markdown, paths.html], report))
+    manifest.remove_left_over(study_dir)
     return paths
 
 
@@ -131,6 +135,11 @@ def _index(results: Path) -> dict[str, str]:
 def _save_parts(sections: Sequence[Section], report: Path) -> list[Path]:
     paths = [p for s in sections for n, f in s.figures.items() for p in style.save(f, report / "figures", n)]
     return paths + [p for s in sections for n, t in s.tables.items() for p in t.save(report / "tables", n)]
+
+
+def _names(paths: Sequence[Path], report: Path) -> list[str]:
+    """As the manifest has them."""
+    return sorted(str(p.relative_to(report)) for p in paths)
 
 
 def _states(data: Data) -> Mapping[str, int]:

@@ -25,7 +25,7 @@ from farm.ledger.store import Attempt, drain_file, now, trial_path
 from farm.ledger.tidy import tidy
 from farm.write_behind import WriteBehind
 from trials.ranks import memory_taken
-from trials.spec import Drained, Epoch, Outcome, Row, Spec, State, steps_of, trial_module
+from trials.spec import Drained, Epoch, Outcome, Row, Spec, State, checked_epoch, steps_of, trial_module
 
 ERROR_LINES = 12
 Report = Callable[[dict[str, Any]], None]
@@ -248,12 +248,7 @@ class _Run:
         return self.state
 
     def _next(self, trial: Any, check: RowCheck) -> Epoch:
-        rows, state = next(trial)
-        if state is not None and not callable(state):
-            raise TypeError(
-                f"{self.spec.module}: run yields (rows, state), where state is a function that returns the state, or "
-                f"None, and no {type(state).__name__}"
-            )
+        rows, state = checked_epoch(self.spec.module, next(trial))
         self.epoch += 1
         rows = [check.plain(row) for row in rows]  # now, and not by the first commit, which may be the end's
         self._count(rows)

@@ -179,17 +179,22 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _show_plan(config: Config, as_json: bool) -> int:
-    from farm import budget, study
+    from farm import budget, data_check, study
     from farm.slurm.submit import site_nodes
+    from farm.slurm.there import is_wanted
     from farm.view import print_plan
 
-    plan = study.make_plan(config, site_nodes(config) or None)
+    nodes = site_nodes(config)
+    plan = study.make_plan(config, nodes or None)
     if as_json:
         print(json.dumps(_plan_json(plan), indent=1))
     else:
         print_plan(plan)
     if plan.remark:
         print(f"{plan.study}: {plan.remark}", file=sys.stderr)
+    here = not nodes and config.settings.nodes == 1 and not is_wanted(config)  # else a path is another machine's
+    if here and (missing := data_check.foreseen(config, plan)):
+        print(f"farm: {missing}; a run here ends with exit code 3", file=sys.stderr)
     elsewhere.check_trials(config)
     check_defaults(plan)
     check_work(plan)

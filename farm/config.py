@@ -7,6 +7,7 @@ Imports neither torch nor Ray.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import sys
@@ -21,6 +22,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationE
 from farm.checks import axis_values, check_ranges, check_reserved, check_retry, nearest, short_path, typed
 from farm.command_line import CONF, SELECTORS, check_utf8, read, site_file, split, studies, study_file
 from farm.errors import UsageError
+from farm.recorded import named, naming_words
 from farm.settings import Resources, Settings
 from farm.site import check_options, check_time, expand
 from trials.spec import ModuleError, Scalar, parameter_types, trial_module
@@ -108,7 +110,10 @@ def load_place(arguments: list[str]) -> Place:
 def load(arguments: list[str], looking: bool = False) -> Config:
     """Resolve `key=value` arguments into a configuration. Raises `UsageError` with the nearest key or range."""
     selectors, overrides = split(arguments)
-    file = study_file(selectors, [str(k) for k in overrides])
+    try:
+        file = study_file(selectors, [str(k) for k in overrides])
+    except UsageError as error:
+        raise UsageError(f"{error}{_with_results(selectors.get('study'), arguments)}") from None
     study = read(file)
     name = str(study.pop("study", file.stem))
     if name in studies() and not file.resolve().is_relative_to(CONF):
@@ -139,6 +144,15 @@ def load(arguments: list[str], looking: bool = False) -> Config:
     files = [layer.get("resources") for _, layer in layers[:-1]]
     check_reserved(config, {k: v for part in files if isinstance(part, dict) for k, v in part.items()})
     return config
+
+
+def _with_results(study: str | None, arguments: list[str]) -> str:
+    """How the study is named of which there are results by this name, as a part of a message; "" without any."""
+    with contextlib.suppress(UsageError):
+        if study and study.replace("-", "").replace("_", "").isalnum():
+            words = naming_words(load_place(arguments).results / study)
+            return f"; the results of {study} are named by {named(words)}" if words else ""
+    return ""
 
 
 def results_directory(value: str | None, site: str | None = None) -> Path:

@@ -19,7 +19,7 @@ from farm.config import Config
 from farm.errors import PreflightError, UsageError
 from farm.ledger.durable import write_file
 from farm.ledger.scan import STUDY, TRIALS
-from farm.recall import recorded_command
+from farm.recorded import recorded_command
 
 if TYPE_CHECKING:
     from farm.ledger.export import Export

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from farm.ledger.scan import STUDY, has_finished, trial_directories, trial_id
-from farm.recall import ledgers, naming_words
+from farm.recall import ledgers
+from farm.recorded import named, naming_words
 from farm.status import Driver, driver_at_work
 
 
@@ -74,15 +74,7 @@ def lines(studies: Sequence[Study], place: Sequence[str]) -> Iterator[str]:
         done = str(s.finished) if s.trials is None else f"{s.finished}/{s.trials}"
         driver = f"pid {s.driver.pid} on {s.driver.host}" if s.driver else "-"
         last = f"{s.last:%Y-%m-%d %H:%M}Z" if s.last else "-"
-        named = shlex.join([*(s.words or ["study=FILE.yaml"]), *place])
-        missing = "  (no such file here)" if any(map(_names_no_file, s.words)) else ""
-        rows.append((s.name, done, driver, last, named + missing))
+        rows.append((s.name, done, driver, last, named(s.words, place)))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         yield "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
-
-
-def _names_no_file(word: str) -> bool:
-    """Whether it is `study=FILE` of a file that is not there: it was relative to the directory of that command."""
-    key, _, value = word.partition("=")
-    return key == "study" and value.endswith((".yaml", ".yml")) and not Path(value).expanduser().is_file()

@@ -4,14 +4,15 @@ and whatever of the study has finished besides."""
 from __future__ import annotations
 
 import dataclasses
-import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from farm import config as configuration
 from farm.config import Config
 from farm.errors import PreflightError, UsageError
-from farm.ledger.scan import STUDY, TRIALS
+from farm.ledger.scan import TRIALS
+from farm.recorded import named, naming_words, own_study_word, recorded_command
+from trials.spec import trial_module
 
 PLACE = ("problem", "study", "site", "results")
 """Keys that say which ledger is meant, and nothing of the grid in it."""
@@ -60,46 +61,64 @@ def place_words(overrides: list[str]) -> list[str]:
 
 
 def studies_with_results(overrides: list[str]) -> list[list[str]]:
-    """Overrides for each of the farm's own studies that has a ledger or an export in the directory of results.
+    """Overrides for each study that has a ledger or an export in the directory of results, and is known from here.
 
-    Raises `PreflightError` where none has.
+    Those are the farm's own, and this user's where the file is there that the last command names and its grid can be
+    made with these overrides. Raises `PreflightError` where there is none.
     """
     there = ledgers(configuration.load_place(overrides).results)
-    if found := [path.name for path in there if path.name in configuration.studies()]:
-        return [[f"study={name}", *overrides] for name in found]
-    named = ", ".join(f"{path.name} ({shlex.join(naming_words(path)) or 'study=FILE.yaml'})" for path in there)
-    raise PreflightError(f"{there[0].parent}: name the study that is meant; there are results of {named}")
+    if found := [words for path in there if (words := _known(path, overrides))]:
+        return found
+    told = ", ".join(f"{path.name} ({named(naming_words(path))})" for path in there)
+    raise PreflightError(f"{there[0].parent}: name the study that is meant; there are results of {told}")
+
+
+def _known(ledger: Path, overrides: list[str]) -> list[str]:
+    """Overrides for a ledger's study; none where it has to be named."""
+    if ledger.name in configuration.studies():
+        return [f"study={ledger.name}", *overrides]
+    if not (word := own_study_word(ledger)):
+        return []
+    words = [word, *overrides]
+    try:
+        config = configuration.load(words, looking=True)
+    except UsageError:  # whoever names it is told
+        return []
+    return words if config.ledger == ledger and _has_its_module(config) else []
+
+
+def _has_its_module(config: Config) -> bool:
+    """Whether the module is not another one of that name, which lies beside a study that was read before."""
+    name = config.settings.module
+    beside = config.study_file.parent / f"{name}.py"
+    loaded = trial_module(name).__file__
+    return not beside.is_file() or (loaded is not None and beside.samefile(loaded))
+
+
+def left_out(results: Path, shown: Collection[str]) -> Iterator[str]:
+    """A sentence for each study with results there that is not among those shown: how it is named."""
+    for ledger in ledgers_in(results):
+        if ledger.name not in shown:
+            yield f"{ledger.name} is left out; it is named by {named(naming_words(ledger))}"
 
 
 def ledgers(results: Path) -> list[Path]:
     """Every study's directory in a directory of results. Raises `PreflightError` where there is none."""
+    if found := ledgers_in(results):
+        return found
+    raise PreflightError(f"{results}: no study has results there yet; results=DIRECTORY looks elsewhere")
+
+
+def ledgers_in(results: Path) -> list[Path]:
+    """The same, without any where there is none."""
     there = sorted(results.iterdir()) if results.is_dir() else []
-    found = [path for path in there if any((path / part).is_dir() for part in (TRIALS, "export"))]
-    if not found:
-        raise PreflightError(f"{results}: no study has results there yet; results=DIRECTORY looks elsewhere")
-    return found
-
-
-def naming_words(ledger: Path) -> list[str]:
-    """Words that name a ledger's study: those of its last command, else of the farm's own by its name, else none."""
-    recorded = [o for o in recorded_command(ledger) if _key(o) in ("problem", "study", "site")]
-    return recorded or ([f"study={ledger.name}"] if ledger.name in configuration.studies() else [])
+    return [path for path in there if any((path / part).is_dir() for part in (TRIALS, "export"))]
 
 
 def data_root(config: Config) -> Path:
     """`data_root=` of the configuration, else that of the study's last run, else data/ in the checkout."""
     earlier = dict(o.split("=", 1) for o in recorded_command(config.ledger) if "=" in o)
     return configuration.data_directory(config.settings.data_root or earlier.get("data_root"))
-
-
-def recorded_command(ledger: Path) -> list[str]:
-    """The overrides of the last run, as study.yaml has them in its first line; nothing where there was none."""
-    try:
-        with (ledger / STUDY).open(encoding="utf-8") as file:
-            words = shlex.split(file.readline().removeprefix("#"))
-    except (OSError, ValueError):
-        return []
-    return words[2:] if words[:2] == ["farm", "run"] else []
 
 
 def _key(override: str) -> str:

@@ -25,7 +25,8 @@ def remark(ledger: Path, module: str, revisions: Collection[int], states: Mappin
         if progress.state == "done" and (began := (progress.parameters or {}).keys()) - today and today - began
     }
     for identity, path in directories(ledger).items() if found else ():
-        if began := found.get(identity):
+        if identity in found:
+            began = found[identity]
             spec = spec_of(path)
             if spec is not None and spec.module == module and spec.revision in revisions:
                 number, gone, lacking = number + 1, gone | (began - today), lacking | (today - began)

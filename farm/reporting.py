@@ -14,7 +14,7 @@ from farm.checks import short_path
 from farm.config import Config
 from farm.errors import COMPLETE, FAILED, PLACE_ERRORS, STORAGE_ERRORS, FarmError, PreflightError
 from farm.ledger.scan import TRIALS
-from farm.recall import data_root, last_grid, studies_with_results
+from farm.recall import data_root, last_grid, left_out, studies_with_results
 
 if TYPE_CHECKING:
     from analysis.options import Options
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def report(overrides: list[str], check: bool) -> int:
-    """Write the report of the study that is named, or of all that have results; the exit code.
+    """Write the report of the study that is named, or of all that have results and are known; the exit code.
 
     With `check` nothing is written, and 1 says that a report is older than its rows. Of several studies one that
     cannot be reported leaves the others theirs. Raises `PreflightError` where there is nothing to report.
@@ -37,6 +37,8 @@ def report(overrides: list[str], check: bool) -> int:
     results = configs[0].results
     elsewhere.check_index(results, out)
     codes = [_or_said(_report_one, words, check, out) for words in studies]
+    for line in left_out(results, [config.study for config in configs]):
+        print(f"farm: {line}", file=sys.stderr)
     codes.append(_or_said(_check_index, out or results) if check else _or_said(_write_index, results, out))
     return max(codes)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from farm import budget, elsewhere, provenance, renamed
+from farm import budget, data_check, elsewhere, provenance, renamed
 from farm import plan as planning
 from farm.attempt import Request
 from farm.checks import counted
@@ -167,7 +167,7 @@ def run(config: Config, arguments: list[str], signals: Signals | None = None) ->
         record = config.ledger / STUDY
         last = record.read_bytes() if record.exists() else None
         for current in (config, settled(config)):  # a second time where results turn out to be damaged
-            _prepare_data(current, plan)
+            data_check.prepare(current, plan)
             if current is config:  # what is refused before this leaves no trace
                 _record_study(config, arguments)
             if plan.to_run and not signals.stopping():
@@ -406,24 +406,6 @@ def _put_back(record: Path, content: bytes | None) -> None:
         record.unlink(missing_ok=True)
     else:
         write_file(record, content)
-
-
-def _prepare_data(config: Config, plan: Plan) -> None:
-    """Have the dataset decoded and cached before any trial asks for it.
-
-    Where no node here can hold what is left, a `data_root=` that is wrong is said all the same.
-    """
-    from trials import data
-
-    if config.settings.data == "none" or all(t.state == "done" for t in plan.trials):
-        return
-    try:
-        if plan.to_run:
-            data.load(config.settings.data, config.data_root, config.cache)
-        elif config.settings.data == "cifar10" and config.settings.data_root:
-            data.find_cifar10(config.data_root)
-    except data.DataError as error:
-        raise PreflightError(f"data={config.settings.data}: {error}") from None
 
 
 def _export(config: Config, plan: Plan) -> tuple[dict[str, Path], bool]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from farm.ledger.scan import (
     trial_id,
 )
 from farm.plan import Plan, Trial
+from farm.recall import ledgers_in
+from farm.recorded import named, naming_words
 from farm.slurm.submit import site_nodes
 from trials.spec import id_of, parameter_defaults, same
 
@@ -201,6 +203,8 @@ def answer(configs: Iterable[Config], wanted: str) -> list[str]:
         return list(explain_outside(ledger, looked[ledger], refused.get(ledger.name), path))
     if outside:
         raise UsageError(f"{wanted}: {len(outside)} trials outside the grid begin so; write more of the id")
+    if hint := _of_another(looked, wanted):
+        raise UsageError(f"{wanted}: no such trial in {', '.join(missing | refused)}{hint}")
     errors = missing | refused
     if len(errors) == 1 and not (missing and refused):
         raise errors.popitem()[1]
@@ -214,6 +218,13 @@ def _find_outside(ledger: Path, plan: Plan | None, wanted: str) -> list[Path]:
     known = {t.id for t in plan.trials} if plan else set()
     others = [p for p in trial_directories(ledger) if trial_id(p) not in known and trial_id(p).startswith(wanted)]
     return others if len(wanted) >= 3 else []
+
+
+def _of_another(looked: Collection[Path], wanted: str) -> str:
+    """The studies beside those looked at whose results have such a trial, as a part of a message; "" without any."""
+    others = [p for results in {ledger.parent for ledger in looked} for p in ledgers_in(results)]
+    found = [p for p in others if p not in looked and _find_outside(p, None, wanted)]
+    return "".join(f"; it is of {p.name}: add {named(naming_words(p))}" for p in found)
 
 
 def explain_outside(ledger: Path, grid: Plan | None, refusal: UsageError | None, path: Path) -> Iterator[str]:

@@ -17,7 +17,7 @@ import operator
 import sys
 import types
 import typing
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -163,6 +163,10 @@ def revision_of(module: str, parameters: Mapping[str, Scalar]) -> int:
     Raises `ModuleError` where there is none, or none that is a whole number.
     """
     source = trial_module(module)
+    if not hasattr(source, "REVISION") and not hasattr(source, "revision"):
+        raise ModuleError(
+            f"{module}: REVISION = 1 is missing: the number that is raised when old results do not compare"
+        )
     revision = getattr(source, "revision", lambda _: source.REVISION)
     return _asked(f"{module}.revision", revision, parameters, operator.index)
 
@@ -336,3 +340,29 @@ function that returns the state to resume from (CPU tensors, numbers, strings, d
 `torch.load(weights_only=True)` reads it). The caller commits when it is time. None: cannot be resumed here."""
 
 TrialRun = Generator[Epoch, None, Outcome]
+YIELDS = "run has to yield a list of rows and a state"
+
+
+def checked_epoch(module: str, yielded: Any) -> Epoch:
+    """What a trial module's `run` yielded, if it is an `Epoch`. Raises `TypeError` that says what came instead."""
+    if not isinstance(yielded, tuple | list) or len(yielded) != 2:
+        raise TypeError(f"{module}: {YIELDS}; {_kind_name(yielded)} came alone")
+    rows, state = yielded
+    if isinstance(rows, str | Mapping) or not isinstance(rows, Iterable):
+        raise TypeError(f"{module}: {YIELDS}; {_kind_name(rows)} came where a list of rows is expected")
+    rows = list(rows)
+    for row in rows:
+        if not isinstance(row, Mapping):
+            raise TypeError(f"{module}: {YIELDS}; {_kind_name(row)} came where a row, a dict, is expected")
+    if state is not None and not callable(state):
+        raise TypeError(
+            f"{module}: run yields (rows, state), where state is a function that returns the state, or None, and no "
+            f"{type(state).__name__}"
+        )
+    return rows, state
+
+
+def _kind_name(value: Any) -> str:
+    """ "a dict", "an int", or "None"."""
+    name = type(value).__name__
+    return "None" if value is None else f"{'an' if name[0] in 'aeio' else 'a'} {name}"

@@ -177,6 +177,23 @@ def test_a_clock_that_the_module_itself_declares_is_one(made, own_column):
     assert generic.measure(made([("standard", 1)], only("psnr"))).name == "psnr"
 
 
+def test_a_column_of_the_modules_own_comes_before_the_standard_ones(made, own_column):
+    def change(frame):
+        frame["psnr"] = 1.0
+
+    own_column(better="higher")
+    data = made([("standard", 1)], change)
+    assert generic.measure(data).name == "psnr"
+    own_column(better="higher", measured=True)
+    assert generic.measure(data).name == "validation_error"
+
+
+def test_the_modules_order_decides_between_its_own(made, monkeypatch):
+    columns = Column("ssim", "float", better="higher"), Column("psnr", "float", "dB", better="higher")
+    monkeypatch.setattr(generic, "_columns", lambda module: (*generic.schema.ROWS, *columns))
+    assert generic.measure(made([("standard", 1)], only("psnr", "ssim"))).name == "ssim"
+
+
 @pytest.mark.parametrize(
     ("words", "caption"), [("PSNR of the SIREN on CIFAR-10", "PSNR of the SIREN on CIFAR-10. One"), ("", "One")]
 )

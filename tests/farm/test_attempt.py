@@ -379,6 +379,11 @@ def test_a_trial_that_does_not_go_on_from_its_state_fails(tmp_path: Path, monkey
         (([{"epoch": 1}, {"epoch": 1}], None), "a row of epoch 1 after one of 1"),
         (([{"epoch": 0}], None), "a row of epoch 0: epochs count from 1"),
         (([{"epoch": 1}], {"epoch": 1}), "state is a function that returns the state, or None, and no dict"),
+        (({"epoch": 1}, dict), "yield a list of rows and a state; a dict came where a list of rows is expected"),
+        ((None, dict), "yield a list of rows and a state; None came where a list of rows is expected"),
+        ((["epoch"], dict), "yield a list of rows and a state; a str came where a row, a dict, is expected"),
+        ({"epoch": 1}, "yield a list of rows and a state; a dict came alone"),
+        ([{"epoch": 1}], "yield a list of rows and a state; a list came alone"),
         (([{"epoch": 1}], lambda: {"model": torch.nn.Linear(1, 1)}), "the state of epoch 1 could not be loaded again"),
     ],
 )

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from commands import ROOT, Finished, exported
 
+from farm.cli import main
+
 REAL = Path(os.environ.get("FARM_TEST_CIFAR10", ROOT.parent / "shared" / "cifar10"))
 SMOKE = ("problem=4", "profile=smoke", "data=cifar10", "executor=inline")
 needs_cifar10 = pytest.mark.skipif(not REAL.is_dir(), reason="needs CIFAR-10 in ../shared or $FARM_TEST_CIFAR10")
@@ -24,6 +26,27 @@ def refused(done: Finished, *words: str) -> None:
 
 def test_a_data_root_that_is_not_there(farm: Callable[..., Finished]) -> None:
     refused(farm(*SMOKE, "data_root=/nowhere"), "/nowhere")
+
+
+@pytest.mark.parametrize("verb", [["plan"], ["run", "--dry-run"]])
+def test_a_plan_foresees_that_the_data_are_not_there(
+    verb: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*verb, *SMOKE, f"results={tmp_path}"]
+    assert main([*words, "data_root=/nowhere"]) == 0
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 1
+    assert told[0].startswith("farm: data=cifar10: CIFAR-10: there is no folder /nowhere: ")
+    assert told[0].endswith("; a run here ends with exit code 3")
+
+
+@pytest.mark.parametrize("elsewhere", ["site=greene", "ray_address=up", "nodes=2"])
+def test_a_plan_for_another_machine_looks_for_no_data_here(
+    elsewhere: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*SMOKE[:-1], f"results={tmp_path}", "timed=false", elsewhere, "data_root=/nowhere"]
+    assert main(["plan", *words]) == 0
+    assert "no folder" not in capsys.readouterr().err
 
 
 def test_no_data_root_says_the_ways_out(farm: Callable[..., Finished], tmp_path: Path) -> None:

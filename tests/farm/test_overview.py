@@ -65,11 +65,37 @@ def test_where_nothing_is_that_is_said(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 @pytest.mark.parametrize("verb", [["report"], ["why", "0123"]])
-def test_a_study_of_ones_own_has_to_be_named(
-    results: Path, capsys: pytest.CaptureFixture[str], verb: list[str]
+def test_a_study_whose_file_is_not_at_hand_has_to_be_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: list[str]
 ) -> None:
-    assert main([*verb, f"results={results}"]) == 3
-    assert f"there are results of counting ({STUDY})" in capsys.readouterr().err
+    (tmp_path / "mine" / "trials").mkdir(parents=True)
+    (tmp_path / "mine" / "study.yaml").write_text("# farm run study=mine.yaml\n")
+    assert main([*verb, f"results={tmp_path}"]) == 3
+    assert "there are results of mine (study=mine.yaml  (no such file here))" in capsys.readouterr().err
+
+
+def test_a_study_of_ones_own_is_reported_and_explained_beside_the_farms(
+    results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (results / "problem3" / "trials").mkdir(parents=True)
+    assert main(["report", f"results={results}"]) == 0
+    said = capsys.readouterr()
+    assert ("counting/report/report.md" in said.out, said.err) == (True, "")
+    identity = next(results.glob("counting/trials/factor7-*")).name.rpartition("-")[2]
+    assert main(["why", identity, f"results={results}"]) == 0
+    assert f"({identity}) of counting is done" in capsys.readouterr().out
+    assert main(["why", identity, "problem=3", f"results={results}"]) == 2
+    assert f"no such trial in problem3; it is of counting: add {STUDY}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["status", "report", "plan"])
+def test_a_study_named_as_its_results_are_is_told_its_file(
+    results: Path, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    assert main([verb, "study=counting", f"results={results}"]) == 2
+    assert f"problem4; the results of counting are named by {STUDY}" in capsys.readouterr().err
+    assert main([verb, "study=unknown", f"results={results}"]) == 2
+    assert "the results of" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [["--watch"], ["sweep.factor=[1]"]])

@@ -12,7 +12,7 @@ from attempts import attempt, request
 from commands import COUNTING, exported
 
 from analysis import report
-from farm import provenance, reporting, study
+from farm import provenance, recorded, study
 from farm.cli import main
 from farm.errors import PreflightError
 from farm.recall import studies_with_results
@@ -71,6 +71,46 @@ def test_a_run_of_a_narrower_grid_leaves_figures_that_are_not_the_reports(
     assert main(["run", *words, "executor=inline", "sweep.factor=[1]"]) == 0
     assert main(["report", *words, "--check"]) == 1
     assert "arms.csv was written anew by a run" in capsys.readouterr().err
+
+
+def pictures(results: Path) -> set[str]:
+    """Figures and tables of the report's directory."""
+    report = results / "counting" / "report"
+    return {str(path.relative_to(report)) for path in report.glob("*/*")}
+
+
+def listed(results: Path) -> set[str]:
+    content = json.loads((results / "counting" / "report" / "manifest.json").read_text())
+    return {name for name in content["files"] if "/" in name}
+
+
+def test_a_report_leaves_no_figure_of_the_run_or_the_report_before(words: list[str], tmp_path: Path) -> None:
+    assert pictures(tmp_path) == listed(tmp_path)
+    assert "figures/train_loss.svg" in pictures(tmp_path)
+    assert main(["report", *words, "trial.epochs=9"]) == 0  # nothing of it has run
+    assert pictures(tmp_path) == listed(tmp_path)
+    assert main(["run", *words, "executor=inline"]) == main(["report", *words, "trial.epochs=9"]) == 0
+    assert "figures/train_loss.svg" not in pictures(tmp_path)
+    assert not (tmp_path / "counting" / "report" / "made.json").exists()
+
+
+def test_a_report_that_was_cut_off_leaves_nothing_to_the_next(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(report, "_save_parts", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            main(["report", *words])
+    assert main(["report", *words, "trial.epochs=9"]) == 0
+    assert pictures(tmp_path) == listed(tmp_path)
+
+
+def test_a_file_of_the_users_stays_beside_the_report(words: list[str], tmp_path: Path) -> None:
+    tables = tmp_path / "counting" / "report" / "tables"
+    (tables / "arms.csv").write_text("corrected by hand")
+    (tables / "mine.csv").write_text("mine")
+    assert main(["report", *words, "trial.epochs=9"]) == 0
+    assert pictures(tmp_path) - listed(tmp_path) == {"tables/arms.csv", "tables/mine.csv"}
 
 
 def test_a_wider_plan_with_results_makes_it_older(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -165,14 +205,12 @@ def test_a_trial_of_one_of_two_gpu_models_is_told_why(
 
 
 @pytest.fixture
-def both(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def both(words: list[str], tmp_path: Path) -> list[str]:
     """The results of two studies, `counting` and `other`, which are all that there are, with reports and an index."""
     other = tmp_path / "other.yaml"
     other.write_text(COUNTING.read_text().replace("study: counting", "study: other"))
     place = words[1:]
     assert main(["run", f"study={other}", *place, "executor=inline"]) == 0
-    studies = [f"study={COUNTING}", f"study={other}"]
-    monkeypatch.setattr(reporting, "studies_with_results", lambda overrides: [[s, *overrides] for s in studies])
     assert main(["report", *place]) == main(["report", *place, "--check"]) == 0
     return place
 
@@ -200,6 +238,35 @@ def test_a_study_without_its_export_leaves_the_others_their_check(
     said = capsys.readouterr().err
     assert "counting/export/trials.parquet was there for the report, and is gone" in said
     assert "other/report/index.html is missing" in said
+
+
+def test_a_study_whose_file_is_gone_is_named_as_left_out(
+    both: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "other.yaml").unlink()
+    capsys.readouterr()
+    assert main(["report", *both]) == 0
+    said = capsys.readouterr()
+    assert "counting/report/report.md" in said.out
+    assert "other/report/report.md" not in said.out
+    named = f"study={tmp_path / 'other.yaml'}  (no such file here)"
+    assert said.err == f"farm: other is left out; it is named by {named}\n"
+
+
+@pytest.mark.parametrize("name", ["other.yaml", "other/study.yaml"])
+def test_a_study_file_of_other_people_is_not_read_unasked(
+    both: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def is_ours(path: Path) -> bool:
+        return path != tmp_path / name
+
+    monkeypatch.setattr(recorded, "_is_ours", is_ours)
+    assert [words[0] for words in studies_with_results(both)] == [f"study={COUNTING}"]
+
+
+def test_a_study_whose_module_is_hidden_by_another_of_its_name_is_left_out(both: list[str], tmp_path: Path) -> None:
+    (tmp_path / "counting.py").write_text("REVISION = 7\n")  # beside other.yaml, when counting.yaml's has been read
+    assert [words[0] for words in studies_with_results(both)] == [f"study={COUNTING}"]
 
 
 def test_a_reports_index_goes_with_it(both: list[str], tmp_path: Path) -> None:
