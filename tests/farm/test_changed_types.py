@@ -54,12 +54,19 @@ def revise(tmp_path: Path) -> Callable[..., None]:
     return write
 
 
-def test_what_is_of_no_use_any_more_is_null_and_told_once(
-    farm: Callable[..., Finished], tmp_path: Path, revise: Callable[..., None]
-) -> None:
-    def command(verb: str) -> Finished:
-        return farm("study=changing.yaml", verb=verb, variables={"PYTHONDONTWRITEBYTECODE": "1"})
+@pytest.fixture
+def command(farm: Callable[..., Finished]) -> Callable[..., Finished]:
+    """A verb on the study that `revise` writes; no bytecode, or an edit in the same second would go unseen."""
 
+    def command(verb: str, *words: str) -> Finished:
+        return farm("study=changing.yaml", *words, verb=verb, variables={"PYTHONDONTWRITEBYTECODE": "1"})
+
+    return command
+
+
+def test_what_is_of_no_use_any_more_is_null_and_told_once(
+    command: Callable[..., Finished], tmp_path: Path, revise: Callable[..., None]
+) -> None:
     revise(1, "good", "int")
     assert command("run").code == 0
     done = {p: p.read_bytes() for p in tmp_path.glob("results/changing/trials/*/done/*")}
@@ -111,11 +118,8 @@ def test_values_that_a_type_lost_come_back_with_it(
 
 
 def test_what_has_parameters_of_other_types_is_in_no_report_and_can_be_pruned(
-    farm: Callable[..., Finished], tmp_path: Path, revise: Callable[..., None]
+    command: Callable[..., Finished], tmp_path: Path, revise: Callable[..., None]
 ) -> None:
-    def command(verb: str, *words: str) -> Finished:
-        return farm("study=changing.yaml", *words, verb=verb, variables={"PYTHONDONTWRITEBYTECODE": "1"})
-
     revise(1, "good", "int")
     command("run", "sweep.size=[bad,worse]")
     old = set(tmp_path.glob("results/changing/trials/*"))
@@ -150,11 +154,8 @@ def test_a_spec_fits_where_its_values_are_kept_as_they_are(parameters: dict[str,
 
 
 def test_results_of_another_default_pass_for_no_others(
-    farm: Callable[..., Finished], tmp_path: Path, revise: Callable[..., None]
+    command: Callable[..., Finished], tmp_path: Path, revise: Callable[..., None]
 ) -> None:
-    def command(verb: str, *words: str) -> Finished:
-        return farm("study=changing.yaml", *words, verb=verb, variables={"PYTHONDONTWRITEBYTECODE": "1"})
-
     def planned() -> list[tuple[Any, Any]]:
         return [(r["config_size"], r["state"]) for r in exported(tmp_path / "results", "changing", "plan")]
 
@@ -182,11 +183,8 @@ def test_results_of_another_default_pass_for_no_others(
 
 
 def test_a_default_of_another_type_is_shown_as_none(
-    farm: Callable[..., Finished], tmp_path: Path, revise: Callable[..., None]
+    command: Callable[..., Finished], tmp_path: Path, revise: Callable[..., None]
 ) -> None:
-    def command(verb: str) -> Finished:
-        return farm("study=changing.yaml", verb=verb, variables={"PYTHONDONTWRITEBYTECODE": "1"})
-
     revise(1, "good", "int")
     assert command("run").code == 0
     revise(1, 0.5, "int")
